@@ -35,6 +35,7 @@ from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
 from receiver.partial_output.tail import PartialTail
 from receiver.reads.bulk import add_bulk_routes
+from receiver.reads.bulk_retries import Retrying
 from receiver.reads.costs import add_cost_routes
 from receiver.reads.holding import holding
 from receiver.reads.lanes import Publishing, add_lane_routes
@@ -162,7 +163,8 @@ def application(
     add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
     publishing = Publishing(publisher, limits)
     add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)
-    add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing)
+    retrying = Retrying(app[SUBMISSIONS], blobs)
+    add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing, retrying)
     add_search_routes(app, database, blobs, tenant_of, shown, taken)
     add_status_route(app, watch, now_ms)
     add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, lane_watch)

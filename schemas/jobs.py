@@ -10,6 +10,7 @@ from schemas.base import (
     FoundBy,
     Frozen,
     Int64,
+    JobId,
     JobMessage,
     KeyId,
     LatencyClass,
@@ -87,6 +88,14 @@ class ToldLimits(Frozen):
     tokens_left: Int64 | None = Field(default=None, ge=0)
 
 
+class RetryOf(Frozen):
+    """The ended job whose request this job repeats, and who decided so."""
+
+    job_id: JobId
+    why: str = Field(max_length=200)
+    by: str | None = Field(default=None, max_length=100)
+
+
 class JobSubmitted(JobMessage):
     topic: ClassVar[str] = "jobs"
     type: Literal["job_submitted"] = "job_submitted"
@@ -110,6 +119,8 @@ class JobSubmitted(JobMessage):
     """None: no limits are set, and the submission asks for none of this."""
     prompt_cache: PromptCache | None = None
     """Absent where the submission names no `prompt_cache_key`, and no rule makes one."""
+    retry: RetryOf | None = None
+    """Absent where the job repeats no other one."""
 
 
 class ResponseAdopted(JobMessage):
@@ -160,6 +171,23 @@ class CancelRequested(JobMessage):
     tenant: TenantId
     ingress: Literal["http", "kafka"]
     reason: str | None = None
+    asked_by: KeyId | None = None
+    """As in `JobSubmitted`."""
+
+
+class JobChanged(JobMessage):
+    """An operator changed an open job. What is absent stays as it is."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["job_changed"] = "job_changed"
+    tenant: TenantId
+    ingress: Literal["http"]
+    priority: Priority | None = None
+    """The class in which the job waits for its turns from now on."""
+    deadline_at_ms: UnixMs | None = None
+    """The new deadline. One that has passed ends the job."""
+    why: str = Field(max_length=200)
+    by: str | None = Field(default=None, max_length=100)
     asked_by: KeyId | None = None
     """As in `JobSubmitted`."""
 
@@ -318,6 +346,7 @@ JobFact = Annotated[
     | AdoptionRefused
     | JobRefused
     | CancelRequested
+    | JobChanged
     | AttemptAccepted
     | AttemptRejected
     | AttemptUnknown

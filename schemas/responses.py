@@ -81,6 +81,18 @@ class ResponseReleased(ResponseMessage):
     job_id: JobId
 
 
+class ResponseDeadlineMoved(ResponseMessage):
+    """The job fold says that the deadline of the job that waits for this response was changed."""
+
+    topic: ClassVar[str] = "responses"
+    type: Literal["response_deadline_moved"] = "response_deadline_moved"
+    job_id: JobId
+    last_poll_at_ms: UnixMs
+    """As in `ResponseClaimed`."""
+    change: Int64 = Field(ge=1)
+    """The number of the change of the job. A move with a smaller number than the last one is ignored."""
+
+
 class ResponseObserved(ResponseMessage):
     """What one poll, or the answer to a cancel, showed."""
 
@@ -138,7 +150,13 @@ class ResponseTimerFired(ResponseMessage):
 
 
 ResponseFact = Annotated[
-    WebhookReceived | ResponseClaimed | ResponseReleased | ResponseObserved | PollFailed | ResponseTimerFired,
+    WebhookReceived
+    | ResponseClaimed
+    | ResponseReleased
+    | ResponseDeadlineMoved
+    | ResponseObserved
+    | PollFailed
+    | ResponseTimerFired,
     Field(discriminator="type"),
 ]
 RESPONSE_FACT: TypeAdapter[ResponseFact] = TypeAdapter(ResponseFact)

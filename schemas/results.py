@@ -70,6 +70,8 @@ class JobResult(JobMessage):
     """Creates that the provider refused. They made no response."""
     session_id: str | None = None
     tags: tuple[str, ...] = ()
+    retry_of: str | SkipJsonSchema[None] = None
+    """The ended job whose request this job repeated. Never null on the wire: left out instead."""
 
 
 RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)

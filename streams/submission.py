@@ -11,7 +11,7 @@ from backstop.runtime.blobs import Bodies
 from backstop.runtime.comma_lists import CommaList
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
-from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, Turn
+from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, RetryOf, Turn
 from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
 from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
@@ -204,6 +204,8 @@ class Prepared:
     """Hash of `data`."""
     request_json: memoryview
     """The part of `data` that is the request."""
+    retry: RetryOf | None = None
+    """The ended job that it repeats (`streams.retries`)."""
 
     @property
     def deadline_at_ms(self) -> int | None:
@@ -324,6 +326,7 @@ async def to_submitted(
         asked_by=key_id_now(),
         prompt_cache=None if cache.policy == "as_is" and key is None else cache,
         turn=turn_of(prepared, tenant, at_ms, limits),
+        retry=prepared.retry,
     )
 
 

@@ -32,7 +32,11 @@ _OUTPUTS_ON_LOGS = {
         b'"type":"usage_booked"',
         b'"type":"adoption_refused"',
     ),
-    "responses": (b'"type":"response_claimed"', b'"type":"response_released"'),
+    "responses": (
+        b'"type":"response_claimed"',
+        b'"type":"response_released"',
+        b'"type":"response_deadline_moved"',
+    ),
 }
 """The facts of a log that the folds write, found by their bytes, which are canonical JSON. This is
 cheap; a false hit (a body that quotes the text) only adds an id that nothing expects.

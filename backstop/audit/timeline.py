@@ -28,11 +28,12 @@ _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
 }  # fmt: skip
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
-    "job_submitted": ("tenant", "ingress", "asked_by", "model", "deadline_at_ms", "session_id"),
+    "job_submitted": ("tenant", "ingress", "asked_by", "model", "deadline_at_ms", "session_id", "retry"),
     "response_adopted": ("tenant", "ingress", "asked_by", "response_id", "deadline_at_ms", "session_id"),
     "adoption_refused": ("response_id",),
     "job_refused": ("tenant", "code"),
     "cancel_requested": ("tenant", "ingress", "asked_by"),
+    "job_changed": ("tenant", "asked_by", "priority", "deadline_at_ms", "why", "by"),
     "attempt_accepted": ("attempt", "response_id", "status", "adopted", "poll_at_ms", "provider_request_id"),
     "attempt_rejected": ("attempt", "cause", "code", "http_status", "wait_ms"),
     "attempt_unknown": ("attempt", "reason"),
@@ -44,6 +45,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "webhook_received": ("webhook_id", "event_type", "sent_at_ms", "key_id"),
     "response_claimed": ("job_id", "attempt", "poll_at_ms", "released", "made_elsewhere"),
     "response_released": ("job_id",),
+    "response_deadline_moved": ("job_id", "last_poll_at_ms"),
     "response_observed": ("outcome", "raw_status", "code", "next_poll_at_ms", "poll_basis"),
     "poll_failed": ("reason", "next_poll_at_ms", "poll_basis"),
     "create_response": ("attempt", "model", "not_after_ms"),

@@ -1,8 +1,9 @@
-"""`backstop jobs cancel` of many jobs: the plan, and its execution in batches with progress."""
+"""`backstop jobs cancel | change | retry` of many jobs: the plan, and its execution in batches with progress."""
 
 import asyncio
 import getpass
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -15,52 +16,81 @@ from backstop.runtime.process.clock import monotonic_s
 BATCH_MAX: Final = 200
 TRIES_MAX: Final = 10
 AGAIN_S: Final = 2.0
-PATH: Final = "/v1/jobs/cancel"
 
 
-async def show_plan(session: aiohttp.ClientSession, wanted: Mapping[str, Any], output: Form, *, quiet: bool) -> int:
-    """Print the plan. `DIFFERS` if some of the given ids can't be cancelled."""
-    plan = await http.ask(session, "POST", PATH, json=dict(wanted))
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is done with many jobs, and how it is told."""
+
+    path: str
+    done: str
+    """`cancelled`: also the name of the count in JSON."""
+    accepted: str
+    """What the log has accepted, of which the count is told as progress."""
+
+
+CANCEL: Final = Action("/v1/jobs/cancel", "cancelled", "cancels")
+CHANGE: Final = Action("/v1/jobs/change", "changed", "changes")
+RETRY: Final = Action("/v1/jobs/retry", "retried", "retries")
+
+_UNFIT: Final = (("not_found", "no such job"), ("not_open", "has ended"), ("not_retried", "is open or has its result"))
+
+
+async def show_plan(
+    session: aiohttp.ClientSession, action: Action, wanted: Mapping[str, Any], output: Form, *, quiet: bool
+) -> int:  # fmt: skip
+    """Print the plan. `DIFFERS` if it leaves out some of the given ids."""
+    plan = await http.ask(session, "POST", action.path, json=dict(wanted))
     if output is Form.TABLE:
-        _say(plan)
+        _say(plan, action)
         tell("nothing was changed; add --execute to execute the plan", quiet=quiet)
     else:
         emit_one({**plan, "executed": False})
-    return DIFFERS if plan.get("not_found") or plan.get("not_open") else DONE
+    return _code(plan)
 
 
 async def execute(
-    session: aiohttp.ClientSession, wanted: Mapping[str, Any], output: Form, *,
+    session: aiohttp.ClientSession, action: Action, wanted: Mapping[str, Any], output: Form, *,
     why: str, by: str | None, rate_per_s: int, quiet: bool,
 ) -> int:  # fmt: skip
-    """Cancel them, one batch after the other, at most `rate_per_s` jobs a second. A run that was broken off may begin
-    anew: what is cancelled already is not listed again.
+    """Act on them, one batch after the other, at most `rate_per_s` jobs a second. A run that was broken off may begin
+    anew: what is done already is left out.
     """
-    plan = await http.ask(session, "POST", PATH, json=dict(wanted))
+    plan = await http.ask(session, "POST", action.path, json=dict(wanted))
     total = f"{plan['count']}{'+' if plan['cut'] else ''}"
     body = {**wanted, "execute": True, "why": why, "by": by or getpass.getuser(), "limit": min(BATCH_MAX, rate_per_s)}
     done, began_s = 0, monotonic_s()
+    without: list[str] = []
     while True:
-        batch = await _patiently(session, body, quiet=quiet)
+        batch = await _patiently(session, action, body, quiet=quiet)
         done += batch["count"]
+        without += batch.get("without_request", ())
         if batch["count"]:
-            tell(f"{done} of {total} cancels are accepted", quiet=quiet)
+            tell(f"{done} of {total} {action.accepted} are accepted", quiet=quiet)
         if "next_cursor" not in batch:
             break
         body["cursor"] = batch["next_cursor"]
         await asyncio.sleep(max(0.0, began_s + done / rate_per_s - monotonic_s()))
     if output is Form.TABLE:
-        say(f"{done} cancelled")
+        say(f"{done} {action.done}")
+        for job_id in without:
+            tell(f"not {action.done}: {job_id}: its request is not stored any more")
     else:
-        emit_one({**plan, "cancelled": done, "executed": True})
-    return DIFFERS if plan.get("not_found") or plan.get("not_open") else DONE
+        emit_one({**plan, action.done: done, "executed": True, **({"without_request": without} if without else {})})
+    return DIFFERS if without else _code(plan)
 
 
-async def _patiently(session: aiohttp.ClientSession, body: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+def _code(plan: Mapping[str, Any]) -> int:
+    return DIFFERS if any(plan.get(name) for name, _ in _UNFIT) else DONE
+
+
+async def _patiently(
+    session: aiohttp.ClientSession, action: Action, body: dict[str, Any], *, quiet: bool
+) -> dict[str, Any]:  # fmt: skip
     """One batch, tried again while the log or the read model is away: a repeat is harmless."""
     for tried in range(1, TRIES_MAX + 1):
         try:
-            return await http.ask(session, "POST", PATH, json=body)
+            return await http.ask(session, "POST", action.path, json=body)
         except ApiError as error:
             if not error.passing or tried == TRIES_MAX:
                 raise
@@ -69,26 +99,42 @@ async def _patiently(session: aiohttp.ClientSession, body: dict[str, Any], *, qu
     raise AssertionError("the last try returns or raises")
 
 
-def _say(plan: dict[str, Any]) -> None:
+def _say(plan: dict[str, Any], action: Action) -> None:
     split = ", ".join(f"{status} {count}" for status, count in plan["by_status"].items())
     more = " or more" if plan["cut"] else ""
-    say(f"{plan['count']}{more} to be cancelled" + (f" ({split})" if split else ""))
+    say(f"{plan['count']}{more} to be {action.done}" + (f" ({split})" if split else ""))
     if plan["count"]:
         models = ", ".join(f"{model or 'unknown'} {count}" for model, count in plan["by_model"].items())
         say(f"  models: {models}")
-        say(f"  {plan['running']} run at the provider; what they used may be charged")
-    for name, words in (
-        ("running_cost_usd", "those would cost about"),
-        ("waiting_cost_usd", "the others, saved, about"),
-    ):
-        if name in plan:
-            say(f"  {words} ${plan[name]}")
+        for text in _told(plan, action):
+            say(f"  {text}")
+    if plan.get("unchanged"):
+        say(f"  {plan['unchanged']} besides have these values already")
+    if plan.get("retried_before"):
+        say(f"  {plan['retried_before']} besides have a retry already")
     if plan["without_estimate"]:
         say(f"  {plan['without_estimate']} have a model without a known cost")
     for job_id in plan["sample"]:
         say(f"  {job_id}")
     if plan["count"] > len(plan["sample"]):
         say(f"  and {plan['count'] - len(plan['sample'])} more")
-    for name, words in (("not_found", "no such job"), ("not_open", "has ended")):
+    for name, words in _UNFIT:
         for job_id in plan.get(name, ()):
-            tell(f"not cancelled: {job_id}: {words}")
+            tell(f"not {action.done}: {job_id}: {words}")
+
+
+def _told(plan: dict[str, Any], action: Action) -> list[str]:
+    """What the plan says of jobs that run, and of costs."""
+    told = []
+    if action is CANCEL:
+        told.append(f"{plan['running']} run at the provider; what they used may be charged")
+    elif "running" in plan:
+        told.append(f"{plan['running']} run at the provider; a new priority counts for later attempts only")
+    if plan.get("ending"):
+        told.append(f"{plan['ending']} end at once as expired: the deadline has passed")
+    costs = [
+        ("running_cost_usd", "those would cost about"),
+        ("waiting_cost_usd", "the others, saved, about" if action is CANCEL else "the others about"),
+        ("cost_usd", "they would cost about"),
+    ]
+    return [*told, *(f"{words} ${plan[name]}" for name, words in costs if name in plan)]

@@ -102,6 +102,8 @@ def job_text(job: dict[str, Any]) -> str:
         ("model", job.get("model")),
         ("submitted", clock(job.get("submitted_at_ms"), day=True)),
         ("deadline", clock(job.get("deadline_at_ms"), day=True)),
+        ("priority", job.get("priority")),
+        ("repeats", job.get("retry_of")),
         ("waits for", waiting_text(job.get("waiting"))),
         ("next action", clock(job.get("next_action_at_ms"), day=True)),
         ("finished", clock(job.get("finished_at_ms"), day=True)),

@@ -1,5 +1,5 @@
 """`backstop jobs submit | adopt | list | reasons | show | follow | stream | cancel`: jobs over the HTTP API of a
-running Backstop.
+running Backstop. `change` and `retry`: `backstop.cli.jobs_bulk`.
 """
 
 import sys
@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 import typer
 
-from backstop.cli import bulk
+from backstop.cli import bulk, jobs_bulk
 from backstop.cli.api import Url, run_against
 from backstop.cli.following import follow
 from backstop.cli.job_text import (
@@ -31,7 +31,11 @@ from backstop.runtime.process.clock import make_clock
 COMPLETED = "completed"
 PAGE_MAX = 200
 
-app = typer.Typer(help="Submit, adopt, list, show, follow and cancel jobs.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Submit, adopt, list, show, follow, cancel, change and retry jobs.", no_args_is_help=True, add_completion=False
+)
+app.command("change")(jobs_bulk.change)
+app.command("retry")(jobs_bulk.retry)
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 
@@ -247,9 +251,9 @@ def cancel(
             return DONE
         if execute:
             return await bulk.execute(
-                session, wanted, output, why=why or "", by=by, rate_per_s=rate_per_s, quiet=quiet
+                session, bulk.CANCEL, wanted, output, why=why or "", by=by, rate_per_s=rate_per_s, quiet=quiet
             )  # fmt: skip
-        return await bulk.show_plan(session, wanted, output, quiet=quiet)
+        return await bulk.show_plan(session, bulk.CANCEL, wanted, output, quiet=quiet)
 
     run_against(url, run)
 

@@ -28,3 +28,13 @@ def point_in_time(text: str, now_ms: int) -> int:
             f"{given!r} is not a time: give 2026-05-01T12:30:00Z, unix milliseconds, or how long ago: 90s, 5m, 2h, 1d"
         ) from None
     return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def time_ahead(text: str, now_ms: int) -> int:
+    """As `point_in_time`, where `90s`, `5m`, `2h`, `1d` are that long from now.
+
+    :raises ConfigurationError: the text is none of these.
+    """
+    if _AGO.fullmatch(text.strip()):
+        return 2 * now_ms - point_in_time(text, now_ms)
+    return point_in_time(text, now_ms)

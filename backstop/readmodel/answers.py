@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import JobCostView
-from schemas.base import FoundBy, Usage
+from schemas.base import FoundBy, Priority, Usage
 from schemas.results import AttemptBrief, Reason, Timings
 from schemas.statuses import JobOutcome, JobStatus, WaitsFor
 
@@ -18,6 +18,21 @@ class BecauseView(TypedDict):
 
     code: str
     message: str
+
+
+@with_config(_DOCUMENTED)
+class TurnView(TypedDict):
+    """Where a job stands among the tenant's jobs of the same model and priority."""
+
+    reason: NotRequired[str]
+    """What the last of these jobs to begin was short of; `turn`: of nothing. Absent if none began yet."""
+    priority: str
+    place: int
+    """Counted up to 10,000, by submission. Retries and jobs whose deadline is near may go first."""
+    waiting: int
+    """How many of these jobs wait, counted up to 10,000."""
+    about_ms: NotRequired[int]
+    """About how long until its turn, by the pace of the last grants. Absent if none came within ten minutes."""
 
 
 WaitingView = TypedDict(
@@ -40,6 +55,9 @@ WaitingView = TypedDict(
             Annotated[int, Field(description="When Backstop acts next, if nothing happens before.")]
         ],
         "because": BecauseView,
+        "turn": NotRequired[
+            Annotated[TurnView, Field(description="Where the job stands, if it waits for its turn under the limits.")]
+        ],
     },
 )
 """What an open job waits for."""
@@ -60,6 +78,10 @@ class JobView(TypedDict):
     submitted_at_ms: int
     updated_at_ms: int
     deadline_at_ms: NotRequired[int]
+    priority: NotRequired[Priority]
+    """The class in which the job waits for its turns, where limits or its submission name one."""
+    retry_of: NotRequired[str]
+    """The ended job whose request this job repeats."""
     next_action_at_ms: NotRequired[int]
     """When Backstop acts on the job next."""
     waiting: NotRequired[WaitingView]

@@ -1,7 +1,8 @@
 """Costs as they are told: sums of the ledger, priced, in groups. Pure.
 
 Rules:
-- `cost_usd` is exact. It is the sum over the attempts of a group whose cost is known.
+- `cost_usd` is exact. It is the sum over the attempts of a group whose cost is known, and over the priced calls of
+  tools of the others.
 - An attempt whose usage is not known (`unmeasured`), or whose usage has no price (`unpriced`), is counted and adds
   nothing. Where no attempt of a group has a known cost, the cost is unknown: `cost_usd` is left out, never 0.
 - Groups by tag count a job once for each of its tags, so they may add up to more than the total.
@@ -160,7 +161,7 @@ class Tally:
             "reasoning_tokens": counts.reasoning_tokens, "web_search_calls": counts.web_search_calls,
             "file_search_calls": counts.file_search_calls, "containers": counts.containers,
         }  # fmt: skip
-        if self.priced or not counts.attempts:
+        if self.priced or self.atto or not counts.attempts:
             return {"cost_usd": dollars(self.atto), **view}
         return view
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backstop.readmodel.database import Connection
+from backstop.readmodel.places import place_of
 from backstop.readmodel.rows import JobRow, Position, TimelineEntry
 from backstop.readmodel.store import JOB_COLUMNS, row_from
 from backstop.readmodel.waits import Sight, sight_of
@@ -22,6 +23,9 @@ _ORDER: Final = "ORDER BY submitted_at_ms DESC, job_id DESC"
 
 SIGHT_FACTS: Final = 12
 """The newest facts of a running job that are read for what webhooks and polls told."""
+
+PLACED_MAX: Final = 10
+"""Waiting jobs of a list that are shown with their place: each place counts up to 10,000 rows of an index."""
 
 Condition = tuple[str, Any]
 
@@ -82,8 +86,17 @@ def list_rows(conn: Connection, wanted: JobFilter) -> JobRows:
     return JobRows(shown, left_at)
 
 
-def sights_of(conn: Connection, rows: Sequence[JobRow]) -> dict[str, Sight]:
-    """By job id: what the newest facts tell of the response that runs, for those of `rows` that have one."""
+def sights_of(conn: Connection, rows: Sequence[JobRow], now_ms: int) -> dict[str, Sight]:
+    """By job id: what the newest facts tell of the response that runs, for those of `rows` that have one, and the place
+    of those that wait for their turn, of the first `PLACED_MAX`.
+    """
+    waiting = [row for row in rows if row.status == "waiting"][:PLACED_MAX]
+    places = {row.job_id: place_of(conn, row.tenant, row.job_id, now_ms) for row in waiting}
+    seen = {job_id: Sight(place=place) for job_id, place in places.items() if place is not None}
+    return seen | _running_sights(conn, rows)
+
+
+def _running_sights(conn: Connection, rows: Sequence[JobRow]) -> dict[str, Sight]:
     running = {row.job_id: row.wait.response_id for row in rows if row.wait is not None and row.wait.response_id}
     if not running:
         return {}

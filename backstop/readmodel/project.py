@@ -18,6 +18,7 @@ from schemas.jobs import (
     AttemptUnknown,
     CancelRequested,
     JobAdmitted,
+    JobChanged,
     JobFact,
     JobFoundTooLate,
     JobRefused,
@@ -63,6 +64,11 @@ def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
     base = _first(fact, position) if row is None else row
     if base is None:
         return Evolved(None, Ignored.UNKNOWN_KEY)
+    if isinstance(fact, JobChanged):
+        base = base._replace(
+            priority=fact.priority or base.priority,
+            deadline_at_ms=base.deadline_at_ms if fact.deadline_at_ms is None else fact.deadline_at_ms,
+        )
     return Evolved(
         base._replace(
             status=seen,
@@ -182,7 +188,8 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
                 model=_text(fact.model),
                 cache_policy=None if cache is None else cache.policy,
                 cache_key=None if cache is None or cache.key is None else _text(cache.key),
-                priority=fact.turn.priority if fact.turn is not None and fact.turn.waits else None,
+                priority=fact.turn.priority if fact.turn is not None else None,
+                retry_of=None if fact.retry is None else fact.retry.job_id,
             )
         case ResponseAdopted():
             return _asked(fact, "running", position)
@@ -191,6 +198,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
         case (
             AdoptionRefused()
             | CancelRequested()
+            | JobChanged()
             | AttemptAccepted()
             | AttemptRejected()
             | AttemptUnknown()

@@ -112,6 +112,14 @@ def find_known(conn: Connection, job_id: str) -> KnownJob | None:
     return KnownJob(*found[0]) if found else None
 
 
+def find_existing(conn: Connection, job_ids: Sequence[str]) -> set[str]:
+    """Those of these job ids that name a job."""
+    found: set[str] = set()
+    for marks, part in in_lists(job_ids):
+        found.update(job_id for (job_id,) in conn.rows(f"SELECT job_id FROM jobs WHERE job_id IN ({marks})", part))
+    return found
+
+
 def find_owner(conn: Connection, response_id: str) -> tuple[str, str] | None:
     """Tenant and job of a provider's response; None if no job has claimed it."""
     found = conn.rows(

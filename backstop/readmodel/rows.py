@@ -79,12 +79,14 @@ class JobRow(NamedTuple):
     cache_key: str | None = None
     """The `prompt_cache_key` that the submission named."""
     priority: str | None = None
-    """The class in which the job waits for its turn. None: it does not wait for one."""
+    """The class in which the job waits for its turns. None: no limits were set, and nothing asked for one."""
     wait: Wait | None = None
     """None once the job has ended."""
     reason_code: str | None = None
     """Why the job ended as it did; None for a plain completion."""
     reason_message: str | None = None
+    retry_of: str | None = None
+    """The ended job whose request this job repeats."""
 
     @property
     def terminal(self) -> bool:

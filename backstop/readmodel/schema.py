@@ -8,7 +8,7 @@ from typing import Literal
 
 from schemas.statuses import JOB_OUTCOMES, JOB_STATUSES, OPEN_JOB_STATUSES
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 
 def texts(values: Iterable[str]) -> str:
@@ -42,7 +42,7 @@ _TABLES = (
         request_sha256 TEXT, attempts {BIG} NOT NULL, result {BYTES}, found_by TEXT, finished_at_ms {BIG},
         queued_ms {BIG}, running_ms {BIG}, webhook_lag_ms {BIG}, detection_ms {BIG},
         input_tokens {BIG}, output_tokens {BIG}, cache_policy TEXT, cache_key TEXT, priority TEXT,
-        wait {BYTES}, reason_code TEXT, reason_message TEXT
+        wait {BYTES}, reason_code TEXT, reason_message TEXT, retry_of TEXT
     )""",
     """CREATE INDEX jobs_by_time ON jobs (tenant, submitted_at_ms DESC, job_id DESC)""",
     """CREATE INDEX jobs_by_session ON jobs (tenant, session_id, submitted_at_ms DESC, job_id DESC)

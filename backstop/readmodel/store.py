@@ -20,7 +20,7 @@ JOB_COLUMNS = (
     "job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, log_offset, model, "
     "session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, found_by, finished_at_ms, "
     "queued_ms, running_ms, webhook_lag_ms, detection_ms, input_tokens, output_tokens, cache_policy, cache_key, "
-    "priority, wait, reason_code, reason_message"
+    "priority, wait, reason_code, reason_message, retry_of"
 )
 _JOB_NAMES = JOB_COLUMNS.split(", ")
 SET_ONCE = frozenset(
@@ -31,10 +31,10 @@ SET_ONCE = frozenset(
         "model",
         "session_id",
         "tags",
-        "deadline_at_ms",
         "request_sha256",
         "cache_policy",
         "cache_key",
+        "retry_of",
     }
 )
 """Columns that the first fact of a job sets. An update that names them would rewrite their indexes, too."""
@@ -199,12 +199,12 @@ def row_from(values: Sequence[Any]) -> JobRow:
     """A row from the values of `JOB_COLUMNS`."""
     job_id, tenant, status, version, fold_state, submitted_at_ms, updated_at_ms, topic, part, offset, *rest = values
     model, session_id, tags, deadline_at_ms, next_action_at_ms, request_sha256, attempts, result, *told = rest
-    *told, wait, reason_code, reason_message = told
+    *told, wait, reason_code, reason_message, retry_of = told
     return JobRow._make((
         job_id, tenant, status, version, bytes(fold_state), submitted_at_ms, updated_at_ms,
         Position(topic, part, offset), model, session_id, tuple(orjson.loads(tags)), deadline_at_ms,
         next_action_at_ms, request_sha256, attempts, None if result is None else bytes(result), *told,
-        None if wait is None else Wait(**orjson.loads(bytes(wait))), reason_code, reason_message,
+        None if wait is None else Wait(**orjson.loads(bytes(wait))), reason_code, reason_message, retry_of,
     ))  # fmt: skip
 
 
@@ -217,6 +217,7 @@ def row_values(row: JobRow) -> tuple[Any, ...]:
         row.result, row.found_by, row.finished_at_ms, row.queued_ms, row.running_ms, row.webhook_lag_ms,
         row.detection_ms, row.input_tokens, row.output_tokens, row.cache_policy, row.cache_key, row.priority,
         None if row.wait is None else canonical(asdict(row.wait)), row.reason_code, row.reason_message,
+        row.retry_of,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from schemas.jobs import (
     AttemptUnknown,
     CancelRequested,
     JobAdmitted,
+    JobChanged,
     JobFact,
     JobFoundTooLate,
     JobRefused,
@@ -27,6 +28,7 @@ from schemas.jobs import (
 from schemas.responses import (
     PollFailed,
     ResponseClaimed,
+    ResponseDeadlineMoved,
     ResponseFact,
     ResponseObserved,
     ResponseReleased,
@@ -51,6 +53,7 @@ def _fields(fact: JobFact | ResponseFact) -> dict[str, Any]:
             WebhookReceived()
             | ResponseClaimed()
             | ResponseReleased()
+            | ResponseDeadlineMoved()
             | ResponseObserved()
             | PollFailed()
             | ResponseTimerFired()
@@ -68,13 +71,15 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
                 "asked_by": fact.asked_by,
                 "model": fact.model,
                 "deadline_at_ms": fact.deadline_at_ms,
+                **({} if fact.retry is None else fact.retry.model_dump(exclude_none=True, exclude={"job_id"})),
+                "retry_of": None if fact.retry is None else fact.retry.job_id,
             }
+        case CancelRequested() | JobChanged():
+            return fact.model_dump(include={"ingress", "asked_by", "priority", "deadline_at_ms", "why", "by"})
         case ResponseAdopted() | AdoptionRefused() | UsageBooked():
             return _beside(fact)
         case JobRefused():
             return {"code": fact.code}
-        case CancelRequested():
-            return {"ingress": fact.ingress, "asked_by": fact.asked_by}
         case JobTimerFired() | JobAdmitted() | JobFoundTooLate():
             return _of_turn(fact)
         case _:
@@ -157,8 +162,8 @@ def _of_response(fact: ResponseFact) -> dict[str, Any]:
                 "released": fact.released,
                 "made_elsewhere": fact.made_elsewhere,
             }
-        case ResponseReleased():
-            return {}
+        case ResponseReleased() | ResponseDeadlineMoved():
+            return fact.model_dump(include={"last_poll_at_ms"})
         case ResponseObserved():
             return {
                 "outcome": fact.outcome,

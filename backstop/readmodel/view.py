@@ -32,7 +32,7 @@ def job_view(row: JobRow, now_ms: int, sight: Sight = UNSEEN, held: Wait | None 
     else can, such as a partition without a worker.
     """
     wait = row.wait
-    waiting = None if wait is None else waiting_view(wait, now_ms, row.deadline_at_ms, sight, held)
+    waiting = None if wait is None else waiting_view(wait, now_ms, row.deadline_at_ms, sight, held, row.tenant)
     view: dict[str, Any] = {
         "object": "job",
         "job_id": own_job_id(row.tenant, row.job_id),
@@ -44,6 +44,8 @@ def job_view(row: JobRow, now_ms: int, sight: Sight = UNSEEN, held: Wait | None 
         "submitted_at_ms": row.submitted_at_ms,
         "updated_at_ms": row.updated_at_ms,
         "deadline_at_ms": row.deadline_at_ms,
+        "priority": row.priority,
+        "retry_of": None if row.retry_of is None else own_job_id(row.tenant, row.retry_of),
         "next_action_at_ms": None if waiting is None else waiting.get("until_ms"),
         "waiting": waiting,
         "reason": _reason(row),

@@ -13,7 +13,8 @@ from typing import Any, Final, assert_never
 import orjson
 
 from backstop.readmodel.answers import WaitingView
-from backstop.readmodel.rows import TimelineEntry, Wait
+from backstop.readmodel.rows import Place, TimelineEntry, Wait
+from backstop.readmodel.turn_text import placed, turn_of
 from schemas.jobs import AttemptAccepted, JobFact, ResponseAdopted
 from schemas.webhook_endpoints import EVENT_TYPES
 from streams.fold.attempts import OutcomeUnknown, Running, Submitting
@@ -39,6 +40,8 @@ class Sight:
     """The status that the last poll showed."""
     failed: str | None = None
     """Why the last poll failed; None if it did not."""
+    place: Place | None = None
+    """Where the job stands, if it waits for its turn."""
 
 
 UNSEEN: Final = Sight()
@@ -149,12 +152,15 @@ def _saw(seen: Sight, entry: TimelineEntry, summary: dict[str, Any]) -> Sight:
 
 
 def waiting_view(
-    wait: Wait, now_ms: int, deadline_ms: int | None = None, sight: Sight = UNSEEN, held: Wait | None = None
-) -> WaitingView:
+    wait: Wait, now_ms: int, deadline_ms: int | None = None, sight: Sight = UNSEEN, held: Wait | None = None,
+    tenant: str = "",
+) -> WaitingView:  # fmt: skip
     """`wait` as it is shown at `now_ms`. `held`: what holds the job up before anything else can."""
     wait = _seen(wait, sight) if wait.waits_for == "webhook" else wait
     if wait.waits_for == "retry" and wait.until_ms is not None and now_ms > wait.until_ms + LATE_MS:
         wait = replace(wait, waits_for="lane", since_ms=wait.until_ms, until_ms=deadline_ms)
+    if wait.code == "not_before" and wait.until_ms is not None and now_ms >= wait.until_ms:
+        wait = Wait("turn", wait.until_ms, deadline_ms, "turn", "it waits for its turn under the limits of its model")
     wait = held or wait
     view: WaitingView = {
         "for": wait.waits_for,
@@ -163,6 +169,9 @@ def waiting_view(
     }
     if wait.until_ms is not None:
         view["until_ms"] = wait.until_ms
+    if sight.place is not None and wait.waits_for == "turn" and wait.code == "turn":
+        view["because"] = {"code": sight.place.reason or "turn", "message": f"Waiting: {placed(sight.place, tenant)}"}
+        view["turn"] = turn_of(sight.place)
     return view
 
 

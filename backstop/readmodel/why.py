@@ -12,34 +12,22 @@ import orjson
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
+from backstop.readmodel.answers import TurnView
 from backstop.readmodel.costs import CostView
 from backstop.readmodel.rows import Place, TimelineEntry
+from backstop.readmodel.turn_text import placed, span
 from schemas.base import Cause
+from schemas.job_ids import own_job_id
 from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.results import JobResult, Reason
 from schemas.statuses import JobOutcome, JobStatus
 from streams.fold.attempts import Abandoned, Attempt, Attempts, OutcomeUnknown, Over, Running, Submitting
-from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, Waiting, due_ms
+from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, Spec, Waiting, due_ms
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 PAUSES_TOLD_MAX: Final = 3
 TEXT_CHARS_MAX: Final = 300
 """Of the provider's own words."""
-
-
-@with_config(_DOCUMENTED)
-class TurnView(TypedDict):
-    """Where a job stands among the tenant's jobs of the same model and priority."""
-
-    reason: NotRequired[str]
-    """What the last of these jobs to begin was short of; `turn`: of nothing. Absent if none began yet."""
-    priority: str
-    place: int
-    """Counted up to 10,000, by submission. Retries and jobs whose deadline is near may go first."""
-    waiting: int
-    """How many of these jobs wait, counted up to 10,000."""
-    about_ms: NotRequired[int]
-    """About how long until its turn, by the pace of the last grants. Absent if none came within ten minutes."""
 
 
 @with_config(_DOCUMENTED)
@@ -76,17 +64,8 @@ def why(seen: JobSituation) -> list[str]:
     """What the job waits for or why it ended; what happened before; what it cost so far."""
     ended = seen.result is not None
     first = _ended(seen.result) if seen.result is not None else _stands(seen)
-    said = [*first, *_before(seen), *_cost(seen.cost, ended=ended)]
+    said = [*first, *_repeats(seen), *_before(seen), *_cost(seen.cost, ended=ended)]
     return [_sentence(text) for text in said]
-
-
-def turn_of(place: Place) -> TurnView:
-    view: TurnView = {"priority": place.priority, "place": place.place, "waiting": place.waiting}
-    if place.reason is not None:
-        view["reason"] = place.reason
-    if place.about_ms is not None:
-        view["about_ms"] = place.about_ms
-    return view
 
 
 def next_at_ms(seen: JobSituation) -> int | None:
@@ -142,20 +121,10 @@ def _waiting(state: Waiting, seen: JobSituation) -> list[str]:
         said = [f"The job asked not to begin before a time, which comes {_at(begins_ms, now_ms)}"]
     else:
         model = state.spec.model
-        said = [f"The job waits for its turn under the limits of {model}, since {_span(now_ms - state.since_ms)}"]
+        said = [f"The job waits for its turn under the limits of {model}, since {span(now_ms - state.since_ms)}"]
         if seen.place is not None:
-            said.append(_placed(seen.place, state.spec.tenant))
+            said.append(f"Waiting: {placed(seen.place, state.spec.tenant)}")
     return [*said, f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before"]
-
-
-def _placed(place: Place, tenant: str) -> str:
-    """`Waiting: tokens_per_min of gpt-6, about 40 s, place 312 of 4,100`."""
-    reason, lane = place.reason or "turn", place.model
-    if reason.startswith("tenant_"):
-        reason, lane = reason.removeprefix("tenant_"), f"tenant {tenant} on {lane}"
-    about = "time unknown" if place.about_ms is None else f"about {_span(place.about_ms)}"
-    stands = f"beyond place {place.place:,}" if place.beyond else f"place {place.place:,} of {place.waiting:,}"
-    return f"Waiting: {reason} of {lane}, {about}, {stands} ({place.priority})"
 
 
 def _attempt(item: Attempt, seen: JobSituation) -> str | None:
@@ -164,7 +133,7 @@ def _attempt(item: Attempt, seen: JobSituation) -> str | None:
     match item:
         case Submitting():
             return (
-                f"Attempt {item.number} waits for the provider to accept it, since {_span(now_ms - item.since_ms)}; "
+                f"Attempt {item.number} waits for the provider to accept it, since {span(now_ms - item.since_ms)}; "
                 f"without a report its outcome counts as unknown {_at(item.report_by_ms, now_ms)}"
             )
         case Running():
@@ -172,7 +141,7 @@ def _attempt(item: Attempt, seen: JobSituation) -> str | None:
             found = " (found by a poll after its create had no answer)" if item.adopted else ""
             return (
                 f"Attempt {item.number} runs at the provider as {item.response_id}{found}, accepted "
-                f"{_span(now_ms - item.accepted_at_ms)} ago: a webhook or a poll will tell its end{poll}"
+                f"{span(now_ms - item.accepted_at_ms)} ago: a webhook or a poll will tell its end{poll}"
             )
         case OutcomeUnknown():
             answered = " and was answered with an error that proves no refusal" if item.answered else ""
@@ -224,9 +193,9 @@ def _backing_off(state: BackingOff, seen: JobSituation) -> list[str]:
     if state.retry_at_ms > now_ms:
         said.append(f"Attempt {state.attempts.last_number + 1} begins {_at(state.retry_at_ms, now_ms)}")
     else:
-        said.append(
-            f"Attempt {state.attempts.last_number + 1} is due and begins as soon as the lane of its model is open"
-        )
+        turn = state.spec.turn
+        room = " and its limits have room" if turn is not None and turn.waits else ""
+        said.append(f"Attempt {number} is due and begins as soon as the lane of its model is open{room}")
     deadline_ms = state.spec.deadline_at_ms
     if state.retry_at_ms >= deadline_ms:
         said[-1] = f"The next attempt would begin after the deadline, so the job expires {_at(deadline_ms, now_ms)}"
@@ -251,7 +220,9 @@ def _waits(cause: Cause, held_for: Cause | None) -> str:
             words = "the request was refused for what is in it"
         case "held":
             words = "creates of its model are held"
-            if held_for is not None:
+            if held_for == "faulty":  # Of the lane: nothing is said of this job's own attempts.
+                words += ", as the provider answered creates with errors"
+            elif held_for not in (None, "held"):
                 words += f", as {_waits(held_for, None)}"
         case "unsent":
             words = "the create could not be sent: no connection, or its command had expired"
@@ -261,7 +232,7 @@ def _waits(cause: Cause, held_for: Cause | None) -> str:
 
 
 def _ended(result: JobResult) -> list[str]:
-    took = _span(result.timings.finished_at_ms - result.timings.submitted_at_ms)
+    took = span(result.timings.finished_at_ms - result.timings.submitted_at_ms)
     return [f"{_outcome(result.outcome, result.reason)}, {took} after its submission"]
 
 
@@ -280,7 +251,21 @@ def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
     if outcome == "cancelled":
         by = "" if reason is not None and reason.code == "cancel_requested" else " by the provider"
         return f"The job was cancelled{by}{because}"
+    if reason is not None and reason.code == "would_not_finish":
+        return f"The job was ended before it began, as it could not end by its deadline{because}"
+    if outcome == "rejected" and reason is not None and reason.code == "response_taken":
+        return f"The job was rejected, as it can't adopt the response{because}"
     return f"{_ENDS.get(outcome, f'The job ended as {outcome}')}{because}"
+
+
+def _repeats(seen: JobSituation) -> list[str]:
+    """The ended job whose request this one repeats."""
+    told: JobResult | Spec | None = seen.result
+    if told is None and isinstance(seen.state, Waiting | Active | BackingOff):
+        told = seen.state.spec
+    if told is None or told.retry_of is None:
+        return []
+    return [f"It repeats the job {own_job_id(told.tenant, told.retry_of)}, which had ended"]
 
 
 def _before(seen: JobSituation) -> list[str]:
@@ -354,14 +339,4 @@ def _at(at_ms: int, now_ms: int) -> str:
     when = datetime.fromtimestamp(at_ms // 1000, UTC)
     day = "" if at_ms // 86_400_000 == now_ms // 86_400_000 else f"{when:%Y-%m-%d} "
     left = at_ms - now_ms
-    return f"at {day}{when:%H:%M:%S} UTC ({f'in {_span(left)}' if left >= 0 else f'{_span(-left)} ago'})"
-
-
-def _span(span_ms: int) -> str:
-    """In the unit that a reader would take."""
-    seconds = max(0, span_ms) // 1000
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7_200:
-        return f"{seconds // 60} min"
-    return f"{seconds // 3_600} h {seconds % 3_600 // 60} min"
+    return f"at {day}{when:%H:%M:%S} UTC ({f'in {span(left)}' if left >= 0 else f'{span(-left)} ago'})"

@@ -1,20 +1,22 @@
-"""The declaration of `POST /v1/jobs/cancel`: many jobs, first as a plan, then in batches."""
+"""The declarations of `POST /v1/jobs/cancel`, `/change` and `/retry`: many jobs, first as a plan, then in batches."""
 
-from typing import Annotated, Any, Final, Literal, NotRequired, Self
+from typing import Annotated, Any, Final, Literal, NotRequired, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictBool, StringConstraints, model_validator, with_config
 from typing_extensions import TypedDict
 
 from backstop.runtime.http.routes import Answer, Route
 from receiver.reads.declarations import AWAY, FILTER_CHARS_MAX, PageMark
-from schemas.base import StampMs, TenantId
+from schemas.base import Priority, StampMs, TenantId, UnixMs
 from schemas.pauses import By
-from schemas.requests import NUMBER, GivenJobId, SessionId
+from schemas.requests import NUMBER, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, GivenJobId, SessionId
 from schemas.statuses import OpenJobStatus
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 BATCH_MAX: Final = 200
+RETRY_BATCH_MAX: Final = 50
+"""Each retry is a submission with its whole request."""
 IDS_MAX: Final = 500
 PLAN_JOBS_MAX: Final = 10_000
 """Jobs that a plan counts; of more it says so."""
@@ -35,12 +37,20 @@ _EXECUTE: Final[Any] = {"required": ["execute"], "properties": {"execute": {"con
 _REASONED: Final[Any] = [{"not": _EXECUTE}, _given("why")]
 
 
-class CancelManyBody(BaseModel):
+_CHOSEN: Final[Any] = [_given("ids"), {"anyOf": _FILTERS}, _EVERYTHING]
+
+RetriedStatus = Literal["failed", "expired", "cancelled", "incomplete"]
+"""The outcomes of jobs that may be retried. A rejected job has no request, a completed one its answer."""
+
+RETRIED: Final[tuple[RetriedStatus, ...]] = get_args(RetriedStatus)
+
+
+class _ManyBody(BaseModel):
     """Which jobs: those that fit all given fields, or `everything`. Without `execute` nothing is changed."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True,
-        json_schema_extra={"oneOf": [_given("ids"), {"anyOf": _FILTERS}, _EVERYTHING], "anyOf": _REASONED},
+        json_schema_extra={"oneOf": _CHOSEN, "anyOf": _REASONED},
     )  # fmt: skip
 
     ids: Annotated[tuple[GivenJobId, ...], FailFast()] = Field(default=(), max_length=IDS_MAX)
@@ -48,16 +58,14 @@ class CancelManyBody(BaseModel):
     session_id: SessionId | None = None
     tag: Wanted | None = None
     model: Wanted | None = None
-    status: Annotated[tuple[OpenJobStatus, ...], FailFast()] = Field(default=(), max_length=10)
-    """Only jobs with one of these statuses. Default: all open ones."""
     since_ms: Annotated[StampMs, NUMBER] | None = None
     """Only jobs submitted at or after this time."""
     tenant: TenantId | None = None
     """Another tenant's jobs: needs the scope `admin`."""
     everything: StrictBool = False
-    """All open jobs of the tenant."""
+    """All jobs of the tenant that have a fitting status."""
     execute: StrictBool = False
-    """Cancel a batch of them. Without it: the plan."""
+    """Act on a batch of them. Without it: the plan."""
     why: CancelReason | None = None
     """The reason, kept with each job; required with `execute`."""
     by: By | None = None
@@ -70,13 +78,55 @@ class CancelManyBody(BaseModel):
     @model_validator(mode="after")
     def _something(self) -> Self:
         filtered = any(
-            (self.session_id, self.tag, self.model, self.status, self.since_ms is not None)
+            (self.session_id, self.tag, self.model, getattr(self, "status", ()), self.since_ms is not None)
         )  # fmt: skip
         if bool(self.ids) + filtered + self.everything != 1:
             raise ValueError("give ids, or session_id, tag, model, status or since_ms, or everything: true alone")
         if self.execute and self.why is None:
             raise ValueError("give why with execute; it is kept with each job")
         return self
+
+
+class CancelManyBody(_ManyBody):
+    """Which jobs: those that fit all given fields, or `everything`. Without `execute` nothing is changed."""
+
+    status: Annotated[tuple[OpenJobStatus, ...], FailFast()] = Field(default=(), max_length=10)
+    """Only jobs with one of these statuses. Default: all open ones."""
+
+
+_NEW_VALUES: Final[Any] = {"allOf": [{"anyOf": _REASONED}, {"anyOf": [_given("priority"), _given("deadline_at_ms")]}]}
+
+
+class ChangeManyBody(_ManyBody):
+    """Which jobs, as in a cancel, and their new priority, deadline, or both."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _CHOSEN, **_NEW_VALUES})
+
+    status: Annotated[tuple[OpenJobStatus, ...], FailFast()] = Field(default=(), max_length=10)
+    """Only jobs with one of these statuses. Default: all open ones."""
+    priority: Priority | None = None
+    """The class in which they wait for their turns from now on."""
+    deadline_at_ms: Annotated[UnixMs, NUMBER] | None = None
+    """Unix milliseconds, at most seven days ahead. A time that has passed ends the jobs as expired."""
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.priority is None and self.deadline_at_ms is None:
+            raise ValueError("give priority, deadline_at_ms or both")
+        return self
+
+
+class RetryManyBody(_ManyBody):
+    """Which ended jobs to repeat. Each repeat is a new job that names the ended one in `retry_of`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _CHOSEN, "anyOf": _REASONED})
+
+    status: Annotated[tuple[RetriedStatus, ...], FailFast()] = Field(default=(), max_length=10)
+    """Only jobs that ended so. Default: `failed` and `expired`; of given ids all four."""
+    timeout_ms: Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX), NUMBER] | None = None
+    """From the retry to its deadline. Default: as long as the ended job had."""
+    priority: Priority | None = None
+    """The class of the new jobs. Default: that of the ended job."""
 
 
 @with_config(_DOCUMENTED)
@@ -116,6 +166,92 @@ class CancelBatchView(TypedDict):
     """Present while there may be more jobs: send it as `cursor`."""
 
 
+@with_config(_DOCUMENTED)
+class ChangePlanView(TypedDict):
+    """What a change would do, as the read model knows it."""
+
+    object: Literal["change_plan"]
+    count: int
+    by_status: dict[str, int]
+    by_model: dict[str, int]
+    running: int
+    """Jobs with a response that runs or may run. A new priority counts for their later attempts only."""
+    unchanged: int
+    """Jobs that have this priority and deadline already. They are not counted otherwise."""
+    ending: int
+    """Jobs that end at once as expired, as the new deadline has passed."""
+    running_cost_usd: NotRequired[str]
+    """What the running ones would cost to their end, by the mean of their models' attempts in the last 30 days."""
+    waiting_cost_usd: NotRequired[str]
+    """The same for the others."""
+    without_estimate: int
+    """Jobs whose model has no priced attempt in the last 30 days; they are in no estimate."""
+    sample: list[str]
+    not_found: NotRequired[list[str]]
+    """Of the given ids, those that are no job of the tenant."""
+    not_open: NotRequired[list[str]]
+    """Of the given ids, those whose job has ended."""
+    cut: bool
+    """There are more jobs than were counted."""
+
+
+@with_config(_DOCUMENTED)
+class ChangeBatchView(TypedDict):
+    """The log has the changes of these jobs. Each counts unless the job ends before."""
+
+    object: Literal["change_batch"]
+    count: int
+    unchanged: int
+    job_ids: list[str]
+    next_cursor: NotRequired[str]
+    """Present while there may be more jobs: send it as `cursor`."""
+
+
+@with_config(_DOCUMENTED)
+class RetryPlanView(TypedDict):
+    """What a retry would submit, as the read model knows it."""
+
+    object: Literal["retry_plan"]
+    count: int
+    by_status: dict[str, int]
+    by_model: dict[str, int]
+    retried_before: int
+    """Jobs that have a retry already. They are not counted otherwise, and get no second one."""
+    cost_usd: NotRequired[str]
+    """What the new jobs would cost, by the mean of their models' attempts in the last 30 days."""
+    without_estimate: int
+    """Jobs whose model has no priced attempt in the last 30 days; they are in no estimate."""
+    sample: list[str]
+    not_found: NotRequired[list[str]]
+    """Of the given ids, those that are no job of the tenant."""
+    not_retried: NotRequired[list[str]]
+    """Of the given ids, those whose job is open, completed or was rejected."""
+    cut: bool
+    """There are more jobs than were counted."""
+
+
+@with_config(_DOCUMENTED)
+class RetriedView(TypedDict):
+    """A new job."""
+
+    job_id: str
+    retry_of: str
+
+
+@with_config(_DOCUMENTED)
+class RetryBatchView(TypedDict):
+    """The log has these new jobs."""
+
+    object: Literal["retry_batch"]
+    count: int
+    retried_before: int
+    jobs: list[RetriedView]
+    without_request: NotRequired[list[str]]
+    """Jobs whose request is not stored any more, or was never known (adopted responses). They were not retried."""
+    next_cursor: NotRequired[str]
+    """Present while there may be more jobs: send it as `cursor`."""
+
+
 CANCEL_MANY: Final = Route(
     "POST", "/v1/jobs/cancel", name="cancelJobs", access="operate", body=CancelManyBody,
     says="Cancel many jobs: without `execute` the plan, with it one batch after the other.\n\nEach job gets a fact of "
@@ -123,4 +259,25 @@ CANCEL_MANY: Final = Route(
     "be seen yet.",
     answers=(Answer(200, "The plan, or the batch that was cancelled.", CancelPlanView | CancelBatchView),),
     problems={403: ("scope_missing",), 503: ("log_unavailable", *AWAY[503])},
+)  # fmt: skip
+
+CHANGE_MANY: Final = Route(
+    "POST", "/v1/jobs/change", name="changeJobs", access="operate", body=ChangeManyBody,
+    says="Change priority and deadline of many open jobs: without `execute` the plan, with it one batch after the "
+    "other.\n\nEach job gets a fact of its own, and a repeat changes nothing: a run that was broken off may begin "
+    "anew.",
+    answers=(Answer(200, "The plan, or the batch that was changed.", ChangePlanView | ChangeBatchView),),
+    problems={403: ("scope_missing",), 503: ("log_unavailable", *AWAY[503])},
+)  # fmt: skip
+
+RETRY_MANY: Final = Route(
+    "POST", "/v1/jobs/retry", name="retryJobs", access="operate", body=RetryManyBody,
+    says="Repeat many ended jobs: without `execute` the plan, with it one batch after the other.\n\nEach repeat is a "
+    "new job with the same request, under an id that is derived from the ended job's: a job gets one retry, however "
+    "often this is sent. A retry may itself be retried. Quotas of the tenant count.",
+    answers=(Answer(200, "The plan, or the batch that was submitted.", RetryPlanView | RetryBatchView),),
+    problems={
+        403: ("scope_missing",), 409: ("job_id_taken",), 429: ("open_jobs_exceeded", "token_budget_exceeded"),
+        503: ("log_unavailable", "busy", *AWAY[503]),
+    },
 )  # fmt: skip

@@ -21,6 +21,7 @@ from backstop.readmodel.lists import JobFilter, list_rows, sights_of
 from backstop.readmodel.queries import changes_after, find_row, first_seq
 from backstop.readmodel.rows import Change, JobRow
 from backstop.readmodel.waits import Sight
+from backstop.runtime.process.clock import NowMs
 from receiver.reads import problems
 from receiver.reads.shown import Shown
 from schemas.codec import canonical
@@ -50,24 +51,26 @@ class Start:
     """Of the `rows`."""
 
 
-def start_from(conn: Connection, follower: Subscription, last_event_id: str | None, resumed_max: int) -> Start | None:
+def start_from(
+    conn: Connection, follower: Subscription, last_event_id: str | None, resumed_max: int, now_ms: int
+) -> Start | None:  # fmt: skip
     """None if there is no such job or session."""
     rows = _rows(conn, follower)
     if not rows and (follower.job_id or follower.session_id) is not None:
         return None
     build, seq = where_now(conn)
     if last_event_id is None:
-        return Start(build, seq, None, rows, (), sights=sights_of(conn, rows))
+        return Start(build, seq, None, rows, (), sights=sights_of(conn, rows, now_ms))
     seen = _parsed(last_event_id)
     gap = _gap(seen, build, first_seq(conn), seq)
     if seen is None or gap is not None:
-        return Start(build, seq, gap, rows, (), sights=sights_of(conn, rows))
+        return Start(build, seq, gap, rows, (), sights=sights_of(conn, rows, now_ms))
     missed = changes_after(
         conn, seen[1], resumed_max + 1,
         tenant=follower.tenant, job_id=follower.job_id, session_id=follower.session_id,
     )  # fmt: skip
     if len(missed) > resumed_max:
-        return Start(build, seq, "trimmed", rows, (), sights=sights_of(conn, rows))
+        return Start(build, seq, "trimmed", rows, (), sights=sights_of(conn, rows, now_ms))
     over = not missed and follower.job_id is not None and rows[0].terminal
     return Start(build, seq, None, (), missed, over)
 
@@ -98,7 +101,7 @@ async def stream(
     try:
         # Follow before reading: a change in between arrives by both ways, and its seq shows that it was sent.
         async with feed.follow(follower):
-            start = await _started(database, follower, last_event_id, limits)
+            start = await _started(database, follower, last_event_id, limits, shown.now_ms)
             if start is None:
                 return problems.not_found(what)
             if start.over:
@@ -109,12 +112,14 @@ async def stream(
 
 
 async def _started(
-    database: Database, follower: Subscription, last_event_id: str | None, limits: StreamLimits
+    database: Database, follower: Subscription, last_event_id: str | None, limits: StreamLimits, now_ms: NowMs
 ) -> Start | None:
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + limits.appear_s
     while True:
-        start = await database.read(lambda conn: start_from(conn, follower, last_event_id, limits.resumed_max))
+        start = await database.read(
+            lambda conn: start_from(conn, follower, last_event_id, limits.resumed_max, now_ms())
+        )  # fmt: skip
         left_s = deadline_s - loop.time()
         if start is not None or left_s <= 0 or follower.closed is not None:
             return start

@@ -114,7 +114,11 @@ class _Reads:
             taken = self._just_taken(request)
             return problems.not_found("job") if taken is None else problems.answer(taken)
         spends, late, sights = await self._database.read(
-            lambda conn: (spends_of(conn, row.job_id), late_usage_of(conn, row.job_id), sights_of(conn, [row]))
+            lambda conn: (
+                spends_of(conn, row.job_id),
+                late_usage_of(conn, row.job_id),
+                sights_of(conn, [row], self._shown.now_ms()),
+            )
         )
         shown = cast("JobWithResult", dict(self._shown.job(row, sights)))
         if spends:
@@ -252,7 +256,7 @@ class _Reads:
 
         def read(conn: Connection) -> tuple[JobRows, dict[str, Sight]]:
             found = list_rows(conn, wanted)
-            return found, sights_of(conn, found.rows)
+            return found, sights_of(conn, found.rows, self._shown.now_ms())
 
         found, sights = await self._database.read(read)
         page: JobPage = {"object": "list", "data": [self._shown.job(row, sights) for row in found.rows]}

@@ -88,7 +88,7 @@ def add_search_routes(
 
         def read(conn: Connection) -> tuple[list[Hit], dict[str, Sight]]:
             hits = search(conn, tenant, given)
-            return hits, sights_of(conn, [hit.row for hit in hits if hit.row is not None])
+            return hits, sights_of(conn, [hit.row for hit in hits if hit.row is not None], shown.now_ms())
 
         hits, sights = await database.read(read)
 

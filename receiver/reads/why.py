@@ -10,7 +10,8 @@ from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.places import place_of
 from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import find_row, timeline_of
-from backstop.readmodel.why import JobSituation, WhyView, next_at_ms, next_poll_of, turn_of, why
+from backstop.readmodel.turn_text import turn_of
+from backstop.readmodel.why import JobSituation, WhyView, next_at_ms, next_poll_of, why
 from backstop.runtime.http.routes import Answer, Route, declare
 from backstop.runtime.process.clock import NowMs
 from receiver.lane_watch import LaneWatch

@@ -17,6 +17,7 @@ Rules, before the code:
   `streams.policy.retry`.
 - A job that must be admitted is *waiting* until `JobAdmitted`; no attempt begins before. If it can't end before its
   deadline any more, it ends as expired at once.
+- A change of priority or deadline counts from its place in the log on. A deadline that has passed ends the job.
 - A refusal does not end a job that has an abandoned attempt, which may still run: that job waits until its deadline.
 - A job that *adopted* a response begins with attempt 1 running, and has no other attempt, because its request is not
   known here: an application created the response. If the response belongs to another job, the adopting job ends as
@@ -35,6 +36,7 @@ from schemas.jobs import (
     AttemptUnknown,
     CancelRequested,
     JobAdmitted,
+    JobChanged,
     JobFact,
     JobFoundTooLate,
     JobRefused,
@@ -48,7 +50,8 @@ from schemas.statuses import JobOutcome
 from streams.fold.attempt_begins import begin_attempt
 from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.claims import booked, claim_for, claim_of_adopted, release, settled_at_once
-from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
+from streams.fold.job_changes import changed, moved, reason_of_change
+from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end, finished
 from streams.fold.job_states import (
     NOT_REPEATED,
     Absent,
@@ -61,6 +64,7 @@ from streams.fold.job_states import (
     Status,
     Waiting,
     due_ms,
+    reason_of_deadline,
     spec_of_adopted,
     spec_of_submitted,
     status,
@@ -118,11 +122,8 @@ def _advance(state: Open, event: JobFact) -> Step[JobState]:
             return _not_adopted(state, event)
         case JobRefused():
             return Step(state, ignored=Ignored.CONFLICT)
-        case CancelRequested():
-            if event.tenant != state.spec.tenant:
-                return Step(state, ignored=Ignored.CONFLICT)
-            reason = Reason(code="cancel_requested", message=event.reason or "cancelled by its submitter")
-            return _finish(state, event, "cancelled", reason)
+        case CancelRequested() | JobChanged():
+            return _asked(state, event)
         case AttemptAccepted():
             return _accepted(state, event)
         case AttemptRejected():
@@ -146,6 +147,21 @@ def _not_adopted(state: Open, event: AdoptionRefused) -> Step[JobState]:
     # The response belongs to another job, so the end of this job must not release it.
     without = replace(state, attempts=state.attempts.reject(attempt.number))
     return _finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
+
+
+def _asked(state: Open, event: CancelRequested | JobChanged) -> Step[JobState]:
+    """A cancel, or a change of priority or deadline."""
+    if event.tenant != state.spec.tenant:
+        return Step(state, ignored=Ignored.CONFLICT)
+    if isinstance(event, CancelRequested):
+        reason = Reason(code="cancel_requested", message=event.reason or "cancelled by its submitter")
+        return _finish(state, event, "cancelled", reason)
+    after = changed(state, event)
+    if after is None:
+        return Step(state, ignored=Ignored.DUPLICATE)
+    if event.deadline_at_ms is not None and event.deadline_at_ms <= event.at_ms:
+        return _finish(after, event, "expired", reason_of_change(event))
+    return Step(after, moved(after, event, state.spec.deadline_at_ms))
 
 
 def _accepted(state: Open, event: AttemptAccepted) -> Step[JobState]:
@@ -280,7 +296,9 @@ def _timer(state: Open, event: JobTimerFired) -> Step[JobState]:
     if event.due_ms != due_ms(state):
         return Step(state, ignored=Ignored.STALE)
     if max(event.due_ms, event.at_ms) >= state.spec.deadline_at_ms:
-        return _deadline(state, event)
+        if isinstance(state, BackingOff) and state.last:
+            return _finish(state, event, "failed", state.why)
+        return _finish(state, event, "expired", reason_of_deadline(state))
     match state:
         case Waiting():
             return _turn(state, event)
@@ -302,6 +320,8 @@ def _turn(state: Open, event: JobAdmitted | JobFoundTooLate | JobTimerFired) -> 
         return Step(state, ignored=Ignored.STALE)
     if isinstance(event, JobFoundTooLate):
         left_ms = deadline_ms - event.at_ms
+        if left_ms >= event.needs_ms:  # Its deadline was extended meanwhile.
+            return Step(state, ignored=Ignored.STALE)
         message = f"{left_ms} ms were left, and nine of ten runs of its model take {event.needs_ms} ms or more"
         return _finish(state, event, "expired", Reason(code="would_not_finish", message=message))
     return begin_attempt(state.spec, request, state.attempts, event)
@@ -324,18 +344,6 @@ def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
     message = "the create was sent, and its outcome stayed unknown"
     reason = Reason(code="unknown_outcome", message=f"{message}; it was answered: {said}" if said else message)
     return _again(after, event, spend, "faulty", 0, reason)
-
-
-def _deadline(state: Open, event: JobTimerFired) -> Step[JobState]:
-    if isinstance(state, BackingOff) and state.last:
-        return _finish(state, event, "failed", state.why)
-    waited_ms = state.spec.deadline_at_ms - state.spec.submitted_at_ms
-    message = f"not ended {waited_ms} ms after its submission"
-    if isinstance(state, Waiting):
-        message += "; it waited for its turn, and no attempt began"
-    if isinstance(state, BackingOff):
-        message += f"; its last attempt: {state.why.code} {state.why.message}".rstrip()
-    return _finish(state, event, "expired", Reason(code="deadline", message=message))
 
 
 def _again(
@@ -374,19 +382,10 @@ def _finish(
 ) -> Step[JobState]:  # fmt: skip
     """End an open job: publish its result, and release each response that still runs. The only place that does so."""
     spec, attempts = state.spec, state.attempts
-    finished = Finished(
-        tenant=spec.tenant,
-        request_sha256=spec.request_sha256,
-        outcome=outcome,
-        finished_at_ms=event.at_ms,
-        forget_at_ms=event.at_ms + spec.policy.forget_after_ms,
-        response_ids=(*attempts.booked, *attempts.response_ids())[-RESPONSES_REMEMBERED_MAX:],
-        uncounted=attempts.uncounted()[-RESPONSES_REMEMBERED_MAX:],
-    )
     result = make_result(
         event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model or None,
         submitted_at_ms=spec.submitted_at_ms, session_id=spec.session_id, tags=spec.tags,
-        public_url=spec.policy.public_url,
+        public_url=spec.policy.public_url, retry_of=spec.retry_of,
     )  # fmt: skip
     releases = tuple(release(event, attempt.response_id) for attempt in attempts.running())
-    return Step(finished, (result, *releases))
+    return Step(finished(state, event, outcome), (result, *releases))

@@ -11,6 +11,7 @@ from schemas.jobs import (
     AttemptUnknown,
     CancelRequested,
     JobAdmitted,
+    JobChanged,
     JobFact,
     JobFoundTooLate,
     JobRefused,
@@ -19,13 +20,28 @@ from schemas.jobs import (
     ResponseAdopted,
     UsageBooked,
 )
+from schemas.statuses import JobOutcome
 from streams.fold.claims import booked, claim_of_latecomer
-from streams.fold.job_states import Absent, Finished, JobState
+from streams.fold.job_states import Absent, Finished, JobState, Open
 from streams.fold.step import Ignored, Step
 
 RESPONSES_REMEMBERED_MAX = 32
 """Responses that a finished job remembers. A job has normally at most 1 + its retries. Beyond this limit responses are
 ignored, as they may be a flood."""
+
+
+def finished(state: Open, event: JobFact, outcome: JobOutcome) -> Finished:
+    """What is kept of a job that `event` ends."""
+    spec, attempts = state.spec, state.attempts
+    return Finished(
+        tenant=spec.tenant,
+        request_sha256=spec.request_sha256,
+        outcome=outcome,
+        finished_at_ms=event.at_ms,
+        forget_at_ms=event.at_ms + spec.policy.forget_after_ms,
+        response_ids=(*attempts.booked, *attempts.response_ids())[-RESPONSES_REMEMBERED_MAX:],
+        uncounted=attempts.uncounted()[-RESPONSES_REMEMBERED_MAX:],
+    )
 
 
 def after_end(state: Finished, event: JobFact) -> Step[JobState]:
@@ -44,7 +60,7 @@ def after_end(state: Finished, event: JobFact) -> Step[JobState]:
             return _settled_late(state, event)
         case UsageBooked():
             return Step(state, ignored=Ignored.DUPLICATE)
-        case JobAdmitted() | JobFoundTooLate():
+        case JobAdmitted() | JobFoundTooLate() | JobChanged():
             return Step(state, ignored=Ignored.LATE)
         case JobRefused() | AdoptionRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown():
             return Step(state, ignored=Ignored.LATE)

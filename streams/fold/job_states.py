@@ -14,7 +14,7 @@ NOT_REPEATED = "the response was created elsewhere, so its request is not known 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """The parameters of a job's submission or adoption; they never change."""
+    """The parameters of a job's submission or adoption. Only `JobChanged` changes them: its priority and deadline."""
 
     tenant: str
     model: str
@@ -30,6 +30,10 @@ class Spec:
     include: tuple[str, ...] = ()
     window_ms: int | None = None
     turn: Turn | None = None
+    changes: int = 0
+    """How many changes were taken."""
+    retry_of: str | None = None
+    """The ended job whose request this job repeats."""
 
 
 def spec_of_submitted(event: JobSubmitted) -> Spec:
@@ -46,6 +50,7 @@ def spec_of_submitted(event: JobSubmitted) -> Spec:
         include=event.include or (),
         window_ms=event.window_ms,
         turn=event.turn,
+        retry_of=event.retry.job_id if event.retry is not None else None,
     )
 
 
@@ -158,3 +163,14 @@ def due_ms(state: JobState) -> int | None:
             return state.forget_at_ms
         case _:
             assert_never(state)
+
+
+def reason_of_deadline(state: Open) -> Reason:
+    """Why a job ends at its deadline."""
+    waited_ms = state.spec.deadline_at_ms - state.spec.submitted_at_ms
+    message = f"not ended {waited_ms} ms after its submission"
+    if isinstance(state, Waiting):
+        message += "; it waited for its turn, and no attempt began"
+    if isinstance(state, BackingOff):
+        message += f"; its last attempt: {state.why.code} {state.why.message}".rstrip()
+    return Reason(code="deadline", message=message)

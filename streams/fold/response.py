@@ -28,6 +28,7 @@ from schemas.commands import CancelResponse, PollReason, RetrieveResponse
 from schemas.responses import (
     PollFailed,
     ResponseClaimed,
+    ResponseDeadlineMoved,
     ResponseFact,
     ResponseObserved,
     ResponseReleased,
@@ -87,7 +88,7 @@ def _begin(state: Absent, event: ResponseFact) -> Step[ResponseState]:
             return Step(Unclaimed(event.at_ms, webhooks, min(event.claim_by_ms, forget_at_ms), forget_at_ms))
         case ResponseClaimed():
             return _claim(event, Webhooks())
-        case ResponseReleased() | ResponseObserved() | PollFailed() | ResponseTimerFired():
+        case ResponseReleased() | ResponseDeadlineMoved() | ResponseObserved() | PollFailed() | ResponseTimerFired():
             return Step(state, ignored=Ignored.UNKNOWN_KEY)
         case _:
             assert_never(event)
@@ -129,7 +130,7 @@ def _identify(state: Unclaimed, event: ResponseFact) -> Step[ResponseState]:
             return _claim(event, state.webhooks)
         case ResponseTimerFired():
             return _unclaimed_due(state, event)
-        case PollFailed() | ResponseReleased() | ResponseObserved(outcome="missing"):
+        case PollFailed() | ResponseReleased() | ResponseDeadlineMoved() | ResponseObserved(outcome="missing"):
             # None of these names an owner; a 404 right after a create means "not yet". The state already has a next
             # poll.
             return Step(state, ignored=Ignored.STALE)
@@ -182,6 +183,8 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
             if state.released_at_ms is not None:
                 return Step(state, ignored=Ignored.DUPLICATE)
             return _let_go(state, event)
+        case ResponseDeadlineMoved():
+            return _moved(state, event)
         case ResponseObserved():
             return _observed(state, event)
         case PollFailed():
@@ -251,6 +254,16 @@ def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[R
     if _may_be_anothers(state):
         return Step(released)  # The poll from its claim shows the owner first; the timer cancels later.
     return Step(released, (_cancel(released, event, f"{event.response_id}/cancel"),))
+
+
+def _moved(state: Running, event: ResponseDeadlineMoved) -> Step[ResponseState]:
+    """The job waits until another deadline. If that is near, the response is polled at once."""
+    if event.job_id != state.claim.job_id:
+        return Step(state, ignored=Ignored.CONFLICT)
+    if event.change <= state.claim.change or state.released_at_ms is not None:
+        return Step(state, ignored=Ignored.STALE)
+    claim = replace(state.claim, last_poll_at_ms=event.last_poll_at_ms, change=event.change)
+    return Step(replace(state, claim=claim, poll_at_ms=min(state.poll_at_ms, max(event.last_poll_at_ms, event.at_ms))))
 
 
 def _may_be_anothers(state: Running) -> bool:

@@ -32,6 +32,8 @@ class Claim:
     """An application created the response and asked Backstop to adopt it."""
     latency_class: tuple[str, ...] = ()
     """For the policy of polls. The fold passes it on."""
+    change: int = 0
+    """The number of the job's change that `last_poll_at_ms` is of; 0: of its claim."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ def make_result(
     session_id: str | None = None,
     tags: tuple[str, ...] = (),
     public_url: str | None = None,
+    retry_of: str | None = None,
 ) -> JobResult:
     """The result of a job. Output, `found_by` and the provider's times come from `settled`, the end of the attempt that
     ended the job; they are empty without one.
@@ -56,6 +57,7 @@ def make_result(
         rejections=attempts.rejections,
         session_id=session_id,
         tags=tags,
+        retry_of=retry_of,
     )
 
 

@@ -24,11 +24,14 @@ _PLAIN: dict[str, Any] = {
     "unpaid_ends": 0, "doubts": 0, "streak": 0, "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100,
     "doubts_max": 12, "on_account": "wait", "answered": False, "said": "", "code": None, "usage": None, "last": False,
     "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,
-    "held_for": None, "turn": None, "tags_sent": None, "latency_class": [],
+    "held_for": None, "turn": None, "tags_sent": None, "latency_class": [], "changes": 0, "retry_of": None, "change": 0,
 }  # fmt: skip
 """Fields are left out of a row where they have these values. Most rows are half the size, and rows that are older than
 the fields have the same bytes."""
 
+
+_LATER = ("changes", "retry_of")
+"""Fields that are newer than rows of waiting jobs, whose other fields are all written."""
 
 _BODY: IncEx = {"spec": {"request": {"value"}}}
 
@@ -41,7 +44,12 @@ def _lean(fields: dict[str, Any]) -> dict[str, Any]:
 def encode_job_state(state: job.JobState) -> bytes:
     if isinstance(state, job.Active | job.BackingOff):
         return canonical(_open_row(state))
-    return canonical(_lean(_JOB.dump_python(state, mode="json")))
+    row = _lean(_JOB.dump_python(state, mode="json"))
+    if isinstance(state, job.Waiting):
+        row["spec"] = {
+            name: value for name, value in row["spec"].items() if name not in _LATER or value != _PLAIN[name]
+        }
+    return canonical(row)
 
 
 def _open_row(state: job.Active | job.BackingOff) -> dict[str, Any]:

@@ -97,6 +97,16 @@ class Admission:
         if waiter is not None:
             self._remove(self._lanes[waiter.asked.model], waiter)
 
+    def changed(self, place: Place, priority: Priority, deadline_ms: int) -> None:
+        """The job may have another priority or deadline. With another priority it leaves the queue, to join anew."""
+        waiter = self._waiters.get(place[0], {}).get(place[1])
+        if waiter is None:
+            return
+        if waiter.priority != priority:
+            self.drop(place)
+        elif waiter.deadline_ms != deadline_ms:
+            self._lanes[waiter.asked.model].classes[priority].queues[waiter.asked.tenant].moved(waiter, deadline_ms)
+
     def next(
         self, model: str, now_ms: int, gate: Callable[[str], int] = lambda _: 0,
         waits: Callable[[Place], bool] = lambda _: True,

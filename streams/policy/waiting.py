@@ -44,6 +44,7 @@ class TenantQueue:
         self._early: list[tuple[int, int, Waiter]] = []
         """Those of `_others` with a deadline before that of one that came sooner. All others are in order anyway."""
         self._latest_ms = 0
+        self._deadlines_moved = False
         self._count = 0
         self._entries = 0
 
@@ -58,11 +59,23 @@ class TenantQueue:
             heapq.heappush(self._early, (waiter.deadline_ms, self._entries, waiter))
         self._latest_ms = max(self._latest_ms, waiter.deadline_ms)
 
+    def moved(self, waiter: Waiter, deadline_ms: int) -> None:
+        """`waiter`, which waits here and keeps its place, has another deadline."""
+        waiter.deadline_ms = deadline_ms
+        self._latest_ms = max(self._latest_ms, deadline_ms)
+        self._deadlines_moved = True
+
     def first(self, now_ms: int, run_ms: int) -> Waiter | None:
         """The job whose turn it is; `run_ms` is the median run time, 0 if it is not known."""
         for queue in (self._retries, self._others):
             while queue and queue[0].gone:
                 queue.popleft()
+        if self._deadlines_moved:  # Rebuilt once, however many were moved: any of them may be early now.
+            self._deadlines_moved = False
+            left = (waiter for waiter in self._others if not waiter.gone)
+            self._early = [(waiter.deadline_ms, order, waiter) for order, waiter in enumerate(left)]
+            self._entries = len(self._early)
+            heapq.heapify(self._early)
         while self._early and self._early[0][2].gone:
             heapq.heappop(self._early)
         if self._retries:

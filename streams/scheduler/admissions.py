@@ -83,7 +83,9 @@ class Admissions:
             self._began(partition, key, state)
             return
         self._admission.ended(place, None, now_ms)
-        if isinstance(state, job.Finished | job.Absent):
+        if isinstance(state, job.Waiting | job.BackingOff):
+            self._admission.changed(place, asked_of(state.spec)[1], state.spec.deadline_at_ms)
+        else:
             self._admission.drop(place)
 
     def _began(self, partition: int, key: bytes, state: job.JobState) -> None:

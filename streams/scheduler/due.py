@@ -103,7 +103,7 @@ class DueIndex:
     def due(self, now_ms: int, limit: int, owned: Collection[int]) -> list[Due]:
         """Up to `limit` due keys of owned partitions, in order of time within a partition.
 
-        A key stays due until `taken` or the next `put`.
+        A key stays due until it is `taken` or put at a later time.
         """
         found: list[Due] = []
         for partition, heap in self._heaps.items():
@@ -127,10 +127,16 @@ class DueIndex:
         return in_memory or (later_ms is not None and later_ms <= due.due_ms)
 
     def taken(self, due: Due) -> None:
-        """Remove `due`, unless its key was put again: its `TimerFired` is in the log, or its row expects none."""
+        """Remove `due`: its timer is about to be made. What is put from now on stays."""
         dues = self._dues.get(due.partition)
         if dues is not None and dues.get(due.key) == due.due_ms:
             del dues[due.key]
+
+    def again(self, due: Due) -> None:
+        """Put `due` back, unless its key was put meanwhile: the log did not take its timer."""
+        dues = self._dues.get(due.partition)
+        if dues is not None and due.key not in dues:
+            self.put(due.partition, due.key, due.due_ms)
 
     def next_due_ms(self) -> int | None:
         """A lower bound of the time of the next work; None without any."""

@@ -66,6 +66,8 @@ class JobTimers:
             self._index.put(due.partition, due.key, due_ms)
             return None
         if _turns(state) and now_ms < state.spec.deadline_at_ms:
+            if isinstance(granted, TooLate) and state.spec.deadline_at_ms - now_ms >= granted.needs_ms:
+                granted = None  # Its deadline was extended meanwhile.
             if not isinstance(granted, TooLate) and self._paused.hold(place, state.spec, now_ms):
                 self._give_back(place, granted, now_ms)
                 self._admission.drop(place)

@@ -91,24 +91,27 @@ class Scheduler:
         if not dues:
             return 0
         timers: list[Message] = []
+        fired: list[Due] = []
         for due in dues:
+            # Taken out first: a fact that is folded while the timers are published may make its key due again.
+            self._index.taken(due)
             timer = self._make_timer(due, self._rows.get(due.partition, due.key), now_ms)
-            if timer is None:
-                self._index.taken(due)
-            else:
+            if timer is not None:
                 timers.append(timer)
+                fired.append(due)
         try:
             await self._publisher.publish(timers)
         except BrokerUnavailableError as error:
-            # All keys stay due and are written again. The fold ignores the repeats.
+            # The keys are due again and their timers are written again. The fold ignores the repeats.
+            for due in fired:
+                self._index.again(due)
             log.warning(
                 "timers not acknowledged; writing them again", log=self._name, count=len(timers), error=str(error)
             )
             await asyncio.sleep(RETRY_WAIT_S)
             return 0
         failpoint("scheduler.timer.acked")
-        for due in dues:
-            self._index.taken(due)
+        for due in fired:
             metrics.SCHEDULER_LATENESS_SECONDS.observe((now_ms - due.due_ms) / 1000)
         metrics.TIMERS.labels(log=self._name).inc(len(timers))
         return len(dues)

@@ -53,6 +53,11 @@ def submit(running: Running, job_id: str, model: str = MODEL, *tags: str, **requ
     ask(f"{running.system.url}/v1/jobs", body, running.keys["acme"])
 
 
+def read(running: Running, path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(ask(f"{running.system.url}{path}", None, running.keys["acme"]))["data"]
+    return found
+
+
 def knows(running: Running) -> bool:
     """Whether the worker knows of one pause, by its own metrics."""
     return "backstop_pauses 1.0" in running.metrics("worker")
@@ -126,3 +131,42 @@ def test_many_jobs_are_planned_and_then_cancelled(running: Running) -> None:
     assert {running.creates_of(name, "acme") for name in names} == {0}, "what was never sent cost nothing"
     assert command(running, "jobs", "cancel", "--tag", tag)["count"] == 0
     command(running, "lanes", "resume", made["id"], "--why", "done")
+
+
+def test_open_jobs_are_changed_and_ended_ones_retried_once(running: Running) -> None:
+    tag, names = "night", [f"night-{number}" for number in range(JOBS)]
+    made = command(running, "lanes", "pause", "--tenant", "acme", "--tag", tag, "--unseen", "--why", "not now")
+    wait_until(lambda: knows(running), 10, "a worker that knows the pause")
+    for name in names:
+        submit(running, name, MODEL, tag)
+    submit(running, "endless", OTHER, metadata={"sim_fault": "run_stuck_in_progress"})
+    wait_until(lambda: status(running, names[-1]) == "backing_off", 60, "a tagged job that waits")
+    wait_until(lambda: status(running, "endless") == "running", 60, "a job that runs")
+
+    assert command(running, "jobs", "change", "--tag", tag, "--priority", "bulk")["count"] == JOBS
+    changes = ("jobs", "change", "--tag", tag, "--priority", "bulk", "--deadline", "3h")
+    assert command(running, *changes, "--execute", "--why", "for the night", "--by", "Ann")["changed"] == JOBS
+    shown = lambda name: command(running, "jobs", "show", name)  # noqa: E731
+    wait_until(lambda: shown(names[0]).get("priority") == "bulk", 30, "a job that shows its priority")
+    facts = read(running, f"/v1/jobs/{names[0]}/timeline")
+    (told,) = [fact["summary"] for fact in facts if fact["kind"] == "job_changed"]
+    assert (told["why"], told["by"], told["priority"]) == ("for the night", "Ann", "bulk")
+
+    command(running, "jobs", "change", "endless", names[0], "--deadline", "1767225600000", "--execute", "--why", "over")
+    for name in ("endless", names[0]):
+        wait_until(lambda each=name: status(running, each) == "expired", 60, name)  # type: ignore[misc]
+    assert shown("endless")["reason"]["message"].startswith("its deadline was moved to a time that has passed: over")
+
+    command(running, "lanes", "resume", made["id"], "--why", "done")
+    for name in names[1:]:
+        wait_until(lambda each=name: status(running, each) == "completed", 90, name)  # type: ignore[misc]
+    assert command(running, "jobs", "retry", "--tag", tag)["count"] == 1
+    retry = ("jobs", "retry", names[0], "--execute", "--why", "a second chance")
+    assert command(running, *retry)["retried"] == 1
+    command(running, *retry)
+    (again,) = [job for job in read(running, f"/v1/jobs?tag={tag}") if "retry_of" in job]
+    assert again["retry_of"] == names[0]
+    wait_until(lambda: status(running, again["job_id"]) == "completed", 90, "the retry")
+    assert (running.creates_of(names[0], "acme"), running.creates_of(again["job_id"], "acme")) == (0, 1)
+    assert command(running, "jobs", "retry", "--tag", tag)["retried_before"] == 1
+    assert status(running, names[0]) == "expired", "the ended job keeps its one result"

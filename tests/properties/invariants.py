@@ -6,7 +6,7 @@ from typing import Any
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.commands import CancelResponse, CreateResponse
-from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled, JobTimerFired
+from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled, JobChanged, JobTimerFired
 from schemas.responses import ResponseClaimed, ResponseReleased, ResponseTimerFired
 from schemas.results import JobResult
 from streams.fold import job
@@ -129,7 +129,9 @@ class Invariants:
         assert len(told) == 1, f"I2: {len(told)} results of {result.job_id}"
         assert result.tenant == TENANTS[result.job_id], "I9: the result goes to another tenant"
         if result.outcome == "expired":
-            assert event.at_ms >= before.spec.deadline_at_ms, "a job expired before its deadline"
+            moved_ms = event.deadline_at_ms if isinstance(event, JobChanged) else None
+            deadline_ms = before.spec.deadline_at_ms if moved_ms is None else moved_ms
+            assert event.at_ms >= deadline_ms, "a job expired before its deadline"
         if result.outcome == "completed":
             assert result.response is not None
             won = [brief.response_id for brief in result.attempts if brief.outcome == "completed"]

@@ -211,13 +211,14 @@ def run(
     examples: int = EXAMPLES,
     nth: int = 0,
     shrink: bool = True,
+    machine: type[Machine] = Machine,
 ) -> None:
     """Run the machine against these folds. The seed is `nth`; with `BACKSTOP_EXAMPLES` set, each run draws anew.
 
     :raises AssertionError: an invariant does not hold. Its message holds the steps that lead there.
     """
 
-    class Run(Machine):
+    class Run(machine):  # type: ignore[misc, valid-type]  # a class that is handed in
         pass
 
     Run.job_step, Run.response_step, Run.coverage = job_step, response_step, coverage
@@ -232,5 +233,5 @@ def run(
         report_multiple_bugs=False,
         phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
     )
-    machine = Run if "BACKSTOP_EXAMPLES" in os.environ else seed(nth)(Run)
-    run_state_machine_as_test(machine, settings=chosen)
+    seeded = Run if "BACKSTOP_EXAMPLES" in os.environ else seed(nth)(Run)
+    run_state_machine_as_test(seeded, settings=chosen)

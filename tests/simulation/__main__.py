@@ -24,9 +24,9 @@ def describe(outcome: Outcome, jobs: int) -> str:
     return "\n".join([*lines, f"again: python -m tests.simulation --seed {outcome.seed} --jobs {jobs} --trace"])
 
 
-def _one(seed: int, jobs: int, wrong: Wrong, trace: bool) -> int:
+def _one(seed: int, jobs: int, wrong: Wrong, trace: bool, operators: bool) -> int:
     prepare()
-    outcome = simulate(seed, jobs, wrong, trace=trace)
+    outcome = simulate(seed, jobs, wrong, trace=trace, operators=operators)
     if trace:
         print("\n".join(outcome.steps))
     if outcome.violations:
@@ -42,7 +42,9 @@ def _many(arguments: argparse.Namespace, wrong: Wrong) -> int:
     seeds = [*kept, *(seed for seed in range(int(first), int(end)) if seed not in kept)]
     met: Counter[str] = Counter()
     failed = 0
-    for done, outcome in enumerate(run_many(seeds, arguments.jobs, wrong, arguments.processes), start=1):
+    for done, outcome in enumerate(
+        run_many(seeds, arguments.jobs, wrong, arguments.processes, operators=arguments.operators), start=1
+    ):
         met.update(outcome.met)
         if done % PROGRESS_EVERY == 0:
             print(f"{done} of {len(seeds)} seeds, {failed} failed", file=sys.stderr, flush=True)
@@ -67,6 +69,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=50)
     parser.add_argument("--trace", action="store_true", help="with --seed: every step")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--operators", action="store_true", help="limits, priorities, and changes and retries of jobs")
     parser.add_argument("--met", action="store_true", help="with --seeds: how often each thing was met")
     parser.add_argument(
         "--must-meet", action="store_true", help="with --seeds: fail if anything of must_meet.txt was not met"
@@ -75,7 +78,7 @@ def main() -> int:
     arguments = parser.parse_args()
     wrong = Wrong(**{arguments.wrong: True}) if arguments.wrong else Wrong()
     if arguments.seed is not None:
-        return _one(arguments.seed, arguments.jobs, wrong, arguments.trace)
+        return _one(arguments.seed, arguments.jobs, wrong, arguments.trace, arguments.operators)
     return _many(arguments, wrong)
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from streams.policy.limits import NO_LIMITS, LimitRules
+
 EPOCH_MS = 1_750_000_000_000
 """The time at which virtual time begins."""
 
@@ -115,6 +117,9 @@ class Chaos:
     ) -> None:
         """`aimed`: fields of the mixture that a test sets instead of the seed."""
         self.random = Random(f"chaos {seed}")
+        self.seed = seed
+        self.limits: LimitRules = NO_LIMITS
+        """The limits of all processes."""
         outlast = Random(f"outlast {seed}").choice((0.0, 0.5))
         self.mixture = replace(draw_mixture(self.random), outlast=outlast, **(aimed or {}))
         self.loop = loop

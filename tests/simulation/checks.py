@@ -173,7 +173,7 @@ class Checks:
 
     def _nothing_stuck(self) -> None:
         """I5."""
-        now_ms = self._system._now_ms()
+        now_ms = self._system.now_ms()
         for key, state in self._jobs.states.items():
             if isinstance(state, job.Waiting | job.Active | job.BackingOff):
                 over_ms = now_ms - state.spec.deadline_at_ms

@@ -38,10 +38,14 @@ def prepare() -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
-def run_many(seeds: Sequence[int], jobs: int, wrong: Wrong, processes: int) -> Iterator[Outcome]:
+def run_many(
+    seeds: Sequence[int], jobs: int, wrong: Wrong, processes: int, *, operators: bool = False
+) -> Iterator[Outcome]:  # fmt: skip
     if processes == 1:
         prepare()
-        yield from (simulate(seed, jobs, wrong) for seed in seeds)
+        yield from (simulate(seed, jobs, wrong, operators=operators) for seed in seeds)
         return
     with multiprocessing.get_context("spawn").Pool(processes, initializer=prepare) as pool:
-        yield from pool.imap_unordered(partial(simulate, jobs=jobs, wrong=wrong), seeds, chunksize=CHUNK)
+        yield from pool.imap_unordered(
+            partial(simulate, jobs=jobs, wrong=wrong, operators=operators), seeds, chunksize=CHUNK
+        )

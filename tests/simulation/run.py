@@ -35,7 +35,7 @@ def quiet() -> None:
 
 def simulate(
     seed: int, jobs: int, wrong: Wrong = RIGHT, *, trace: bool = False, aimed: Mapping[str, Any] | None = None,
-    poll_at: Callable[[System], None] | None = None,
+    poll_at: Callable[[System], None] | None = None, operators: bool = False,
 ) -> Outcome:  # fmt: skip
     """`aimed`: see `Chaos`. `poll_at` is called with the invariants' checks, for what one test wants to count
     besides.
@@ -45,7 +45,7 @@ def simulate(
     chaos = Chaos(seed, loop, trace=trace, aimed=aimed)
     violations: list[str] = []
     try:
-        system = System(chaos, jobs, wrong, learned=aimed is None and seed % 2 == 1)
+        system = System(chaos, jobs, wrong, learned=aimed is None and seed % 2 == 1, operators=operators)
 
         def check() -> None:
             violations.extend(str(violation) for violation in Checks(system, chaos.met).run())

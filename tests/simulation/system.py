@@ -17,6 +17,7 @@ from streams.submission import PreparedAdoption, SubmissionPolicy, prepare, to_a
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
 from tests.simulation.chaos import Chaos, Life
+from tests.simulation.operators import LIMITS, Operators, turn_of
 from tests.simulation.ports import Publisher
 from tests.simulation.provider import Provider
 from tests.simulation.tables import LocalStores, compacted, rebuilt
@@ -50,9 +51,14 @@ class Upstream:
 
 
 class System:
-    def __init__(self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False) -> None:
+    def __init__(
+        self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False, operators: bool = False
+    ) -> None:  # fmt: skip
         """:param learned: polls come by the learned schedule."""
         self.chaos = chaos
+        self._operators = Operators(self, chaos.seed) if operators else None
+        if operators:
+            chaos.limits = LIMITS
         self._learned = learned
         self._jobs = jobs
         self.wrong = wrong
@@ -119,6 +125,7 @@ class System:
         submit = Submit(
             job_id=job_id, request={"model": "m", "input": text},
             timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)), tags=(job_id,),
+            **(turn_of(chaos.seed, job_id) if self._operators else {}),
         )  # fmt: skip
         self.upstream.bodies[job_id] = submit
         by_http = random.random() < 0.3
@@ -139,8 +146,8 @@ class System:
             if random.random() < 0.5:
                 self._put("requests", job_id, canonical(cancel.model_dump(mode="json", exclude_none=True)))
             else:
-                await self._say(
-                    to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms())
+                await self.say(
+                    to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self.now_ms())
                 )
         elif odd < 0.21:
             await self._spoil(job_id)
@@ -159,14 +166,12 @@ class System:
         prepared = PreparedAdoption(Adopt(response_id=response_id, timeout_ms=timeout_ms))
         job_id, cancelled = prepared.given_job_id, random.random() < 0.2
         for _ in range(random.choice((1, 1, 2))):
-            fact = to_adopted(prepared, job_id=job_id, tenant=DEFAULT_TENANT, at_ms=self._now_ms(), policy=self.policy)
-            if await self._say(fact):
-                self.upstream.acknowledged[job_id] = self._now_ms() + timeout_ms
+            fact = to_adopted(prepared, job_id=job_id, tenant=DEFAULT_TENANT, at_ms=self.now_ms(), policy=self.policy)
+            if await self.say(fact):
+                self.upstream.acknowledged[job_id] = self.now_ms() + timeout_ms
         if cancelled:
             cancel = Cancel(type="cancel", job_id=job_id)
-            await self._say(
-                to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms())
-            )
+            await self.say(to_cancel(cancel, job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self.now_ms()))
 
     async def _by_kafka(self, job_id: str, submit: Submit, *, counts: bool = True) -> None:
         self._put("requests", job_id, canonical(submit.model_dump(mode="json", exclude_none=True)))
@@ -175,15 +180,15 @@ class System:
 
     async def _by_http(self, job_id: str, submit: Submit) -> None:
         fact = await to_submitted(
-            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self._now_ms(),
-            policy=self.policy, bodies=Bodies(self.blobs, INLINE_BYTES_MAX),
+            prepare(submit), job_id=job_id, tenant=DEFAULT_TENANT, ingress="http", at_ms=self.now_ms(),
+            policy=self.policy, bodies=Bodies(self.blobs, INLINE_BYTES_MAX), limits=self.chaos.limits,
         )  # fmt: skip
-        if await self._say(fact):
+        if await self.say(fact):
             self._promised(job_id, submit, late_ms=0)
 
     def _promised(self, job_id: str, submit: Submit, late_ms: int) -> None:
         """`late_ms`: the greatest delay of intake. A job's timeout begins when intake takes it."""
-        deadline_ms = self._now_ms() + late_ms + (submit.timeout_ms or 0)
+        deadline_ms = self.now_ms() + late_ms + (submit.timeout_ms or 0)
         self.upstream.acknowledged[job_id] = max(self.upstream.acknowledged.get(job_id, 0), deadline_ms)
 
     async def _spoil(self, job_id: str) -> None:
@@ -200,13 +205,13 @@ class System:
         if topic == "requests":
             key = f"poison-{key}"
             named = "a" if value and b'"job_id"' in value else key
-            self.upstream.acknowledged[named] = self._now_ms()
+            self.upstream.acknowledged[named] = self.now_ms()
         self._put(topic, key, value)
 
     def _put(self, topic: str, key: str, value: bytes | None) -> None:
-        self.broker.append(topic, key.encode(), value, self._now_ms())
+        self.broker.append(topic, key.encode(), value, self.now_ms())
 
-    async def _say(self, message: Message) -> bool:
+    async def say(self, message: Message) -> bool:
         """Publish to the log as the receiver does, which answers only after the acknowledgement."""
         try:
             await Publisher(self._outside, self.broker, "receiver").publish([message])
@@ -214,7 +219,7 @@ class System:
             return False
         return True
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
         return self._outside.now_ms()
 
     # -- webhooks
@@ -226,9 +231,9 @@ class System:
 
     async def _deliver(self, accepted: Verified, body: bytes) -> None:
         for _ in range(WEBHOOK_TRIES_MAX):
-            message = to_message(accepted, body, self._now_ms(), _RULES, 32)
+            message = to_message(accepted, body, self.now_ms(), _RULES, 32)
             assert message is not None, "the event is of a response"
-            if await self._say(message):
+            if await self.say(message):
                 return
             await asyncio.sleep(3.0)
 
@@ -247,6 +252,8 @@ class System:
             Random(random.random())
             for _ in range(self._jobs // chaos.mixture.adopted_per if chaos.mixture.adopted_per else 0)
         ]
+        if self._operators is not None:
+            self._tasks.append(create(self._operators.run()))
         self._tasks += [create(self._adopt(number, own)) for number, own in enumerate(drawn)]
         await asyncio.sleep(chaos.mixture.faults_end_s)
         while self.upstream.done < self._jobs:
@@ -266,7 +273,7 @@ class System:
         self._outside.immortal = True
 
     def _last_deadline_s(self) -> float:
-        now_s, now_ms = self.chaos.loop.time(), self._now_ms()
+        now_s, now_ms = self.chaos.loop.time(), self.now_ms()
         last_ms = max(self.upstream.acknowledged.values(), default=now_ms)
         return now_s + max(0, last_ms - now_ms) / 1000
 

@@ -24,7 +24,6 @@ from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.openai.provider import OpenAIProvider
 from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
-from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy
 from streams.results import ResultsFencedError
 from streams.scheduler.admissions import Admissions
@@ -313,6 +312,7 @@ class Worker:
         for record in records:
             messages += await take_request(
                 record, tenant=DEFAULT_TENANT, now_ms=self.life.now_ms(), policy=self._policy, bodies=self._bodies,
+                limits=self.life.chaos.limits,
             )  # fmt: skip
         await publish(self._intake, messages, "intake")
 
@@ -323,7 +323,6 @@ class FoldParts:
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
         who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
-        limits: LimitRules = NO_LIMITS,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
@@ -332,7 +331,7 @@ class FoldParts:
         self.rows.watch(IndexedRows(fold, self.index))
         if learning is not None:
             self.rows.watch(learning)
-        self.admission = Admission(limits, "a")
+        self.admission = Admission(life.chaos.limits, "a")
         self.admissions = Admissions(self.admission, life.now_ms, broker.partitions)
         if fold is JOB_FOLD:
             self.rows.watch(self.admissions)

@@ -11,6 +11,7 @@ from schemas.jobs import (
     AttemptUnknown,
     CancelRequested,
     JobAdmitted,
+    JobChanged,
     JobFoundTooLate,
     JobPolicy,
     JobRefused,
@@ -21,6 +22,7 @@ from schemas.jobs import (
 from schemas.responses import (
     PollFailed,
     ResponseClaimed,
+    ResponseDeadlineMoved,
     ResponseObserved,
     ResponseReleased,
     ResponseTimerFired,
@@ -118,6 +120,19 @@ def cancel_requested(at_ms: int, **changes: Any) -> CancelRequested:
         "ingress": "http",
     }
     return CancelRequested(**{**given, **changes})
+
+
+def job_changed(at_ms: int, **changes: Any) -> JobChanged:
+    """Names neither priority nor deadline, where `changes` names none."""
+    given: dict[str, Any] = {
+        "id": f"{changes.get('job_id', JOB)}/changed/{at_ms}",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "tenant": TENANT,
+        "ingress": "http",
+        "why": "night run",
+    }
+    return JobChanged(**{**given, **changes})
 
 
 def accepted(at_ms: int, attempt: int = 1, response_id: str = RESP, **changes: Any) -> AttemptAccepted:
@@ -226,6 +241,19 @@ def claimed(at_ms: int, response_id: str = RESP, **changes: Any) -> ResponseClai
 
 def released(at_ms: int, response_id: str = RESP, job_id: str = JOB) -> ResponseReleased:
     return ResponseReleased(id=f"{response_id}/released", at_ms=at_ms, response_id=response_id, job_id=job_id)
+
+
+def deadline_moved(at_ms: int, deadline_at_ms: int, change: int = 1, **changes: Any) -> ResponseDeadlineMoved:
+    response_id = changes.get("response_id", RESP)
+    given: dict[str, Any] = {
+        "id": f"{response_id}/deadline/{change}",
+        "at_ms": at_ms,
+        "response_id": response_id,
+        "job_id": JOB,
+        "last_poll_at_ms": deadline_at_ms - 10_000,
+        "change": change,
+    }
+    return ResponseDeadlineMoved(**{**given, **changes})
 
 
 def observed(

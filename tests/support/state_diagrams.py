@@ -28,7 +28,9 @@ from tests.support.builders import (
     adoption_refused,
     cancel_requested,
     claimed,
+    deadline_moved,
     found_too_late,
+    job_changed,
     job_timer,
     observed,
     poll_failed,
@@ -130,6 +132,8 @@ def _job_facts(state: job.JobState) -> Iterator[tuple[str, Message]]:
     yield "ResponseAdopted", adopted()
     yield "JobRefused", refused()
     yield "CancelRequested", cancel_requested(AT)
+    yield "JobChanged", job_changed(AT, priority="bulk", deadline_at_ms=DEADLINE)
+    yield "JobChanged (deadline passed)", job_changed(AT, deadline_at_ms=AT)
     yield "AdoptionRefused", adoption_refused(AT)
     yield (
         "UsageBooked",
@@ -163,6 +167,7 @@ def _response_facts(state: response.ResponseState) -> Iterator[tuple[str, Messag
     yield "ResponseClaimed (of an adoption)", claimed(AT, made_elsewhere=True)
     yield "ResponseClaimed (of an adoption)", claimed(AT, made_elsewhere=True, job_id="x")
     yield "ResponseReleased", released(AT)
+    yield "ResponseDeadlineMoved", deadline_moved(AT, DEADLINE)
     yield "PollFailed", poll_failed(AT, next_poll_at_ms=AT + 1)
     for late_ms in (0, 200_000, 1_000_000):
         yield "ResponseObserved (running)", observed(AT + late_ms, "running", raw_status="queued")

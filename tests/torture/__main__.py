@@ -29,6 +29,7 @@ def main() -> int:
         folder=folder, jobs=arguments.jobs, minutes=arguments.minutes, seed=arguments.seed, workers=arguments.workers,
         faults=arguments.faults, short=arguments.short, breaks=not arguments.calm,
         timeout_ms=int(arguments.timeout * 1000), limits=arguments.limits,
+        operators=arguments.operators,
     )  # fmt: skip
     code = NOT_RUN
 
@@ -76,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=60.0, help="deadline of each job in seconds")
     parser.add_argument("--faults", default="torture", help="the simulator's profile")
     parser.add_argument("--limits", default="", help="as BACKSTOP_LIMITS; jobs then have priorities and start times")
+    parser.add_argument("--operators", action="store_true", help="pause, change and retry jobs in bulk meanwhile")
     parser.add_argument("--short", action="store_true", help="each kind of trouble once")
     parser.add_argument("--calm", action="store_true", help="break nothing but the provider, for comparison")
     parser.add_argument("--report", type=Path, help="Markdown; the JSON goes beside it")

@@ -74,6 +74,8 @@ class Plan:
     """Large faults to go through, again and again, by name; empty for all, drawn."""
     limits: str = ""
     """As `BACKSTOP_LIMITS`. With limits, jobs have priorities, and some begin later."""
+    operators: bool = False
+    """Whether operators pause models, change priorities and deadlines, and retry ended jobs meanwhile."""
     patch: Path | None = None
     """A bug to plant into the copy of the code that the processes run from."""
 

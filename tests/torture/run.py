@@ -16,6 +16,7 @@ from tests.torture.driver import Driver, Submitted
 from tests.torture.evidence import Evidence, read_rest, settle
 from tests.torture.failpoint_deck import FAILPOINTS, REBUILD, FailpointDeck
 from tests.torture.judge import Verdict, judge
+from tests.torture.operators import Operators
 from tests.torture.plan import Plan
 from tests.torture.rebuild import rebuild_says
 from tests.torture.rig import Rig, running
@@ -61,7 +62,7 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
         tell(f"all up after {seconds['start']:.1f} s; {plan.jobs} jobs at {plan.rate_per_s:.1f} a second")
         driver, schedule = Driver(rig, make_clock()), Schedule(rig, tell, deck)
         began_s = monotonic_s()
-        await _break_it(plan, driver, schedule, deck)
+        await _break_it(plan, driver, schedule, deck, Operators(rig, make_clock()))
         seconds["broken"] = monotonic_s() - began_s
         tell(f"healed; {len(driver.seen.acknowledged)} jobs acknowledged, waiting for what is open")
         healed_at_ms = make_clock()()
@@ -77,14 +78,22 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
     return outcome
 
 
-async def _break_it(plan: Plan, driver: Driver, schedule: Schedule, deck: FailpointDeck) -> None:
+async def _break_it(
+    plan: Plan, driver: Driver, schedule: Schedule, deck: FailpointDeck, operators: Operators
+) -> None:  # fmt: skip
     submitting = asyncio.create_task(driver.run(), name="driver")
+    operating = asyncio.create_task(operators.run() if plan.operators else asyncio.sleep(0), name="operators")
     try:
         if plan.breaks:
             deck.on = True
             await schedule.run()
             deck.on = False
         await schedule.heal()
+        if not plan.breaks:
+            await asyncio.wait({submitting}, timeout=plan.minutes * 60)
+        operating.cancel()
+        await asyncio.gather(operating, return_exceptions=True)
+        schedule.done.faults.update(operators.done)
         try:
             async with asyncio.timeout(SUBMIT_WITHIN_S + plan.minutes * 60):
                 await submitting
@@ -93,7 +102,8 @@ async def _break_it(plan: Plan, driver: Driver, schedule: Schedule, deck: Failpo
     finally:
         deck.on = False
         submitting.cancel()
-        await asyncio.gather(submitting, return_exceptions=True)
+        operating.cancel()
+        await asyncio.gather(submitting, operating, return_exceptions=True)
 
 
 async def _poll(

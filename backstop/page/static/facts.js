@@ -6,7 +6,8 @@ import { clock, count, span } from "./words.js";
 const of = (fact) => `attempt ${fact.attempt}`;
 const because = (fact) => (fact.code ? ` (${fact.code})` : "");
 const KINDS = {
-  job_submitted: ["Job", "up", "go", (f) => `submitted over ${f.ingress}`],
+  job_submitted: ["Job", "up", "go",
+    (f) => `submitted over ${f.ingress}${f.retry_of ? `, to repeat ${f.retry_of}` : ""}`],
   response_adopted: ["Job", "up", "go", (f) => `${f.response_id} adopted over ${f.ingress}`],
   adoption_refused: ["Job", "cross", "bad", (f) => `${f.response_id} belongs to another job`],
   job_refused: ["Job", "cross", "bad", (f) => `refused: ${f.code}`],
@@ -15,6 +16,9 @@ const KINDS = {
     (f) => `has its turn${f.waited_for && f.waited_for !== "turn" ? `, after a wait for ${f.waited_for}` : ""}`],
   job_found_too_late: ["Job", "cross", "bad", (f) => `too little time left: runs take ${span(f.needs_ms)} or more`],
   cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.ingress}`],
+  job_changed: ["Job", "tick", "warn", (f) => `changed: ${[f.priority && `priority ${f.priority}`,
+    f.deadline_at_ms && `deadline ${clock(f.deadline_at_ms)}`].filter(Boolean).join(", ")}, as ${f.why}${
+    f.by ? ` (by ${f.by})` : ""}`],
   job_result: ["Job", "flag", "go", (f) => `result published: ${f.outcome}${because(f)}`],
   attempt_accepted: ["Attempt", "up", "go",
     (f) => `${of(f)} accepted as ${f.response_id}${f.adopted ? ", adopted" : ""}`],
@@ -28,6 +32,7 @@ const KINDS = {
   usage_booked: ["Attempt", "tick", "still",
     (f) => `${of(f)}: ${count(f.output_tokens ?? 0, "output token")} booked after the result`],
   response_released: ["Poll", "cross", "warn", (f) => `no job waits for ${f.response_id}: it is cancelled`],
+  response_deadline_moved: ["Poll", "tick", "still", (f) => `polled until ${clock(f.last_poll_at_ms)} from now on`],
   response_observed: ["Poll", "dot", "go", (f) => `poll: ${f.status ?? f.outcome}${because(f)}`],
   poll_failed: ["Poll", "cross", "bad", (f) => `poll failed: ${f.reason}`],
   "responses/timer_fired": ["Poll", "tick", "still", () => "time for a poll"],

@@ -154,6 +154,8 @@ function summary(job) {
       href: `#/jobs?${new URLSearchParams({ tag })}` }, `#${tag}`)) : null],
     ["Submitted", h("span", { title: clock(job.submitted_at_ms, true) }, ago(job.submitted_at_ms))],
     ["Deadline", !job.terminal && job.deadline_at_ms && ago(job.deadline_at_ms)],
+    ["Priority", job.priority], ["Repeats", job.retry_of && h("a",
+      { href: `#/jobs/${encodeURIComponent(job.retry_of)}` }, job.retry_of)],
     ["Took", job.finished_at_ms && span(job.finished_at_ms - job.submitted_at_ms)],
     ["Attempts", job.attempts ? `${job.attempts}${rejections ? `, ${count(rejections, "refusal")}` : ""}` : null],
     ["Found by", job.found_by], ["Queued", timings?.queued_ms !== undefined && timings.queued_ms !== null &&

@@ -18,7 +18,7 @@ from schemas.deliveries import (
     ResendAsked,
     ResendDone,
 )
-from schemas.jobs import JOB_FACT, ToldLimits, Turn, UsageBooked
+from schemas.jobs import JOB_FACT, RetryOf, ToldLimits, Turn, UsageBooked
 from schemas.lanes import LANE_FACT, CreateFailed, CreateServed, ProbeClaimed
 from schemas.partials import PARTIAL, PartialOutput
 from schemas.pauses import PAUSE_FACT, CreatesPaused, CreatesResumed, PauseScope
@@ -73,6 +73,9 @@ MESSAGES: tuple[Message, ...] = (
     b.submitted(turn=Turn(waits=True, priority="bulk", not_before_ms=9, request_bytes=4, output_tokens_max=5)),
     b.admitted(5),
     b.found_too_late(5),
+    b.job_changed(5, priority="bulk", deadline_at_ms=9, by="Ann", asked_by="0123456789ab"),
+    b.submitted(retry=RetryOf(job_id="acme:job_0", why="again", by="Ann")),
+    b.deadline_moved(5, 20_000),
     b.cancel_requested(5, reason="tired"),
     b.accepted(5, adopted=True, sent_at_ms=4, provider_request_id="req_1"),
     b.accepted(5, stream=True),

@@ -1,4 +1,4 @@
-"""`backstop lanes` and `jobs cancel` refuse what names nothing, or two things, before they ask the API."""
+"""`backstop lanes` and `jobs cancel | change | retry` refuse what names nothing, or two things, without the API."""
 
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +18,15 @@ from backstop.cli.main import app
         (("jobs", "cancel", "a", "--model", "m"), "not both"),
         (("jobs", "cancel", "--model", "m", "--execute"), "give a reason with --why"),
         (("jobs", "cancel", "--all", "--execute", "--why", " "), "give a reason with --why"),
+        (("jobs", "change", "--all"), "give --priority, --deadline or both"),
+        (("jobs", "change", "--priority", "bulk"), "give ids of jobs, or --session"),
+        (("jobs", "change", "--all", "--priority", "urgent"), "interactive"),
+        (("jobs", "change", "--all", "--deadline", "soon"), "not a time"),
+        (("jobs", "change", "a", "--tag", "t", "--priority", "bulk"), "not both"),
+        (("jobs", "change", "--all", "--priority", "bulk", "--execute"), "give a reason with --why"),
+        (("jobs", "retry"), "give ids of jobs, or --session"),
+        (("jobs", "retry", "a", "--all"), "not both"),
+        (("jobs", "retry", "--all", "--execute"), "give a reason with --why"),
     ],
 )
 def test_what_names_nothing_is_refused(arguments: tuple[str, ...], told: str) -> None:

@@ -2,19 +2,33 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from backstop.readmodel.prices import read_prices
+from backstop.runtime.blobs import Bodies, FolderBlobs
+from backstop.runtime.claims import FolderClaims
+from backstop.runtime.http.keys import TenantLimits
+from backstop.runtime.kafka.reporting import Reporting
+from receiver.access.quotas import Quotas, knows_no_load
 from receiver.app import _answer_with_problems
+from receiver.ingress.submissions import KnownIds, Submissions
 from receiver.limits import Limits
+from receiver.metrics import ReceiverMetrics
 from receiver.reads.bulk import add_bulk_routes
+from receiver.reads.bulk_retries import Retrying
 from receiver.reads.bulk_routes import BATCH_MAX, IDS_MAX
 from receiver.reads.lanes import Publishing
+from receiver.reads.lookups import DatabaseReads
 from schemas.jobs import CancelRequested
+from schemas.prompt_cache import CacheRule
+from streams.submission import SubmissionPolicy
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.backstop.readmodel.conftest import Bench
 from tests.unit.backstop.readmodel.logs import accepted, cancelled, rejected, settled, submitted, whole_job
@@ -23,18 +37,25 @@ from tests.unit.backstop.readmodel.serving import RIGHTS, Client, running, serve
 from tests.unit.backstop.readmodel.test_costs import DAY_MS, PRICES, TODAY
 
 NOW_MS = TODAY * DAY_MS + 5_000_000
+RULE = CacheRule(policy="shard", key="hot", shards=4)
+POLICY = SubmissionPolicy(prompt_cache_rules=(RULE,))
 ADMIN, OPERATOR = "read,operate,admin", "read,operate"
 
 
 class Api(Client):
-    def __init__(self, session: aiohttp.ClientSession, projection: Projection, publisher: MemoryPublisher) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, projection: Projection, publisher: MemoryPublisher, blobs: FolderBlobs
+    ) -> None:  # fmt: skip
         super().__init__(session, projection)
         self.published = publisher
+        self.blobs = blobs
 
-    async def ask(self, answered: int = 200, tenant: str = "default", scopes: str = OPERATOR, **body: Any) -> Any:
+    async def ask(
+        self, answered: int = 200, tenant: str = "default", scopes: str = OPERATOR, act: str = "cancel", **body: Any
+    ) -> Any:  # fmt: skip
         headers = {"X-Test-Tenant": tenant, "X-Test-Scopes": scopes}
         named = {("tenant" if name == "whose" else name): value for name, value in body.items()}
-        async with self.session.post("/v1/jobs/cancel", headers=headers, json=named) as answer:
+        async with self.session.post(f"/v1/jobs/{act}", headers=headers, json=named) as answer:
             assert answer.status == answered, await answer.text()
             return await answer.json(content_type=None)
 
@@ -47,12 +68,23 @@ class Api(Client):
 @asynccontextmanager
 async def api(bench: Bench) -> AsyncIterator[Api]:
     projection = await Projection(bench.another()).take_over()
-    publisher = MemoryPublisher()
-    app = web.Application(middlewares=[_answer_with_problems])
-    publishing = Publishing(publisher, Limits(publish_s=0.2))
-    add_bulk_routes(app, bench.another(), RIGHTS, lambda: NOW_MS, read_prices(PRICES), publishing)
-    async with served(app) as session:
-        yield Api(session, projection, publisher)
+    publisher, database, limits = MemoryPublisher(), bench.another(), Limits(publish_s=0.2)
+    app, registry = web.Application(middlewares=[_answer_with_problems]), CollectorRegistry()
+    with TemporaryDirectory() as folder:
+        blobs = FolderBlobs(Path(folder))
+        submissions = Submissions(
+            reporting=Reporting(publisher, ReceiverMetrics(registry), lambda: NOW_MS), bodies=Bodies(blobs, 1_000),
+            ids=KnownIds(FolderClaims(Path(folder)), lambda: True, DatabaseReads(database).find_job), policy=POLICY,
+            limits=limits,
+            quotas=Quotas(
+                lambda tenant: TenantLimits(open_jobs_max=3 if tenant == "small" else None), knows_no_load,
+                lambda: NOW_MS, registry,
+            ),
+        )  # fmt: skip
+        publishing, retrying = Publishing(publisher, limits), Retrying(submissions, blobs)
+        add_bulk_routes(app, database, RIGHTS, lambda: NOW_MS, read_prices(PRICES), publishing, retrying)
+        async with served(app) as session:
+            yield Api(session, projection, publisher, blobs)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from backstop.readmodel.lists import PLACED_MAX, sights_of
 from backstop.readmodel.places import GRANT_AGE_MS_MAX
+from backstop.readmodel.rows import Place
 from schemas.base import Priority
 from schemas.jobs import JobAdmitted, Turn
 from tests.unit.backstop.readmodel.conftest import Bench
@@ -47,6 +49,10 @@ def test_a_waiting_job_is_told_its_place_its_reason_and_about_how_long(run) -> N
             assert (await client.why("w5"))["turn"]["place"] == 1
             assert (await client.why("bulk"))["turn"] == {"priority": "bulk", "place": 1, "waiting": 1}
             assert (await client.why("theirs", tenant="acme"))["turn"]["waiting"] == 1
+            rows = [await client.projection.there(f"w{number}") for number in range(5, 20)]
+            sights = await client.projection.database.read(lambda conn: sights_of(conn, rows, NOW_MS))
+            assert sights["w5"].place == Place("m", "normal", 1, 15, "tokens_per_min", 500)
+            assert len(sights) == PLACED_MAX, "a long list shows the places of its first jobs"
             assert "turn" not in await client.why("w0")
 
     run(body)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from backstop.readmodel import ledger, queries
@@ -19,6 +19,7 @@ from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.spending import (
     COUNTS,
     GROUP,
+    NO_USAGE,
     RANK,
     SPEND_OUTCOMES,
     Spend,
@@ -196,7 +197,12 @@ def read(sums: Sums, by: Sequence[By]) -> CostsView:
     return costs(asked, rows(asked.about, columns_of(by)), rows("all", PRICED_BY), read_prices(SHIPPED_PRICES))
 
 
+SEARCHED = Spend("j", 1, "resp_1", 20_660, "unknown", 0, NO_USAGE, Terms(web_search_calls=2))
+ANSWERED = Spend("j", 1, "resp_1", 20_660, "running", 0, Usage(output_tokens=1), Terms())
+
+
 @given(st.lists(st.tuples(views, owners), max_size=8), st.lists(st.sampled_from(BYS), unique=True, min_size=1))
+@example([(SEARCHED, SpendOwner("acme", "gpt-5")), (ANSWERED, SpendOwner("acme", "gpt-5"))], ["outcome"])
 def test_the_groups_add_up_to_the_total(seen: list[tuple[Spend, SpendOwner]], by: list[By]) -> None:
     assume(not {"tag", "cache_key"}.issubset(by))
     sums: Sums = {}

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from backstop.readmodel.project import evolve
-from backstop.readmodel.rows import JobRow, Position, TimelineEntry, Wait
+from backstop.readmodel.rows import JobRow, Place, Position, TimelineEntry, Wait
 from backstop.readmodel.timeline import summarise
 from backstop.readmodel.view import job_view
-from backstop.readmodel.waits import MESSAGE_CHARS_MAX, idle_wait, sight_of
+from backstop.readmodel.waits import MESSAGE_CHARS_MAX, Sight, idle_wait, sight_of
+from backstop.readmodel.why import JobSituation, why
 from schemas.base import Message
 from schemas.jobs import Turn
 from schemas.responses import PollFailed, ResponseFact, ResponseTimerFired
@@ -186,3 +187,23 @@ def test_a_partition_without_a_worker_is_what_its_jobs_wait_for() -> None:
         "for": "worker", "since_ms": 5_147_000,
         "because": {"code": "no_worker", "message": "no worker holds partition 2 of jobs since 01:25:47 UTC"},
     }  # fmt: skip
+
+
+def test_a_job_that_waits_for_its_turn_shows_where_it_stands_as_why_tells_it() -> None:
+    row = row_of(submitted(turn=Turn(waits=True, priority="bulk")))
+    place = Place("gpt-5", "bulk", 312, 4_100, "tokens_per_min", 40_000)
+    told: Any = job_view(row, 3_000, Sight(place=place)).get("waiting")
+    assert told["because"] == {
+        "code": "tokens_per_min", "message": "Waiting: tokens_per_min of gpt-5, about 40 s, place 312 of 4,100 (bulk)"
+    }  # fmt: skip
+    assert told["turn"] == {
+        "priority": "bulk", "place": 312, "waiting": 4_100, "reason": "tokens_per_min", "about_ms": 40_000
+    }  # fmt: skip
+    assert told["because"]["message"] in why(JobSituation(decode_job_state(row.fold_state), 3_000, place=place))[1]
+
+
+def test_a_job_that_may_begin_now_waits_for_its_turn_and_no_longer_for_its_time() -> None:
+    row = row_of(submitted(turn=Turn(waits=True, not_before_ms=60_000)))
+    assert waits(row)["because"]["code"] == "not_before"
+    told = waits(row, now_ms=60_000)
+    assert (told["because"]["code"], told["since_ms"], told["until_ms"]) == ("turn", 60_000, DEADLINE_MS)

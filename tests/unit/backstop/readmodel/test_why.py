@@ -218,7 +218,8 @@ TAKEN = AdoptionRefused(id="x", at_ms=2_000, job_id="j", response_id="resp_1", m
         ((refused(),), "The job was rejected before any attempt: invalid, canary prompt"),
         (
             (adopted(), TAKEN),
-            "The job was rejected before any attempt: response_taken, It is another's, 1 s after its submission.",
+            ("The job was rejected, as it can't adopt the response: response_taken, It is another's, "
+            "1 s after its submission."),
         ),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from schemas.responses import (
     PollFailed,
     ResponseClaimed,
+    ResponseDeadlineMoved,
     ResponseObserved,
     ResponseReleased,
     ResponseTimerFired,
@@ -24,6 +25,7 @@ from tests.support.builders import (
     accepted,
     adoption_refused,
     claimed,
+    deadline_moved,
     observed,
     poll_failed,
     released,
@@ -330,6 +332,22 @@ CASES = (
         response_timer(AT + FORGET_AFTER),
         Step(Absent()),
     ),
+    ignored("a moved deadline of nothing is ignored", Absent(), deadline_moved(AT, T0), Ignored.UNKNOWN_KEY),
+    ignored("a moved deadline of an unclaimed response is stale", UNCLAIMED, deadline_moved(AT, T0), Ignored.STALE),
+    Case(
+        "a moved deadline moves the last poll before it",
+        RUNNING,
+        deadline_moved(AT, AT + 25_000),
+        Step(Running(replace(claim(), last_poll_at_ms=AT + 15_000, change=1), AT + 15_000)),
+    ),
+    ignored(
+        "a released response has no deadline to move",
+        replace(RUNNING, released_at_ms=AT),
+        deadline_moved(AT, T0),
+        Ignored.STALE,
+    ),
+    ignored("the deadline of another job moves nothing", RUNNING, deadline_moved(AT, T0, job_id="x"), Ignored.CONFLICT),
+    ignored("a moved deadline after the end is late", ENDED, deadline_moved(AT, T0), Ignored.LATE),
 )
 
 
@@ -340,7 +358,15 @@ def test_the_step_is_as_written_down(case: Case) -> None:
 
 def test_no_pair_of_state_and_fact_is_left_out() -> None:
     states = (Absent, Unclaimed, Running, Ended)
-    facts = (WebhookReceived, ResponseClaimed, ResponseReleased, ResponseObserved, PollFailed, ResponseTimerFired)
+    facts = (
+        WebhookReceived,
+        ResponseClaimed,
+        ResponseReleased,
+        ResponseDeadlineMoved,
+        ResponseObserved,
+        PollFailed,
+        ResponseTimerFired,
+    )
     assert {(type(case.given), type(case.when)) for case in CASES} == set(product(states, facts))
 
 

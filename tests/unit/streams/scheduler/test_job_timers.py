@@ -52,10 +52,10 @@ class Rig:
         self.timers.let_go([0])
         fired: list[Message] = []
         for due in self.index.due(now_ms, 1_000, [0]):
+            self.index.taken(due)
             timer = self.timers(due, self.rows.get(due.key), now_ms)
             if timer is not None:
                 fired.append(timer)
-            self.index.taken(due)
         assert all(not isinstance(timer, JobTimerFired) or timer.due_ms in (RETRY_AT, T0) for timer in fired)
         self.fired = fired
         return [timer.key for timer in fired]
