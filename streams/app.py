@@ -210,7 +210,9 @@ class Worker:
 
     def _group(self, topic: str, group: str) -> CommandGroup:
         timeout_ms = self._settings.group_session_timeout_ms
-        return CommandGroup(self._settings, topic=topic, group=group, session_timeout_ms=timeout_ms)
+        member = CommandGroup(self._settings, topic=topic, group=group, session_timeout_ms=timeout_ms)
+        self._publisher.tell(topic, member.landed)
+        return member
 
     async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
         try:

@@ -7,7 +7,7 @@ the batches in progress, commits, and then moves.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -230,6 +230,8 @@ class Worker:
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
         )
+        self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
+        self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
         self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes)
         self.responses = self._fold(RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks))
         self.consumer = FoldConsumer(
@@ -245,8 +247,6 @@ class Worker:
         client: Any = Client(life, provider, repeats=wrong.repeats_creates)
         unfollowed: Any = None
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
-        self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
-        self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
         access = ProviderAccess(openai, lanes, rate)
         creating, polling = (
             WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
@@ -295,6 +295,7 @@ class Worker:
         return FoldParts(
             self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
             self._learning if fold is RESPONSE_FOLD else None,
+            heard={"submissions": self._submissions.landed, "polls": self._poll_commands.landed},
         )  # fmt: skip
 
     def _recovered(self, mine: set[int]) -> None:
@@ -323,6 +324,7 @@ class FoldParts:
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
         who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
+        heard: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
@@ -337,8 +339,8 @@ class FoldParts:
             self.rows.watch(self.admissions)
         taken = self.admissions.taken if fold is JOB_FOLD else untaken if learning is None else learning.taken
         self._shell: FoldShell = wrong.shell()(
-            wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms, taken=taken,
+            wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name, heard),
+            results=results, index=self.index, now_ms=life.now_ms, taken=taken,
         )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
