@@ -27,7 +27,7 @@ WAITING_MAX = 1_000
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _HandedPartition:
     records: deque[Record] = field(default_factory=deque)
     """Without a gap between them."""
     quiet_until_ms: float = 0.0
@@ -37,11 +37,11 @@ class HandOver:
     """For one member of a group. Times are of any one clock."""
 
     def __init__(self) -> None:
-        self._partitions: dict[int, _Waiting] = {}
+        self._partitions: dict[int, _HandedPartition] = {}
 
     def begin(self, partitions: Iterable[int]) -> None:
         """A new assignment."""
-        self._partitions = {partition: _Waiting() for partition in partitions}
+        self._partitions = {partition: _HandedPartition() for partition in partitions}
 
     def landed(self, record: Record) -> bool:
         """A record of this process was acknowledged. Whether it waits for its reader; else a fetch brings it."""
