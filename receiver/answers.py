@@ -123,6 +123,8 @@ async def _sent(
 ) -> web.StreamResponse:  # fmt: skip
     answer = web.StreamResponse(status=response.status, reason=response.reason, headers=response.headers)
     answer.content_length = len(body)
+    if not request.content.is_eof():
+        answer.force_close()  # as any answer to a request whose body was not read
     try:
         async with asyncio.timeout(limits.stream_write_s + len(body) / limits.answer_bytes_per_s_min):
             await answer.prepare(request)

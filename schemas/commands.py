@@ -52,6 +52,8 @@ class RetrieveResponse(ResponseMessage):
     polls: Int64 = 0
     latency_class: LatencyClass | None = None
     """The poll policy knows the run times of this class."""
+    control: Literal[True] | None = None
+    """The next poll comes as if no webhook came."""
 
 
 class CancelResponse(ResponseMessage):

@@ -223,6 +223,8 @@ class AttemptAccepted(JobMessage):
     """When to poll for the first time; stamped by the writer's policy."""
     poll_basis: PollBasis | None = None
     latency_class: LatencyClass | None = None
+    control: Literal[True] | None = None
+    """Polled as if no webhook came, to measure how many are lost. Absent for all others."""
     provider_request_id: str | None = None
     stream: Literal[True] | None = None
     """The provider answered with a stream, so partial output can be followed. Absent otherwise."""

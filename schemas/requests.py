@@ -20,8 +20,12 @@ from pydantic import (
 from schemas.base import Priority, ResponseId, UnixMs
 from schemas.codec import deeper_than
 
-GivenJobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,100}$")]
-"""A job id that a client chose. No colon: `tenant:id` is the qualified form on the topics (`schemas.job_ids`)."""
+JOB_ID_CHARS_MAX = 100
+GIVEN_JOB_ID_PATTERN = r"^[.]*[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$"
+GivenJobId = Annotated[str, StringConstraints(pattern=GIVEN_JOB_ID_PATTERN, max_length=JOB_ID_CHARS_MAX)]
+"""A job id that a client chose. No colon: `tenant:id` is the qualified form on the topics (`schemas.job_ids`). Not of
+dots alone: clients remove `.` and `..` from a path, so no request could name the job.
+"""
 
 METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT = "backstop_job", "backstop_attempt", "backstop_tenant"
 METADATA_OURS = frozenset({METADATA_JOB, METADATA_ATTEMPT, METADATA_TENANT})
@@ -61,7 +65,7 @@ def _number(value: Any) -> Any:
 
 
 NUMBER = BeforeValidator(_number)
-SessionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
+SessionId = Annotated[str, StringConstraints(pattern=r"^[.]*[A-Za-z0-9_:\-][A-Za-z0-9_.:\-]*$", max_length=128)]
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 

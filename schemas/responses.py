@@ -57,6 +57,8 @@ class ResponseClaimed(ResponseMessage):
     tenant: TenantId
     poll_at_ms: UnixMs
     latency_class: LatencyClass | None = None
+    control: Literal[True] | None = None
+    """As in `AttemptAccepted`."""
     last_poll_at_ms: UnixMs
     """The latest time of a poll before the job's deadline (`LAST_POLL_LEAD_MS`)."""
     missing_grace_ms: SpanMs

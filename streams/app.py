@@ -93,7 +93,10 @@ class Worker:
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
         self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
         learned = settings.learned_polls()
-        self._webhooks = Webhooks(settings.poll_policy(), expected=settings.webhooks_expected, learned=learned)
+        self._webhooks = Webhooks(
+            settings.poll_policy(), expected=settings.webhooks_expected, learned=learned,
+            control_share=settings.poll_control_share,
+        )  # fmt: skip
         self._learning: PollLearning | None = None
         if learned is not None:
             self._learning = PollLearning(learned, self._access.rate, self._now_ms, self._reporting.metrics)

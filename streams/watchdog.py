@@ -40,7 +40,7 @@ class LogEnds(Protocol):
     """Asks where the logs end, over a connection of its own."""
 
     async def of(self, partitions: Collection[Partition]) -> Mapping[Partition, int] | None:
-        """The next offset to be written of each partition; None if no broker answers."""
+        """How far each partition can be read: not beyond a transaction that is open. None if no broker answers."""
 
     async def close(self) -> None: ...
 
@@ -150,8 +150,12 @@ class BrokerEnds:
             async with asyncio.timeout(self._timeout_s):
                 if self._consumer is None:
                     self._consumer = await started(
-                        AIOKafkaConsumer(**self._options, client_id="backstop-watchdog", enable_auto_commit=False)
-                    )
+                        AIOKafkaConsumer(
+                            **self._options, client_id="backstop-watchdog", enable_auto_commit=False,
+                            # As the worker reads: records behind an open transaction of a stranger are no stall.
+                            isolation_level="read_committed",
+                        )
+                    )  # fmt: skip
                 found = await self._consumer.end_offsets([TopicPartition(*partition) for partition in partitions])
         except (KafkaError, OSError, TimeoutError):
             await self.close()

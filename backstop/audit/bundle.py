@@ -132,7 +132,7 @@ def refold_bundle(path: Path) -> Contents:
 
     :raises ConfigurationError: the file is not a bundle, is truncated or changed, or has another format.
     """
-    bundle = _Bundle(path)
+    bundle = BundleReader(path)
     refolding = Refolding("")
     with sealed():
         for batch in bundle.batches():
@@ -143,10 +143,10 @@ def refold_bundle(path: Path) -> Contents:
 
 def read_bundle(path: Path) -> list[Record]:
     """All records, in memory. Errors as in `refold_bundle`."""
-    return [record for batch in _Bundle(path).batches() for record in batch]
+    return [record for batch in BundleReader(path).batches() for record in batch]
 
 
-class _Bundle:
+class BundleReader:
     """One pass over a file. `digests` is set after it."""
 
     def __init__(self, path: Path) -> None:

@@ -34,7 +34,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "job_refused": ("tenant", "code"),
     "cancel_requested": ("tenant", "ingress", "asked_by"),
     "job_changed": ("tenant", "asked_by", "priority", "deadline_at_ms", "why", "by"),
-    "attempt_accepted": ("attempt", "response_id", "status", "adopted", "poll_at_ms", "provider_request_id"),
+    "attempt_accepted": ("attempt", "response_id", "status", "adopted", "poll_at_ms", "control", "provider_request_id"),
     "attempt_rejected": ("attempt", "cause", "code", "http_status", "wait_ms"),
     "attempt_unknown": ("attempt", "reason"),
     "attempt_settled": ("attempt", "response_id", "status", "code", "found_by", "polls"),

@@ -1,4 +1,4 @@
-"""`backstop audit verify | timeline | state | export | import`: proofs from the topics. Writes to no topic."""
+"""`backstop audit verify | timeline | state | export | import | replay`: proofs from the topics. Writes to no topic."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,6 +13,7 @@ from backstop.audit import timeline as history
 from backstop.audit.bundle import TOPICS, Contents, read_bundle, refold_bundle, write_bundle
 from backstop.audit.trace import Fetch, Trace, from_records, from_topics, trace
 from backstop.audit.verify import verify as run_verify
+from backstop.cli.audit_replay import replay
 from backstop.cli.audit_text import (
     ENTRY_COLUMNS,
     PARTITION_COLUMNS,
@@ -32,6 +33,8 @@ from backstop.runtime.process.clock import make_clock
 from backstop.runtime.records import Record
 
 app = typer.Typer(help="Histories and proofs, from the topics alone.", no_args_is_help=True, add_completion=False)
+
+app.command()(replay)
 
 SETTLE_S = 10.0
 

@@ -30,6 +30,7 @@ SUBCOMMANDS = (
     "status",
     "lanes",
     "costs",
+    "report",
     "audit",
     "dlq",
     "topics",

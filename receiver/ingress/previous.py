@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from backstop.runtime.blobs import BlobStore, get_body
-from backstop.runtime.errors import BlobMissingError
+from backstop.runtime.blobs import BlobStore
 from receiver.ingress.submissions import APPEAR_POLL_S, AcceptedJob
 from receiver.lookups import JobReads, ReadsAwayError, SeenJob
 from receiver.problems import FieldError, Problem, Refusal, unavailable
+from receiver.stored_objects import StoredObjects
 from schemas.base import DEFAULT_TENANT
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.project_names import PREVIOUS
@@ -54,7 +54,7 @@ class PreviousResponses:
         self._accepted = accepted
         self._appear_s = appear_s
         self._reads = reads
-        self._blobs = blobs
+        self.stored = StoredObjects(blobs)
         self._policy = policy
         self._is_hidden = is_hidden
 
@@ -110,13 +110,11 @@ class PreviousResponses:
             raise _refused(f"#/{FIELD}", f"The response {given} has not ended yet; wait until it has.")
         if not has_answer(seen.result.outcome) or seen.result.response is None:
             raise _refused(f"#/{FIELD}", f"The response {given} ended as {seen.result.outcome} and can't be continued.")
-        try:
-            provided = await get_body(self._blobs, seen.result.response)
-        except BlobMissingError:
-            provided = None
-        if not isinstance(provided, dict) or not isinstance(provided.get("id"), str):
+        provided = await self.stored.of(seen.result.response)
+        provider_id = None if provided is None else provided.members.get("id")
+        if not isinstance(provider_id, str):
             raise _refused(f"#/{FIELD}", f"The output of the response {given} is no longer stored.")
-        return str(provided["id"])
+        return provider_id
 
     async def _seen(self, reads: JobReads, tenant: str, job_id: str) -> SeenJob | None:
         loop = asyncio.get_running_loop()

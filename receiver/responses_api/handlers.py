@@ -89,7 +89,7 @@ class _Began:
     response_id: str = ""
     document: dict[str, Any] = field(default_factory=dict)
     rest: bytes = b""
-    """Members that `document` lacks (`Shown.rest`)."""
+    """Members that `document` lacks (`ShownResponse.rest`)."""
     headers: dict[str, str] = field(default_factory=dict)
     listener: Listener | None = None
 

@@ -8,18 +8,16 @@ from typing import Any
 
 import orjson
 
-from backstop.runtime.blobs import BlobStore, get_body, get_data
-from backstop.runtime.errors import BlobMissingError, BlobStoreError
+from backstop.runtime.blobs import BlobStore
+from backstop.runtime.errors import BlobMissingError
 from receiver.ingress.previous import FIELD, PreviousResponses
 from receiver.ingress.submissions import APPEAR_POLL_S, Submissions
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError, SeenJob
 from receiver.responses_api.wire import ended_object, response_object
-from schemas.base import BlobBody, Body
 from schemas.codec import canonical
 from schemas.job_ids import qualified_job_id
 from schemas.statuses import JobOutcome, response_status
-from streams.large_requests import BYTES_MAX, LargeRequest, LargeRequests
 
 ECHOES_MAX = 2_000
 ECHO_BYTES_MAX = 16_384
@@ -52,7 +50,7 @@ class Responses:
         self._previous = previous
         self._blobs = blobs
         self._limits = limits
-        self._large = LargeRequests()
+        self._stored = previous.stored
         self._echoes: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._hidden: OrderedDict[str, None] = OrderedDict()
 
@@ -91,20 +89,19 @@ class Responses:
         seen = None if self._reads is None else await self._reads.job(tenant, qualified_job_id(tenant, response_id))
         return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
 
-    async def asked(self, request_sha256: str, *, small: bool = False) -> dict[str, Any] | None:
-        """The request as it was submitted, with `small` without its large members; None if it is not stored (any
-        more).
-        """
+    async def asked(self, request_sha256: str) -> dict[str, Any] | None:
+        """The request as it was submitted; None if it is not stored (any more)."""
         try:
-            data = await self._blobs.get(request_sha256)
-            if small and len(data) > BYTES_MAX:
-                read = await self._apart(data, "request")
-                return None if read is None else read.members
-            submission = orjson.loads(data)
+            submission = orjson.loads(await self._blobs.get(request_sha256))
         except (BlobMissingError, orjson.JSONDecodeError):
             return None
         request = submission.get("request") if isinstance(submission, dict) else None
         return request if isinstance(request, dict) else None
+
+    async def asked_in_short(self, request_sha256: str) -> dict[str, Any] | None:
+        """As `asked`, without the large members of a large request."""
+        read = await self._stored.member(request_sha256, "request")
+        return None if read is None else read.members
 
     async def hide(self, tenant: str, response_id: str) -> None:
         """Hide the response from reads, in all processes and permanently. Durable when it returns.
@@ -156,7 +153,7 @@ class Responses:
                 request=echo,
             )
             return ShownResponse(document, ended=False, request_sha256=sha256)
-        provided = None if result.response is None else await self._provided(result.response)
+        provided = None if result.response is None else await self._stored.of(result.response)
         document = ended_object(
             response_id, result, None if provided is None else provided.members,
             created_at_ms=seen.submitted_at_ms, request=echo, previous_response_id=echo.get(FIELD),
@@ -167,29 +164,12 @@ class Responses:
         rest = b"" if provided is None else provided.rest
         return ShownResponse(document, True, sha256, finished_at_ms, result.outcome, rest)
 
-    async def _apart(self, data: bytes | memoryview, member: str | None = None) -> LargeRequest | None:
-        """:raises BlobStoreError: there is no process for it now."""
-        try:
-            return await self._large.read(data, member)
-        except OSError as error:
-            raise BlobStoreError(f"a large body can't be read now: {error}") from error
-
-    async def _provided(self, body: Body) -> LargeRequest | None:
-        """The provider's object; None if it is no longer stored. A large one is read apart."""
-        try:
-            if isinstance(body, BlobBody) and body.size_bytes > BYTES_MAX:
-                return await self._apart(await get_data(self._blobs, body))
-            value = await get_body(self._blobs, body)
-        except BlobMissingError:
-            return None
-        return LargeRequest(value, b"") if isinstance(value, dict) else None
-
     async def _echo(self, tenant: str, request_sha256: str) -> Mapping[str, Any]:
         """The request without its input, with Backstop's id as `previous_response_id`; empty if it is not stored."""
         remembered = self._echoes.get(f"{tenant}\n{request_sha256}")
         if remembered is not None:
             return remembered
-        asked = await self.asked(request_sha256, small=True)
+        asked = await self.asked_in_short(request_sha256)
         if asked is None:
             return {}
         echo = {name: value for name, value in asked.items() if name != "input"}

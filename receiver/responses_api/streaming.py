@@ -65,9 +65,7 @@ class ResponseStreams:
         """:raises Refusal: 422 (400 at OpenAI's API), the response was not created with `stream: true`. If its request
         is no longer stored, it is not refused.
         """
-        asked = (
-            await self._responses.asked(shown.request_sha256, small=True) if shown.request_sha256 is not None else None
-        )
+        asked = await self._responses.asked_in_short(shown.request_sha256) if shown.request_sha256 is not None else None
         if asked is not None and asked.get("stream") is not True:
             raise refusal("stream", "This response cannot be streamed because it was not created with stream=true.")
 

@@ -14,12 +14,21 @@ from backstop.runtime.kafka.dead_letters import RawRecord, dead_letter
 from schemas.base import Message
 from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object, readable
 from schemas.job_ids import qualified_job_id
-from schemas.requests import FIELDS_MAX, REQUEST, REQUEST_BYTES_MAX, REQUEST_VALUES_MAX, Cancel, Submit
+from schemas.requests import (
+    FIELDS_MAX,
+    GIVEN_JOB_ID_PATTERN,
+    JOB_ID_CHARS_MAX,
+    REQUEST,
+    REQUEST_BYTES_MAX,
+    REQUEST_VALUES_MAX,
+    Cancel,
+    Submit,
+)
 from schemas.shape import ShapeLimits, beyond
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.submission import SubmissionPolicy, prepare, to_cancel, to_refused, to_submitted
 
-_JOB_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+_JOB_ID = re.compile(GIVEN_JOB_ID_PATTERN)
 _SHAPE = ShapeLimits(values_max=REQUEST_VALUES_MAX, depth_max=DEPTH_MAX)
 
 
@@ -66,7 +75,11 @@ async def take_request(
 def _named_by(text: object) -> str | None:
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
-    return text if isinstance(text, str) and _JOB_ID.fullmatch(text) else None
+    return text if isinstance(text, str) and _is_job_id(text) else None
+
+
+def _is_job_id(text: str) -> bool:
+    return len(text) <= JOB_ID_CHARS_MAX and _JOB_ID.fullmatch(text) is not None
 
 
 def _parsed(value: bytes | None) -> dict[str, Any]:
@@ -104,8 +117,10 @@ def _one_id(request: Submit | Cancel, record: RawRecord) -> str:
     if request.job_id is not None and key is not None and key != request.job_id:
         raise PoisonError("wrong_key", "the record's key is not the job_id of its value")
     job_id = request.job_id or key
-    if job_id is None or not _JOB_ID.fullmatch(job_id):
+    if job_id is None or not _is_job_id(job_id):
         raise PoisonError(
-            "invalid", "no valid job id: set the record's key or job_id to 1 to 100 characters of A-Z a-z 0-9 _ . -"
+            "invalid",
+            "no valid job id: set the record's key or job_id to 1 to 100 characters of A-Z a-z 0-9 _ . -, "
+            "not of dots alone",
         )
     return job_id

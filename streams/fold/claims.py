@@ -78,6 +78,7 @@ def _claimed(event: AttemptAccepted, **terms: Any) -> ResponseClaimed:
         tenant=event.tenant,
         poll_at_ms=event.poll_at_ms,
         latency_class=event.latency_class,
+        control=event.control,
         stream=event.stream,
         **terms,
     )

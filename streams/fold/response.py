@@ -110,6 +110,7 @@ def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
         include=event.include or (),
         made_elsewhere=event.made_elsewhere is True,
         latency_class=event.latency_class or (),
+        control=event.control is True,
     )
     running = Running(claim, _bounded(claim, event.poll_at_ms, event.at_ms), webhooks=webhooks)
     if event.released:
@@ -370,6 +371,7 @@ def _poll(state: Running, event: Message, reason: PollReason) -> RetrieveRespons
         accepted_at_ms=state.claim.claimed_at_ms,
         polls=state.polls,
         latency_class=state.claim.latency_class or None,
+        control=True if state.claim.control else None,
     )
 
 

@@ -34,6 +34,8 @@ class Claim:
     """For the policy of polls. The fold passes it on."""
     change: int = 0
     """The number of the job's change that `last_poll_at_ms` is of; 0: of its claim."""
+    control: bool = False
+    """Polled as if no webhook came. The fold passes it on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,15 @@ class Webhooks:
     Each received webhook counts, even for a response that ended long ago, so the schedule relaxes when webhooks return.
     """
 
-    def __init__(self, policy: PollPolicy, *, expected: bool = True, learned: LearnedPolls | None = None) -> None:
-        """:param learned: decides once it has seen enough ends; None: the fixed schedule decides always."""
+    def __init__(
+        self, policy: PollPolicy, *, expected: bool = True, learned: LearnedPolls | None = None,
+        control_share: float = 0.0,
+    ) -> None:  # fmt: skip
+        """:param learned: decides once it has seen enough ends; None: the fixed schedule decides always.
+        :param control_share: the share of jobs that are polled as if no webhook came.
+        """
         self.learned = learned
+        self._control_share = control_share
         self._with = policy
         self._without = without_webhooks(policy)
         self._ends_without = 0 if expected else WITHOUT_WEBHOOK_MAX
@@ -94,16 +100,23 @@ class Webhooks:
         """A poll that was not caused by a webhook found an end."""
         self._ends_without = min(self._ends_without + 1, WITHOUT_WEBHOOK_MAX)
 
+    def controls(self, job_id: str) -> bool:
+        """Whether the job belongs to the control group. It depends on its id alone."""
+        return _fraction(f"control/{job_id}") < self._control_share
+
     def next_poll(
         self, *, response_id: str, latency_class: Sequence[str], accepted_at_ms: int | None, now_ms: int, polls: int,
-        since_hint: int | None = None,
+        since_hint: int | None = None, control: bool = False,
     ) -> NextPoll:  # fmt: skip
-        """When to poll next a response that was still running at `now_ms`. The parameters: see `next_poll_at_ms`."""
-        plan = self.learned.plan(tuple(latency_class)) if self.learned is not None else None
+        """When to poll next a response that was still running at `now_ms`. The parameters: see `next_poll_at_ms`.
+
+        :param control: by the fixed schedule without webhooks, whatever was learned or heard.
+        """
+        plan = self.learned.plan(tuple(latency_class)) if self.learned is not None and not control else None
         if plan is None or accepted_at_ms is None:
             return NextPoll(next_poll_at_ms(
-                self.policy, response_id=response_id, accepted_at_ms=accepted_at_ms, now_ms=now_ms, polls=polls,
-                since_hint=since_hint,
+                self._without if control else self.policy, response_id=response_id, accepted_at_ms=accepted_at_ms,
+                now_ms=now_ms, polls=polls, since_hint=since_hint,
             ))  # fmt: skip
         wait_ms = plan.spacing_ms(max(0, now_ms - accepted_at_ms), _jitter(response_id, polls))
         if since_hint is not None:
@@ -165,5 +178,9 @@ def hint_wait_ms(since_hint: int) -> int:
 
 
 def _jitter(response_id: str, polls: int) -> float:
-    digest = hashlib.blake2b(f"{response_id}/{polls}".encode(), digest_size=8).digest()
-    return JITTER_LOW + (JITTER_HIGH - JITTER_LOW) * int.from_bytes(digest) / (1 << 64)
+    return JITTER_LOW + (JITTER_HIGH - JITTER_LOW) * _fraction(f"{response_id}/{polls}")
+
+
+def _fraction(seed: str) -> float:
+    """A number in [0, 1) that depends only on `seed`."""
+    return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest()) / (1 << 64)

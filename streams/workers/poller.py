@@ -280,7 +280,8 @@ class Poller(CommandWorker):
             began_ms, ended_ms = seen.created_at_ms, seen.ended_at_ms
             run_ms = max(0, ended_ms - began_ms) if began_ms is not None and ended_ms is not None else None
             self._ends.ended(model, run_ms, now_ms)
-            if isinstance(call.command, RetrieveResponse) and call.command.reason == "timer":
+            command = call.command
+            if isinstance(command, RetrieveResponse) and command.reason == "timer" and not command.control:
                 self._polls.ended_without()
             if seen.cause is not None:
                 self._lanes.ended(model, call.command.response_id, seen.cause, seen.code or "", seen.message or "")
@@ -316,6 +317,7 @@ class Poller(CommandWorker):
             now_ms=at_ms,
             polls=timed.polls if timed else 0,
             since_hint=self._hints.in_vain(command.response_id, webhook=webhook),
+            control=timed is not None and timed.control is True,
         )
         self._order.polled(command.response_id, at_ms)
         return at_ms, replace(following, at_ms=max(following.at_ms, at_ms + wait_ms))

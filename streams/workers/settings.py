@@ -90,6 +90,13 @@ class WorkerSettings(RuntimeSettings):
         le=14_400_000,
         description="The median run time that is believed before responses have ended.",
     )
+    poll_control_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of jobs that are polled as if no webhook came, so that the loss of webhooks is measured "
+        "without bias (docs/latency-report.md). A run of a minute then takes about 15 polls. 0: none.",
+    )
     poll_report_ms: int = Field(
         default=120_000,
         ge=1_000,

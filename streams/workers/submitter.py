@@ -267,26 +267,25 @@ class Submitter(CommandWorker):
         at_ms = self._now_ms()
         end = await self._ended(command, answer.end) if answer.end is not None else None
         response_id = answer.response_id or f"{command.job_id}/{command.attempt}"
+        control = self._polls.controls(command.job_id)
         first = self._polls.next_poll(
-            response_id=response_id, latency_class=of, accepted_at_ms=at_ms, now_ms=at_ms, polls=0
+            response_id=response_id, latency_class=of, accepted_at_ms=at_ms, now_ms=at_ms, polls=0, control=control
         )
         return AttemptAccepted(
             id=f"{command.id}/accepted",
-            at_ms=at_ms,
-            job_id=command.job_id,
-            attempt=command.attempt,
-            tenant=command.tenant,
+            at_ms=at_ms, job_id=command.job_id, attempt=command.attempt, tenant=command.tenant,
             response_id=response_id,
             status=answer.status,
             sent_at_ms=sent_at_ms,
             poll_at_ms=first.at_ms,
             poll_basis=first.basis,
             latency_class=of,
+            control=True if control else None,
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
             limits=self._told(command, answer),
-        )
+        )  # fmt: skip
 
     def _told(self, command: CreateResponse, answer: Accepted | Rejected) -> ToldLimits | None:
         return answer.limits if self._rules.apply(command.model, command.tenant) else None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Consumer, Producer
@@ -17,7 +18,10 @@ from confluent_kafka import Consumer, Producer
 from backstop.dev.broker import LocalKafka, Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.groups import GroupReader
 from schemas.topics import TOPICS
+from streams.watchdog import BrokerEnds
 from tests.hostile.batches import CODECS, GZIP, LZ4, SNAPPY, ZSTD, Batch, Headers, record
 from tests.kafka.held import held
 from tests.kafka.raw_produce import produce_raw
@@ -29,6 +33,13 @@ BAD_NAME: Headers = ((b"\xff\xfe", b"x"),)
 NULLS: Headers = ((b"null", None),)
 BOMB_BYTES = 64 << 20
 READERS = ("worker", "serve", "projection", "outgoing")
+
+LARGE = {
+    "BACKSTOP_SUBMIT_BYTES_MAX": str(32 << 20), "BACKSTOP_POLL_TIMEOUT_MS": "60000",
+    "BACKSTOP_CREATE_TIMEOUT_MS": "30000", "BACKSTOP_SUBMISSION_CREATE_TIMEOUT_MS": "30000",
+    "BACKSTOP_SUBMISSION_COMMAND_VALID_MS": "60000",
+}  # fmt: skip
+"""Time for bodies of tens of megabytes on a machine that does much else."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -44,6 +55,7 @@ def system(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             environment={
                 **BRISK, **environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap, "BACKSTOP_REQUEST_TENANTS": "acme"
             },
+            settings=LARGE,
             port=0,
             partitions=PARTITIONS,
             time_scale=20.0,
@@ -210,6 +222,59 @@ def test_hostile_records_on_every_topic_end_no_process_and_librdkafkas_jobs_go_o
     assert results_by_librdkafka(system, "after-a-restart") == {"after-a-restart": ["completed"]}
     risen = {name: count - before[name] for name, count in system.restarts.items()}
     assert set(risen.values()) <= {0, 1}, risen
+
+
+def test_a_transaction_that_a_stranger_leaves_open_is_told_and_is_no_stall_of_the_worker(system: System) -> None:
+    """It holds back the records behind it. The watchdog would end a worker that does not move although it could."""
+    name = "requests.acme"
+    topic = f"{system.runtime.topic_prefix}{name}"
+    stranger = Producer({"bootstrap.servers": system.bootstrap, "transactional.id": f"stranger-{uuid.uuid4()}"})
+    stranger.init_transactions(30)
+
+    async def seen() -> tuple[int, int, int]:
+        """How far the watchdog and the status say that it can be read, and what is written."""
+        ends = BrokerEnds(client_options(system.runtime), 10.0)
+        groups = GroupReader(system.runtime, (), (name,), lambda: 0)
+        try:
+            found, look = await ends.of({(topic, 0)}), await groups.snapshot()
+        finally:
+            await ends.close()
+            await groups.close()
+        assert found is not None
+        return found[topic, 0], look.ends[name, 0], look.written[name, 0]
+
+    end, _, written = asyncio.run(seen())
+    assert end == written
+    stranger.begin_transaction()
+    stranger.produce(topic, submission("never"), key=b"never", partition=0)
+    assert stranger.flush(30) == 0
+    assert asyncio.run(seen()) == (end, end, written + 1)
+    stranger.abort_transaction(30)
+    submitted_by_librdkafka(system, name, "none", "behind-it")
+    assert results_by_librdkafka(system, "acme:behind-it") == {"acme:behind-it": ["completed"]}
+
+
+@pytest.mark.long
+def test_a_request_of_twenty_megabytes_and_an_answer_of_forty_come_through(system: System) -> None:
+    before = dict(system.restarts)
+    asked = {"model": "gpt-5.2", "input": "x\n" * 7_000_000, "metadata": {"sim_output_bytes": str(40 << 20)}}
+
+    async def scenario() -> int:
+        timeout = aiohttp.ClientTimeout(total=120)
+        async with aiohttp.ClientSession(system.url, timeout=timeout) as session:
+            async with session.post("/v1/jobs", json={"job_id": "large", "request": asked}) as taken:
+                assert taken.status == 202, await taken.text()
+
+            async def is_completed() -> bool:
+                async with session.get("/v1/jobs/large", params={"wait": "10"}) as told:
+                    return bool((await told.json())["status"] == "completed")
+
+            await eventually(is_completed, ENDED_WITHIN_S, "the end of the large job")
+            async with session.get("/v1/jobs/large/output") as output:
+                return len(await output.read())
+
+    assert asyncio.run(scenario()) > 40 << 20
+    assert dict(system.restarts) == before
 
 
 async def dead_letters(system: System, wanted: set[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from receiver.ingress.webhooks import WebhookRules, to_message
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
 from schemas.requests import Adopt, Cancel, Submit
+from streams.policy.polls import PollPolicy
 from streams.submission import PreparedAdoption, SubmissionPolicy, prepare, to_adopted, to_cancel, to_submitted
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
@@ -21,7 +22,7 @@ from tests.simulation.operators import LIMITS, Operators, turn_of
 from tests.simulation.ports import Publisher
 from tests.simulation.provider import Provider
 from tests.simulation.tables import LocalStores, compacted, rebuilt
-from tests.simulation.worker import INLINE_BYTES_MAX, Worker
+from tests.simulation.worker import INLINE_BYTES_MAX, POLLS, Worker
 from tests.simulation.wrong import Wrong
 
 BOUND_S = 45.0
@@ -52,7 +53,8 @@ class Upstream:
 
 class System:
     def __init__(
-        self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False, operators: bool = False
+        self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False, operators: bool = False,
+        polls: PollPolicy = POLLS,
     ) -> None:  # fmt: skip
         """:param learned: polls come by the learned schedule."""
         self.chaos = chaos
@@ -60,6 +62,7 @@ class System:
         if operators:
             chaos.limits = LIMITS
         self._learned = learned
+        self._polls = polls
         self._jobs = jobs
         self.wrong = wrong
         random = chaos.random
@@ -98,7 +101,7 @@ class System:
             life = Life(chaos, f"{name}.{self._lives}", skew_ms)
             worker = self.workers[name] = Worker(
                 life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong,
-                learned=self._learned,
+                learned=self._learned, polls=self._polls,
             )  # fmt: skip
             chaos.note(life.name, "START", f"skew {skew_ms} ms")
             worker.start()

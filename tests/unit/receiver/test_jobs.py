@@ -104,6 +104,8 @@ REFUSED: dict[str, tuple[Any, int, str | None]] = {
     "store false": (b'{"request":{"model":"m","store":false}}', 422, "#/request"),
     "our metadata": (b'{"request":{"model":"m","metadata":{"backstop_job":"x"}}}', 422, "#/request"),
     "an id with a colon": (b'{"request":{"model":"m"},"job_id":"a:b"}', 422, "#/job_id"),
+    "an id that is no segment of a path": (b'{"request":{"model":"m"},"job_id":".."}', 422, "#/job_id"),
+    "a session that is none either": (b'{"request":{"model":"m"},"session_id":"."}', 422, "#/session_id"),
     "two deadlines": (b'{"request":{"model":"m"},"timeout_ms":5000,"deadline_at_ms":1}', 422, "#"),
     "too long": (b'{"request":{"model":"m"},"timeout_ms":604800001}', 422, "#/timeout_ms"),
     "a cancel": (b'{"request":{"model":"m"},"type":"cancel"}', 422, "#/type"),

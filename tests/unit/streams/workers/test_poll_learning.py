@@ -1,6 +1,7 @@
 """Facts of responses become run times and a webhook loss; rows of running responses enter at their age."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -130,7 +131,7 @@ def test_running_rows_enter_at_their_age_and_leave_with_their_partition() -> Non
     assert len(bench.learned.latencies) == 0
 
 
-def decided(bench: Bench, age_ms: int, **more: int) -> tuple[int, bool]:
+def decided(bench: Bench, age_ms: int, **more: Any) -> tuple[int, bool]:
     found = bench.webhooks.next_poll(
         response_id="r", latency_class=LEAF, accepted_at_ms=T0, now_ms=T0 + age_ms, polls=0, **more
     )
