@@ -104,8 +104,8 @@ class Admission:
             return
         if waiter.priority != priority:
             self.drop(place)
-        elif waiter.deadline_ms != deadline_ms:
-            self._lanes[waiter.asked.model].classes[priority].queues[waiter.asked.tenant].moved(waiter, deadline_ms)
+        elif waiter.deadline_ms != deadline_ms and waiter.queue is not None:
+            waiter.queue.moved(waiter, deadline_ms)
 
     def next(
         self, model: str, now_ms: int, gate: Callable[[str], int] = lambda _: 0,
@@ -172,6 +172,14 @@ class Admission:
             self._hold(place, Held(asked, priority, 0.0, answered=True, accepted_at_ms=accepted_at_ms))
             return
         self._reserve(lane, place, asked, priority, self.sizes.estimate(asked).tokens, now_ms)
+
+    def room(self, asked: Asked, now_ms: int) -> bool:
+        """Whether one more attempt could begin now, and takes the turn of none that waits."""
+        lane, tokens = self._lane(asked.model, now_ms), self.sizes.estimate(asked).tokens
+        own = self._of_tenant(lane, asked, now_ms)
+        if lane.waiting or (own is not None and own.wait(tokens, now_ms) is not None):
+            return False
+        return lane.limiter.wait(tokens, now_ms, "some") is None
 
     def accepted(self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0) -> None:
         """The create was accepted. `told`: what its answer told of the limits, `age_ms` ago."""

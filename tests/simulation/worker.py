@@ -18,16 +18,20 @@ from backstop.runtime.errors import BrokerUnavailableError, InvariantError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.reporting import Reporting
 from schemas.base import DEFAULT_TENANT, Message
-from streams.agents.fold_shell import FoldShell, untaken
+from streams.agents.fold_shell import FoldShell, Taken, both, untaken
 from streams.agents.intake import take_request
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.openai.provider import OpenAIProvider
 from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
+from streams.policy.latency import Latencies
 from streams.policy.polls import PollPolicy
 from streams.results import ResultsFencedError
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.hedge_runs import HedgeRuns
+from streams.scheduler.hedge_timers import HedgeTimers
+from streams.scheduler.hedges import Hedges
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
 from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler
@@ -56,6 +60,8 @@ from tests.simulation.wrong import Wrong
 
 POLLS = PollPolicy(first_poll_ms=3_000, spacing_factor=0.5, spacing_min_ms=1_500, spacing_max_ms=15_000)
 INLINE_BYTES_MAX = 400
+HEDGE_SHARE = 0.8
+"""Large, so that many of the jobs that may have a hedge get one."""
 COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
@@ -68,6 +74,15 @@ EXPECTED_ENDS = (BrokerUnavailableError, ResultsFencedError, OvertakenError, Par
 """Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
+
+
+def known_runs(now_ms: int) -> Latencies:
+    """Enough ended before the run began: half of them within 3 s."""
+    latencies = Latencies()
+    for number in range(200):
+        latencies.began(f"before_{number}", ("m",), now_ms, now_ms)
+        latencies.ended(f"before_{number}", 1_000 + 20 * number, now_ms)
+    return latencies
 
 
 class FoldConsumer:
@@ -232,8 +247,15 @@ class Worker:
         )
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
-        self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes)
-        self.responses = self._fold(RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks))
+        latencies = known_runs(life.now_ms())
+        self._hedges = Hedges(latencies, HEDGE_SHARE, troubled=lanes.troubled)
+        self._hedge_runs = HedgeRuns(latencies, life.now_ms)
+        self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes, also=self._hedges.taken)
+        self.responses = self._fold(
+            RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks), also=self._hedge_runs.taken,
+            hedges=self._hedges,
+        )  # fmt: skip
+        self.responses.rows.watch(self._hedge_runs)
         self.consumer = FoldConsumer(
             life, broker, host, (self.jobs.rows, self.responses.rows),
             {
@@ -247,7 +269,7 @@ class Worker:
         client: Any = Client(life, provider, repeats=wrong.repeats_creates)
         unfollowed: Any = None
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
-        access = ProviderAccess(openai, lanes, rate)
+        access = ProviderAccess(openai, lanes, rate, hedge_at=self._hedges.hedge_at_ms)
         creating, polling = (
             WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
         )
@@ -290,12 +312,14 @@ class Worker:
             self.life.kill(f"ended by {error!r}")
 
     def _fold(
-        self, fold: Fold[Any], who: str, make_timer: MakeTimer | None = None, lanes: Lanes | None = None
+        self, fold: Fold[Any], who: str, make_timer: MakeTimer | None = None, lanes: Lanes | None = None,
+        **parts: Any,
     ) -> "FoldParts":  # fmt: skip
         return FoldParts(
             self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
             self._learning if fold is RESPONSE_FOLD else None,
             heard={"submissions": self._submissions.landed, "polls": self._poll_commands.landed},
+            **parts,
         )  # fmt: skip
 
     def _recovered(self, mine: set[int]) -> None:
@@ -304,6 +328,7 @@ class Worker:
         for part in (self.jobs, self.responses):
             part.index.own(mine)
             part.admissions.own(mine)
+        self._hedge_runs.own(mine)
         if self._learning is not None:
             self._learning.own(mine)
 
@@ -325,6 +350,7 @@ class FoldParts:
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
         who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
         heard: Mapping[str, Callable[[Any], None]] | None = None,
+        also: Taken = untaken, hedges: Hedges | None = None,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
@@ -340,11 +366,13 @@ class FoldParts:
         taken = self.admissions.taken if fold is JOB_FOLD else untaken if learning is None else learning.taken
         self._shell: FoldShell = wrong.shell()(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name, heard),
-            results=results, index=self.index, now_ms=life.now_ms, taken=taken,
+            results=results, index=self.index, now_ms=life.now_ms, taken=both(taken, also),
         )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
         )  # fmt: skip
+        if hedges is not None and make_timer is not None:
+            make_timer = HedgeTimers(make_timer, self.index, hedges)
         self._scheduler = Scheduler(
             fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
             next_ms=self._held.next_ms, publisher=Publisher(life, broker, who), now_ms=life.now_ms,
