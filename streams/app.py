@@ -232,7 +232,9 @@ class Worker:
 
     def _group(self, topic: str, group: str) -> CommandGroup:
         timeout_ms = self._settings.group_session_timeout_ms
-        return CommandGroup(self._settings, topic=topic, group=group, session_timeout_ms=timeout_ms)
+        member = CommandGroup(self._settings, topic=topic, group=group, session_timeout_ms=timeout_ms)
+        self._publisher.tell(topic, member.landed)
+        return member
 
     async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
         try:
@@ -327,7 +329,7 @@ class Worker:
         held = JobTimers(
             index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
         )
-        return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, **parts)
+        return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, next_ms=held.next_ms, **parts)
 
 
 def _damaged(topic: str, table: str, partition: int, aside: Any, why: str) -> None:

@@ -46,6 +46,14 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
 
     _pace: FetchPace
 
+    _paused_of: Any = None
+    """The assignment whose partitions were paused last, all but `_paused_but`."""
+
+    _paused_but: frozenset[TP] = frozenset()
+
+    _narrowed: Any = None
+    """The fetcher that walks fetched partitions only."""
+
     wanted: frozenset[TP] = frozenset()
     """Partitions to fetch. The main loop replaces the whole set, see `want`."""
 
@@ -109,11 +117,21 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         Faust would leave the others unread. aiokafka then keeps a fetched batch of each for as long as the process
         lives (up to 1 MiB a partition, also of its changelogs), and delays other fetches by 100 ms when one arrives.
         """
-        assigned, paused = consumer.assignment(), consumer.paused()
-        for topic_partition in assigned:
+        fetcher = consumer._fetcher
+        subscription = fetcher._subscriptions.subscription
+        assignment = None if subscription is None else subscription.assignment
+        if assignment is self._paused_of and self.wanted == self._paused_but:
+            return
+        self._paused_of, self._paused_but = assignment, self.wanted
+        paused = consumer.paused()
+        for topic_partition in consumer.assignment():
             unwanted = TP(topic_partition.topic, topic_partition.partition) not in self.wanted
             if unwanted != (topic_partition in paused):
                 (consumer.pause if unwanted else consumer.resume)(topic_partition)
+        if fetcher is not self._narrowed:
+            self._narrowed = fetcher
+            _walk_fetched_only(fetcher)
+        fetcher._notify(fetcher._wait_consume_future)
 
     def _take(self, fetcher: Any) -> dict[TP, Chunk]:
         """All that aiokafka has fetched of the wanted partitions, one chunk for each.
@@ -193,6 +211,32 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         # Recovery's seeks in the changelogs.
         self.seek_epoch += 1
         await super()._seek_wait(consumer, partitions)
+
+
+def _walk_fetched_only(fetcher: Any) -> None:
+    """Hide paused partitions from aiokafka's fetcher: all changelogs, once they are recovered.
+
+    At each event it would walk through them, and add a callback to a future of each. Its loop is woken where one is
+    wanted again. A partition whose position is not known yet stays in sight: the walk finds it out.
+    """
+    actions = fetcher._get_actions_per_node
+
+    def seen(state: Any) -> bool:
+        return not state.paused or not state.has_valid_position
+
+    def narrowed(assignment: Any) -> Any:
+        tps = [tp for tp in assignment.tps if seen(assignment.state_value(tp))]
+        return actions(_Fetched(tps, assignment.state_value))
+
+    fetcher._get_actions_per_node = narrowed
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """What the walk needs of an assignment."""
+
+    tps: list[Any]
+    state_value: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)

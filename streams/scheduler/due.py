@@ -5,6 +5,7 @@ later due times each partition keeps one number, a lower bound of them all. When
 the rows of the partition again, in steps.
 """
 
+import asyncio
 import heapq
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ class DueIndex:
         """Due times before it are in `_dues`, except while the rows of the partition are read again."""
         self._later_ms: dict[int, int] = {}
         """A lower bound of the due times that are not in `_dues`; absent if there are none."""
+        self.sooner = asyncio.Event()
+        """Set when there is work before `wake_ms`: the reader of the index sleeps until then."""
+        self.wake_ms = 0
 
     def opened(self, partition: int) -> None:
         """Begin an empty index for `partition`."""
@@ -64,12 +68,15 @@ class DueIndex:
                 by_partition.pop(gone, None)
         for partition in set(partitions) - self._dues.keys():
             self.opened(partition)
+        self.sooner.set()
 
     def put(self, partition: int, key: bytes, due_ms: int | None) -> None:
         """Set the next due time of `key`; None removes it. Ignored for a partition without an index (revoked)."""
         dues = self._dues.get(partition)
         if dues is None:
             return
+        if due_ms is not None and due_ms < self.wake_ms:
+            self.sooner.set()
         if due_ms is None or due_ms >= self._until_ms[partition]:
             dues.pop(key, None)
             if due_ms is not None:
@@ -133,6 +140,10 @@ class DueIndex:
 
     def next_due_ms(self) -> int | None:
         """A lower bound of the time of the next work; None without any."""
+        for partition, heap in self._heaps.items():
+            dues = self._dues[partition]
+            while heap and dues.get(heap[0][1]) != heap[0][0]:
+                heapq.heappop(heap)
         nexts = [heap[0][0] for heap in self._heaps.values() if heap]
         nexts += [later_ms - self._ahead_ms // 2 for later_ms in self._later_ms.values()]
         return min(nexts, default=None)

@@ -6,6 +6,7 @@ timer that is written twice, for example by a former owner of the partition.
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import structlog
 
@@ -23,7 +24,9 @@ from streams.scheduler.due import Due, DueIndex, IndexedRows
 log = structlog.get_logger()
 
 TICK_MS = 20
-"""The interval at which an idle scheduler reads its index, and so the lateness that it adds to a timer."""
+"""The shortest time between two reads of the index, and so the lateness that the scheduler adds to a timer."""
+IDLE_MS = 500
+"""The longest time between two reads, where nothing is due: the clock may be corrected meanwhile."""
 TIMERS_A_TICK_MAX = 500
 """After an outage all keys are due at once. The bound lets the folds keep up; the rest waits for the next tick."""
 RETRY_WAIT_S = 0.5
@@ -40,8 +43,12 @@ class Scheduler:
     def __init__(
         self, fold: Fold[S], *, index: DueIndex, rows: WalkedRows, make_timer: MakeTimer, publisher: Publisher,
         now_ms: NowMs, let_go: Callable[[Collection[int]], None] = lambda _: None,
+        next_ms: Callable[[], int | None] = lambda: None,
     ) -> None:  # fmt: skip
-        """:param let_go: called in each tick with the owned partitions; it may put deferred jobs into the index."""
+        """:param let_go: called in each tick with the owned partitions; it may put deferred jobs into the index.
+        :param next_ms: when `let_go` has work; None: not before a row changes.
+        """
+        self._next_ms = next_ms
         self._let_go = let_go
         self._name = fold.topic
         self._index = index
@@ -58,6 +65,21 @@ class Scheduler:
             fired = await self.tick()
             if fired < TIMERS_A_TICK_MAX:
                 await pause(stop, TICK_MS / 1000)
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Return when there is work, after `IDLE_MS` at the latest."""
+        index, now_ms = self._index, self._now_ms()
+        index.wake_ms = self.wake_ms(now_ms)
+        index.sooner.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0, index.wake_ms - now_ms) / 1000):
+                await index.sooner.wait()
+
+    def wake_ms(self, now_ms: int, idle_ms: int = IDLE_MS) -> int:
+        """When to read the index again, unless a row becomes due before: after `idle_ms` at the latest."""
+        times = (self._index.next_due_ms(), self._next_ms(), now_ms if self.reading else None, now_ms + idle_ms)
+        return min(each for each in times if each is not None)
 
     async def tick(self) -> int:
         """Write the timers that are due now. Returns how many keys were due; 0 if the broker did not acknowledge."""

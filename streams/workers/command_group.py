@@ -9,7 +9,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.consumer_group import ConsumerGroup
 from backstop.runtime.kafka.lifetimes import started
 from backstop.runtime.kafka.topic_reader import read_to
 from backstop.runtime.process.pausing import pause
@@ -17,6 +16,7 @@ from backstop.runtime.records import Record, record_of
 from backstop.runtime.settings import RuntimeSettings
 from schemas.unreadable import Unreadable
 from streams.workers.commands import Assignment, ReadBack, Taken
+from streams.workers.handed_group import HandedGroup
 from streams.workers.offsets import Committed
 
 log = structlog.get_logger()
@@ -38,8 +38,8 @@ class CommandGroup:
     ) -> None:  # fmt: skip
         """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""
         self._topic = topic
-        self._group = ConsumerGroup(
-            settings, topics=[topic], group=group, session_timeout_ms=session_timeout_ms, consumer=consumer,
+        self._group = HandedGroup(
+            settings, topic=topic, group=group, session_timeout_ms=session_timeout_ms, consumer=consumer,
             max_partition_fetch_bytes=FETCH_BYTES_MAX,
         )  # fmt: skip
         self._settings = settings
@@ -53,6 +53,10 @@ class CommandGroup:
     @property
     def partitions(self) -> frozenset[int]:
         return frozenset(number for _, number in self._group.partitions)
+
+    def landed(self, record: Record) -> None:
+        """A record of the topic that this process has written is acknowledged."""
+        self._group.landed(record)
 
     async def start(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

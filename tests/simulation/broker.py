@@ -7,7 +7,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from zlib import crc32
 
 from tests.simulation.chaos import Chaos, Life
@@ -34,6 +34,11 @@ class Record(NamedTuple):
         return self.timestamp_ms
 
 
+class Watcher(Protocol):
+    def set(self) -> None:
+        """A record was written."""
+
+
 class Log:
     """One partition of a topic."""
 
@@ -45,16 +50,17 @@ class Log:
         self.end = 0
         self.epoch = 0
         """Of a changelog: its writer must have the newest epoch."""
-        self.watchers: list[asyncio.Event] = []
+        self.watchers: list[Watcher] = []
 
-    def append(self, key: bytes | None, value: bytes | None, at_ms: int, message_id: str = "", gap: int = 0) -> int:
+    def append(self, key: bytes | None, value: bytes | None, at_ms: int, message_id: str = "", gap: int = 0) -> Record:
         offset = self.end + gap
-        self.records.append(Record(self.topic, self.partition, offset, at_ms, key, value, (), message_id))
+        record = Record(self.topic, self.partition, offset, at_ms, key, value, (), message_id)
+        self.records.append(record)
         self.offsets.append(offset)
         self.end = offset + 1
         for watcher in self.watchers:
             watcher.set()
-        return offset
+        return record
 
     def read(self, position: int, records_max: int) -> list[Record]:
         start = bisect_left(self.offsets, position)
@@ -291,10 +297,10 @@ class Broker:
     def of_topic(self, topic: str) -> list[Log]:
         return [self.logs[topic, partition] for partition in range(self.partitions)]
 
-    def append(self, topic: str, key: bytes, value: bytes | None, at_ms: int, message_id: str = "") -> None:
+    def append(self, topic: str, key: bytes, value: bytes | None, at_ms: int, message_id: str = "") -> Record:
         chaos = self.chaos
         gap = chaos.random.randrange(1, 4) if chaos.chance(chaos.mixture.gap) else 0
-        self.logs[topic, crc32(key) % self.partitions].append(key, value, at_ms, message_id, gap)
+        return self.logs[topic, crc32(key) % self.partitions].append(key, value, at_ms, message_id, gap)
 
     def rebalance_any(self) -> None:
         name = self.chaos.random.choice(("worker", "submitter", "poller"))

@@ -6,8 +6,9 @@ generation at the time of sending, and a commit without a generation is accepted
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -27,6 +28,39 @@ class Found:
     offset: int
 
 
+FETCH_S_MAX = 0.03
+
+
+class Fetcher:
+    """Brings records, and wakes the calls that wait for them. It is a watcher of logs."""
+
+    def __init__(self, fetched: Callable[[], None] = lambda: None, delay_s: Callable[[], float] = lambda: 0.0) -> None:
+        """:param fetched: is called when a fetch has come. :param delay_s: how long that takes."""
+        self._fetch_waiters: set[asyncio.Future[None]] = set()
+        self._get_actions_per_node = None
+        self._fetched = fetched
+        self._delay_s = delay_s
+
+    def set(self) -> None:
+        """A record was written."""
+        asyncio.get_running_loop().call_later(self._delay_s(), self.arrive)
+
+    def arrive(self) -> None:
+        self._fetched()
+        for waiter in list(self._fetch_waiters):
+            self._notify(waiter)
+
+    def _notify(self, waiter: "asyncio.Future[None]") -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def _create_fetch_waiter(self) -> "asyncio.Future[None]":
+        waiter = asyncio.get_running_loop().create_future()
+        self._fetch_waiters.add(waiter)
+        waiter.add_done_callback(self._fetch_waiters.discard)
+        return waiter
+
+
 class Consumer:
     """One `AIOKafkaConsumer`: a member of `group_id`, or a reader that is told what to read."""
 
@@ -43,7 +77,23 @@ class Consumer:
         self._stopping = False
         self.generation = GENERATION_NONE
         self._coordinator = self
-        self._fetcher = None
+        self._fetcher = Fetcher(self._fetched, lambda: broker.chaos.random.random() * FETCH_S_MAX)
+        self._fetched_to: dict[int, int] = {}
+        """Of each partition the offset up to which records have come."""
+        self._paused: set[int] = set()
+
+    def _fetched(self) -> None:
+        self._fetched_to = {p: self._broker.logs[self._topic, p].end for p in self._positions}
+
+    @property
+    def _subscription(self) -> Any:
+        """As far as a position is read from it."""
+        tps = {TopicPartition(self._topic, partition) for partition in self._positions}
+        assignment = SimpleNamespace(active=True, tps=tps, state_value=self._state)
+        return SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+
+    def _state(self, tp: TopicPartition) -> Any:
+        return SimpleNamespace(has_valid_position=True, position=self._positions[tp.partition])
 
     @property
     def _group(self) -> Group:
@@ -56,7 +106,7 @@ class Consumer:
     async def start(self) -> None:
         if self._in_group:
             for log in self._broker.of_topic(self._topic):
-                log.watchers.append(self._wake)
+                log.watchers.append(self._fetcher)
             self._life.spawn(self._belong())
 
     async def stop(self) -> None:
@@ -64,15 +114,15 @@ class Consumer:
         if not self._in_group:
             return
         for log in self._broker.of_topic(self._topic):
-            if self._wake in log.watchers:
-                log.watchers.remove(self._wake)
+            if self._fetcher in log.watchers:
+                log.watchers.remove(self._fetcher)
         if not self._life.dead:
             self._group.leave(self._member)
 
     def nudge(self) -> None:
         """Wake the call that waits for records; later calls don't wait either."""
         self._stopping = True
-        self._wake.set()
+        self._fetcher.arrive()
 
     async def _belong(self) -> None:
         """The coordinator's side of the client: joins, gives up, joins again."""
@@ -85,8 +135,9 @@ class Consumer:
                 continue
             self.generation = member.generation
             self._positions = {p: group.committed.get((self._topic, p), 0) for p in member.partitions}
+            self._paused = set()
             await self._listener.on_partitions_assigned([TopicPartition(self._topic, p) for p in member.partitions])
-            self._wake.set()
+            self._fetcher.set()
             await member.moving.wait()
             if group.members.get(member.host) is not member:
                 self.generation = GENERATION_NONE
@@ -97,23 +148,19 @@ class Consumer:
     async def getmany(
         self, *tps: TopicPartition, timeout_ms: int, max_records: int = 500
     ) -> dict[TopicPartition, list[Any]]:
-        """Waits for longer than `timeout_ms`: virtual time is full of idle workers. It returns where anything has
-        happened.
-        """
-        if tps:
-            return self._read(max_records)
-        await self._life.point(f"{self._name}.take")
-        found = self._read(max_records)
-        if not found and not self._stopping:
-            self._wake.clear()
-            await self._wake.wait()
-            found = self._read(max_records)
-        return found
+        """Never waits: the group does."""
+        if not tps:
+            await self._life.point(f"{self._name}.take")
+        return self._read(max_records)
 
     def _read(self, records_max: int) -> dict[TopicPartition, list[Record]]:
         found: dict[TopicPartition, list[Record]] = {}
         for partition, position in self._positions.items():
+            if partition in self._paused:
+                continue
             records = self._broker.logs[self._topic, partition].read(position, records_max)
+            if self._in_group:
+                records = [each for each in records if each.offset < self._fetched_to.get(partition, 0)]
             if records:
                 found[TopicPartition(self._topic, partition)] = records
                 self._positions[partition] = records[-1].offset + 1
@@ -162,6 +209,12 @@ class Consumer:
     def assign(self, tps: Sequence[TopicPartition]) -> None:
         self._topic = tps[0].topic
         self._positions = {tp.partition: 0 for tp in tps}
+
+    def pause(self, tp: TopicPartition) -> None:
+        self._paused.add(tp.partition)
+
+    def resume(self, tp: TopicPartition) -> None:
+        self._paused.discard(tp.partition)
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self._positions[tp.partition] = offset

@@ -5,8 +5,9 @@ after it and before its answer.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.settings import RuntimeSettings
@@ -16,28 +17,33 @@ from schemas.results import JobResult
 from streams.results import ResultsPublisher
 from streams.workers.command_group import CommandGroup
 from streams.workers.commands import ReadBack, Taken
-from tests.simulation.broker import Broker
+from tests.simulation.broker import Broker, Record
 from tests.simulation.chaos import Life
 from tests.simulation.clients import Consumer, Producer, TailReader
 from tests.simulation.wrong import Wrong
 
 SETTINGS = RuntimeSettings(topic_prefix="")
+IDLE_MS = 3_600_000
 
 
 class Publisher:
     """`backstop.runtime.kafka.publisher.Publisher` of one component."""
 
-    def __init__(self, life: Life, broker: Broker, who: str) -> None:
+    def __init__(
+        self, life: Life, broker: Broker, who: str, heard: Mapping[str, Callable[[Any], None]] | None = None
+    ) -> None:
+        """:param heard: by topic, what is told of acknowledged records."""
         self._life = life
         self._broker = broker
+        self._heard = heard or {}
         self._before, self._after = f"{who}.publish", f"{who}.published"
 
     async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
         life, chaos = self._life, self._life.chaos
         await life.point(self._before)
         if chaos.refuses():
-            landed = chaos.random.randrange(len(messages) + 1) if messages else 0
-            self._land(messages[:landed])
+            count = chaos.random.randrange(len(messages) + 1) if messages else 0
+            self._land(messages[:count])
             chaos.met.add("publish refused")
             raise BrokerUnavailableError("refused")
         if chaos.chance(chaos.mixture.late):
@@ -46,20 +52,25 @@ class Publisher:
             raise BrokerUnavailableError("not acknowledged in time")
         if len(messages) > 1 and chaos.chance(0.2):
             half = len(messages) // 2
-            self._land(messages[:half])
+            landed = self._land(messages[:half])
             await life.point(self._before)
-            self._land(messages[half:])
+            landed += self._land(messages[half:])
         else:
-            self._land(messages)
+            landed = self._land(messages)
         await life.point(self._after)
         if chaos.chance(chaos.mixture.lost_ack):
             chaos.met.add("ack lost")
             raise BrokerUnavailableError("not acknowledged in time")
+        for record in landed:
+            if record.topic in self._heard:
+                self._heard[record.topic](record)
 
-    def _land(self, messages: Sequence[Message]) -> None:
+    def _land(self, messages: Sequence[Message]) -> list[Record]:
         at_ms = self._life.now_ms()
-        for message in messages:
+        return [
             self._broker.append(message.topic, message.key.encode(), encode(message), at_ms, message.id)
+            for message in messages
+        ]
 
 
 class Results(ResultsPublisher):
@@ -100,7 +111,12 @@ class Commands(CommandGroup):
             self._group._consumer.nudge()
 
     async def take(self, records_max: int, wait_ms: int) -> Taken:
-        taken = await super().take(records_max, wait_ms)
+        """Waits for longer than `wait_ms`: virtual time is full of idle workers."""
+        del wait_ms
+        handed = self._group.handed
+        taken = await super().take(records_max, IDLE_MS)
+        if self._group.handed > handed:
+            self._life.chaos.met.add(f"{self._name} handed over")
         if self._wrong.polls_committed_early and self._name == "poller" and taken.by_partition:
             await super().commit(taken.epoch, taken.next_offsets)
         return taken

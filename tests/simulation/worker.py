@@ -7,7 +7,7 @@ the batches in progress, commits, and then moves.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,6 @@ from backstop.runtime.blobs import Bodies
 from backstop.runtime.errors import BrokerUnavailableError, InvariantError
 from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.reporting import Reporting
-from backstop.runtime.process.clock import NowMs
 from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell, Taken, both, untaken
 from streams.agents.intake import take_request
@@ -84,24 +83,6 @@ def known_runs(now_ms: int) -> Latencies:
         latencies.began(f"before_{number}", ("m",), now_ms, now_ms)
         latencies.ended(f"before_{number}", 1_000 + 20 * number, now_ms)
     return latencies
-
-
-class WatchedIndex(DueIndex):
-    """Wakes its scheduler if a row becomes due earlier, so that virtual time need not stop at each tick."""
-
-    def __init__(self, now_ms: NowMs) -> None:
-        super().__init__(now_ms, AHEAD_MS)
-        self.sooner = asyncio.Event()
-        self.wake_ms = 0
-
-    def own(self, partitions: Collection[int]) -> None:
-        super().own(partitions)
-        self.sooner.set()
-
-    def put(self, partition: int, key: bytes, due_ms: int | None) -> None:
-        super().put(partition, key, due_ms)
-        if due_ms is not None and due_ms < self.wake_ms:
-            self.sooner.set()
 
 
 class FoldConsumer:
@@ -264,6 +245,8 @@ class Worker:
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
         )
+        self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
+        self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
         latencies = known_runs(life.now_ms())
         self._hedges = Hedges(latencies, HEDGE_SHARE, troubled=lanes.troubled)
         self._hedge_runs = HedgeRuns(latencies, life.now_ms)
@@ -286,8 +269,6 @@ class Worker:
         client: Any = Client(life, provider, repeats=wrong.repeats_creates)
         unfollowed: Any = None
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
-        self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
-        self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
         access = ProviderAccess(openai, lanes, rate, hedge_at=self._hedges.hedge_at_ms)
         creating, polling = (
             WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
@@ -337,6 +318,7 @@ class Worker:
         return FoldParts(
             self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
             self._learning if fold is RESPONSE_FOLD else None,
+            heard={"submissions": self._submissions.landed, "polls": self._poll_commands.landed},
             **parts,
         )  # fmt: skip
 
@@ -367,11 +349,12 @@ class FoldParts:
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
         who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
+        heard: Mapping[str, Callable[[Any], None]] | None = None,
         also: Taken = untaken, hedges: Hedges | None = None,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
-        self.index = WatchedIndex(life.now_ms)
+        self.index = DueIndex(life.now_ms, AHEAD_MS)
         self.rows = Table(life, broker, stores, fold, wrong)
         self.rows.watch(IndexedRows(fold, self.index))
         if learning is not None:
@@ -382,8 +365,8 @@ class FoldParts:
             self.rows.watch(self.admissions)
         taken = self.admissions.taken if fold is JOB_FOLD else untaken if learning is None else learning.taken
         self._shell: FoldShell = wrong.shell()(
-            wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms, taken=both(taken, also),
+            wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name, heard),
+            results=results, index=self.index, now_ms=life.now_ms, taken=both(taken, also),
         )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
@@ -392,7 +375,7 @@ class FoldParts:
             make_timer = HedgeTimers(make_timer, self.index, hedges)
         self._scheduler = Scheduler(
             fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
-            publisher=Publisher(life, broker, who), now_ms=life.now_ms,
+            next_ms=self._held.next_ms, publisher=Publisher(life, broker, who), now_ms=life.now_ms,
         )  # fmt: skip
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:
@@ -411,12 +394,9 @@ class FoldParts:
                 await self._scheduler.tick()
             except PartitionNotOwnedError as error:
                 raise InvariantError("the scheduler read a partition that is not its own") from error
-            index, due_ms, now_ms = self.index, self.index.next_due_ms(), self._life.now_ms()
-            asked_ms = self._held.next_ms()
-            if asked_ms is not None:
-                due_ms = asked_ms if due_ms is None else min(due_ms, asked_ms)
-            due_ms = now_ms if self._scheduler.reading else due_ms
-            index.wake_ms = now_ms + IDLE_MS if due_ms is None else max(due_ms, now_ms + TICK_MS)
+            index, now_ms = self.index, self._life.now_ms()
+            wake_ms = self._scheduler.wake_ms(now_ms, IDLE_MS)
+            index.wake_ms = max(wake_ms, now_ms + TICK_MS)
             index.sooner.clear()
             alarm = self._life.chaos.loop.call_later((index.wake_ms - now_ms) / 1000, index.sooner.set)
             await index.sooner.wait()

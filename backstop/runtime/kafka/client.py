@@ -2,13 +2,14 @@
 
 import asyncio
 from ssl import SSLError
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
+from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.protocol.struct import Struct
 
 from backstop.runtime.errors import ConfigurationError
@@ -75,6 +76,29 @@ def _send_or_close(connection: Any, request: Any, expect_response: bool = True) 
 
 
 AIOKafkaConnection.send = _send_or_close
+
+_done = MessageBatch.done
+
+
+def _done_or_unknown(batch: Any, base_offset: int, *others: Any) -> None:
+    """The `done` of aiokafka. Where the broker tells no offset (-1: it recognised a repeat), each record has none.
+
+    aiokafka would count from -1, so that the second record seems to have offset 0.
+    """
+    if base_offset is not None and base_offset < 0:
+        placed = batch._msg_futures  # noqa: SLF001 - as above
+        batch._msg_futures = [(future, _Unplaced(known.timestamp)) for future, known in placed]  # noqa: SLF001
+    _done(batch, base_offset, *others)
+
+
+class _Unplaced(NamedTuple):
+    """Of a record whose offset is unknown, what aiokafka reads."""
+
+    timestamp: int
+    offset: int = 0
+
+
+MessageBatch.done = _done_or_unknown
 
 _assign = GroupCoordinator._perform_assignment  # noqa: SLF001 - as above
 

@@ -1,9 +1,9 @@
 """The idempotent producer: when a send returns, all in-sync replicas have acknowledged it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -17,6 +17,7 @@ from backstop.runtime.kafka.headers import event_headers
 from backstop.runtime.kafka.lifetimes import started
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
+from backstop.runtime.records import Record
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
@@ -28,6 +29,10 @@ KEYS_REMEMBERED_MAX: Final = 4_096
 """Keys whose hash is remembered: those of some hundred jobs in progress. A key has 1 KiB at most."""
 
 _DEFAULT: Final = DefaultPartitioner()
+
+
+Landed = Callable[[Record], None]
+"""Takes an acknowledged record, with the full name of its topic; those of a partition in order."""
 
 
 class Publisher(Protocol):
@@ -63,6 +68,11 @@ class KafkaPublisher:
         self._options: dict[str, Any] = client_options(settings)
         self._producer: AIOKafkaProducer | None = None
         self._renewing = asyncio.Lock()
+        self._heard: dict[str, Landed] = {}
+
+    def tell(self, topic: str, landed: Landed) -> None:
+        """Call `landed` with each record of `topic` that this producer has written, when it is acknowledged."""
+        self._heard[topic] = landed
 
     async def start(self) -> None:
         """:raises KafkaError: no broker answers; nothing is started, and the caller may try again."""
@@ -110,20 +120,24 @@ class KafkaPublisher:
             raise BrokerUnavailableError("the producer is not started")
         try:
             async with asyncio.timeout(timeout_s or SEND_TIMEOUT_MS / 1000):
-                waits = [
-                    await producer.send(
-                        f"{self._prefix}{message.topic}",
-                        value=encode(message),
-                        key=message.key.encode(),
-                        headers=event_headers(message, self._source),
-                    )
-                    for message in messages
-                ]
+                waits = [await self._send(producer, message) for message in messages]
                 for wait in waits:
                     await wait
         except (KafkaError, TimeoutError) as error:
             await self._renew_if_dead(producer)
             raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
+
+    async def _send(self, producer: Any, message: Message) -> "asyncio.Future[Any]":
+        """Give a message to the producer; returns its acknowledgement."""
+        key, value, headers = message.key.encode(), encode(message), event_headers(message, self._source)
+        wait: asyncio.Future[Any] = await producer.send(
+            f"{self._prefix}{message.topic}", value=value, key=key, headers=headers
+        )
+        landed = self._heard.get(message.topic)
+        if landed is not None:
+            # Callbacks run in the order of the offsets.
+            wait.add_done_callback(partial(_tell, landed, key, value, headers))
+        return wait
 
     async def _renew_if_dead(self, producer: Any) -> None:
         """Replace a producer whose sender task has ended: aiokafka ends it for good at a
@@ -141,6 +155,16 @@ class KafkaPublisher:
             self._producer = fresh
             with suppress(KafkaError, OSError):
                 await current.stop()
+
+
+def _tell(
+    landed: Landed, key: bytes, value: bytes, headers: list[tuple[str, bytes]], wait: "asyncio.Future[Any]"
+) -> None:  # fmt: skip
+    if wait.cancelled() or wait.exception() is not None:
+        return
+    at = wait.result()
+    if at.offset >= 0:
+        landed(Record(at.topic, at.partition, at.offset, at.timestamp, key, value, tuple(headers)))
 
 
 def _is_dead(producer: Any) -> bool:
