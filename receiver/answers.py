@@ -29,12 +29,24 @@ _BUSY: Final = "The memory for large answers is in use; send the request again."
 class _Held:
     """What one request holds, by the hash of each body that it read."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, shares: Shares, owner: Owner) -> None:
+        self._shares = shares
         self.owner = owner
         self.bytes_of: dict[str, int] = {}
 
+    def give_back(self) -> None:
+        self._shares.give_back(self.owner, sum(self.bytes_of.values()))
+        self.bytes_of.clear()
+
 
 _HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
+
+
+def let_go() -> None:
+    """The current request needs nothing more of what it has read so far."""
+    held = _HELD.get()
+    if held is not None:
+        held.give_back()
 
 
 class ReadMemory:
@@ -46,13 +58,13 @@ class ReadMemory:
     @contextmanager
     def holding(self) -> Iterator[None]:
         """What the request takes inside of the block is held until its end."""
-        held = _Held(owner_now())
+        held = _Held(self._shares, owner_now())
         token = _HELD.set(held)
         try:
             yield
         finally:
             _HELD.reset(token)
-            self._give_back(held)
+            held.give_back()
 
     def take(self, name: str, size_bytes: int) -> None:
         """Count a body that the current request has read, once. One larger than a tenant's share counts as the share.
@@ -72,14 +84,8 @@ class ReadMemory:
 
         :raises Refusal: 503, there is no room.
         """
-        held = _HELD.get()
-        if held is not None:
-            self._give_back(held)
-            self.take("answer", size_bytes)
-
-    def _give_back(self, held: _Held) -> None:
-        self._shares.give_back(held.owner, sum(held.bytes_of.values()))
-        held.bytes_of.clear()
+        let_go()
+        self.take("answer", size_bytes)
 
 
 class CountedBlobs:

@@ -29,6 +29,8 @@ class CreateResponse(JobMessage):
     """Don't ask for the completion window of the request: it would end after the deadline."""
     continuation_id: str | None = None
     """Continue the completion window of an earlier attempt."""
+    hedge: Literal[True] | None = None
+    """The attempt may be hedged, so its acceptance says when to ask for that."""
 
     @property
     def answer_within_ms(self) -> int:

@@ -24,6 +24,7 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
 from schemas.statuses import EndResponseStatus, SettledStatus
 
@@ -63,6 +64,8 @@ class JobPolicy(Frozen):
     """How long a finished job is remembered. Within this time a repeated submission is recognised."""
     public_url: str | None = None
     """The public address of the HTTP reads, used for the address of a large output in the result."""
+    hedge: Literal[True] | None = None
+    """The job may have a second attempt beside a slow one, once."""
     tags_sent: Literal[True] | None = None
     """The job's tags go along with its create commands. Absent for jobs without tags, and of older releases."""
 
@@ -232,6 +235,8 @@ class AttemptAccepted(JobMessage):
     """Absent where no rule of the limits applies to the job, or the answer told nothing."""
     end: AttemptEnd | None = None
     """Set if the answer already held the end: the server ignores `background`, or was quick."""
+    hedge_at_ms: UnixMs | None = None
+    """When to ask whether the attempt may be hedged. Absent if it may not, or if too little is known."""
 
 
 class AttemptRejected(JobMessage):
@@ -298,6 +303,16 @@ class AttemptSettled(JobMessage):
     _older = model_validator(mode="before")(cause_of_older)
 
 
+class HedgePermitted(JobMessage):
+    """The scheduler permitted a hedge of this attempt, and a later poll found its response still queued or running."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["hedge_permitted"] = "hedge_permitted"
+    attempt: Int64 = Field(ge=1)
+    response_id: ResponseId
+    permit: HedgePermit
+
+
 class UsageBooked(JobMessage):
     """Tokens that are in no result: of an attempt that ended after its job, or of a second response of one attempt.
 
@@ -353,6 +368,7 @@ JobFact = Annotated[
     | AttemptRejected
     | AttemptUnknown
     | AttemptSettled
+    | HedgePermitted
     | UsageBooked
     | JobAdmitted
     | JobFoundTooLate

@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    StrictBool,
     StringConstraints,
     TypeAdapter,
     field_validator,
@@ -19,6 +20,7 @@ from pydantic import (
 
 from schemas.base import Priority, ResponseId, UnixMs
 from schemas.codec import deeper_than
+from schemas.hedges import unhedgeable
 
 JOB_ID_CHARS_MAX = 100
 GIVEN_JOB_ID_PATTERN = r"^[.]*[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$"
@@ -132,12 +134,22 @@ class Submit(_Deadlined):
     """The class in which the job waits for its turn under the limits; `normal` if it is left out."""
     not_before_ms: Annotated[UnixMs, NUMBER] | None = None
     """Unix milliseconds before which the job does not begin. Its deadline must be later."""
+    hedge: StrictBool | None = None
+    """Whether the job may have a second attempt beside a slow one: the first to complete wins, and both cost tokens.
+    Left out: as the operator set it."""
 
     @model_validator(mode="after")
     def _begins_before_its_deadline(self) -> Self:
         deadline_ms = self.deadline_at_ms
         if self.not_before_ms is not None and deadline_ms is not None and self.not_before_ms >= deadline_ms:
             raise ValueError("not_before_ms must be earlier than deadline_at_ms")
+        return self
+
+    @model_validator(mode="after")
+    def _two_attempts_do_no_harm(self) -> Self:
+        harm = unhedgeable(self.request) if self.hedge else None
+        if harm is not None:
+            raise ValueError(f"hedge can't be true for this request: {harm}; leave hedge out or send false")
         return self
 
     @field_validator("request")

@@ -19,6 +19,7 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.hedges import HedgePermit, HedgeTerms
 from schemas.statuses import ObservedOutcome
 
 LAST_POLL_LEAD_MS = 10_000
@@ -73,6 +74,8 @@ class ResponseClaimed(ResponseMessage):
     """An application created the response and asked Backstop to adopt it."""
     released: Literal[True] | None = None
     """No job waits for the response: it is cancelled at once, and polled until it has ended. Absent if a job waits."""
+    hedge: HedgeTerms | None = None
+    """The job may have a second attempt beside this one. Absent if it may not, or has had one."""
 
 
 class ResponseReleased(ResponseMessage):
@@ -148,6 +151,10 @@ class ResponseTimerFired(ResponseMessage):
     due_ms: UnixMs
     next_poll_at_ms: UnixMs
     """When the poll after this one is due; stamped by the scheduler's policy."""
+    hedge_at_ms: UnixMs | None = None
+    """When to ask whether the response may be hedged. Absent if it may not, or if too little is known."""
+    permit: HedgePermit | None = None
+    """A hedge is permitted, if the next poll still finds the response queued or running."""
     poll_basis: PollBasis | None = None
 
 

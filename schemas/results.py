@@ -49,6 +49,22 @@ class AttemptBrief(Frozen):
     """Never null on the wire: left out instead."""
 
 
+class HedgeBrief(Frozen):
+    """The job had a hedge: a second attempt beside a slow one."""
+
+    attempt: Int64
+    """The number of the hedge. Its tokens, as far as known, are in `attempts`."""
+    beside: Int64
+    """The number of the attempt that was slow."""
+    begun_after_ms: Int64
+    """The age of the slow attempt's response when the hedge began."""
+    won: Literal["first", "hedge"] | SkipJsonSchema[None] = None
+    """The attempt that completed first, in the order of the log. Left out if neither decided the job."""
+    ahead_ms: Int64 | SkipJsonSchema[None] = None
+    """By how much the winner was ahead: its run time is at least this much shorter than the other's. Left out if the
+    other attempt ended before, was never accepted, or had not run as long yet."""
+
+
 class JobResult(JobMessage):
     topic: ClassVar[str] = "results"
     type: Literal["job_result"] = "job_result"
@@ -68,6 +84,8 @@ class JobResult(JobMessage):
     attempts: tuple[AttemptBrief, ...] = ()
     rejections: Int64 = 0
     """Creates that the provider refused. They made no response."""
+    hedge: HedgeBrief | SkipJsonSchema[None] = None
+    """Left out if the job had no hedge."""
     session_id: str | None = None
     tags: tuple[str, ...] = ()
     retry_of: str | SkipJsonSchema[None] = None

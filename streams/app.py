@@ -4,6 +4,7 @@ the poller and the follower.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
-from streams.agents.fold_shell import FoldShell, untaken
+from streams.agents.fold_shell import FoldShell, both, untaken
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold, Folded
@@ -34,10 +35,14 @@ from streams.fold.rows import decode_row
 from streams.openai.provider import open_openai
 from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
+from streams.policy.latency import Latencies
 from streams.policy.polls import Webhooks
 from streams.results import ResultsPublisher
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.hedge_runs import HedgeRuns
+from streams.scheduler.hedge_timers import HedgeTimers
+from streams.scheduler.hedges import Hedges
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
 from streams.scheduler.service import Scheduler
@@ -51,6 +56,7 @@ from streams.workers.follower import Follower
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from streams.workers.metrics import FollowerMetrics, WorkerMetrics
+from streams.workers.past_runs import PastRuns, read_tail
 from streams.workers.pauses import PauseBoard, Pauses
 from streams.workers.poll_learning import PollLearning
 from streams.workers.poller import Poller
@@ -90,6 +96,16 @@ class Worker:
         account = self._access.provider.account
         self._admission = Admission(settings.limit_rules(), account)
         self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
+        self._latencies = Latencies()
+        self._hedges = Hedges(
+            self._latencies,
+            settings.hedge_share,
+            lane_rest_ms=settings.hedge_lane_rest_ms,
+            troubled=self._access.lanes.troubled,
+            busy=self._would_wait,
+        )
+        self._hedge_runs = HedgeRuns(self._latencies, self._now_ms)
+        self._access = replace(self._access, hedge_at=self._hedges.hedge_at_ms)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
         self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
         learned = settings.learned_polls()
@@ -100,6 +116,8 @@ class Worker:
         self._learning: PollLearning | None = None
         if learned is not None:
             self._learning = PollLearning(learned, self._access.rate, self._now_ms, self._reporting.metrics)
+        recalls = [self._hedge_runs.recall, *([self._learning.recall] if self._learning is not None else [])]
+        self._past_runs = PastRuns(partial(read_tail, settings), recalls, self._now_ms)
         # Partial output must not hold up a fact: it has a producer of its own.
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = Follower(Reporting(self._partials, FollowerMetrics(), self._now_ms), settings.follow_limits())
@@ -141,6 +159,7 @@ class Worker:
                 self._guarded(poller.run(stop)),
                 self._guarded(self._follower.run(stop, self._access)),
                 self._guarded(self._watch_changelogs(stop)),
+                self._guarded(self._past_runs.run(stop)),
                 *([self._guarded(self._learning.run(stop))] if self._learning is not None else ()),
                 self._guarded(self._clock.run(stop)),
             )
@@ -239,11 +258,18 @@ class Worker:
             **broker_credentials(settings),
         )
 
+    def _would_wait(self, model: str, tenant: str) -> bool:
+        """Whether a hedge would have to wait: jobs wait, a limit is reached, or an operator paused the creates.
+
+        Whatever holds a job back from its turn must be asked here as well.
+        """
+        return bool(self._access.pauses.gates(model, tenant, ())) or not self._admissions.room(model, tenant)
+
     def _taken_by(self, fold: Fold[Any]) -> Callable[[int, Folded[Any]], None]:
         """What learns from the folded batches."""
         if fold is JOB_FOLD:
-            return self._admissions.taken
-        return untaken if self._learning is None else self._learning.taken
+            return both(self._admissions.taken, self._hedges.taken)
+        return both(self._hedge_runs.taken, untaken if self._learning is None else self._learning.taken)
 
     def _add_fold(self, fold: Fold[Any]) -> Scheduler:
         settings, index = self._settings, DueIndex(self._now_ms)
@@ -262,6 +288,7 @@ class Worker:
         streamed = StreamedRows(table)
         if fold is RESPONSE_FOLD:
             table.watch(streamed)
+            table.watch(self._hedge_runs)
             if self._learning is not None:
                 table.watch(self._learning)
         rows = self._follower.beside(streamed) if fold is RESPONSE_FOLD else table
@@ -281,6 +308,8 @@ class Worker:
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
                 self._follower.rebuilt(active, streamed)
+                self._hedge_runs.own(active)
+                self._past_runs.own(active)
                 if self._learning is not None:
                     self._learning.own(active)
             self.health.met(fold.name)
@@ -293,7 +322,8 @@ class Worker:
         add_fold_agent(self._app, topic, fold.name, shell)
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
-            return Scheduler(fold, index=index, make_timer=partial(response_timer, self._webhooks), **parts)
+            polls = partial(response_timer, self._webhooks)
+            return Scheduler(fold, index=index, make_timer=HedgeTimers(polls, index, self._hedges), **parts)
         held = JobTimers(
             index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
         )

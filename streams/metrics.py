@@ -49,6 +49,11 @@ ROWS_UNREADABLE = Counter(
     "Rows that only a newer release can read, found when a store is opened; they have no timers.",
     ["log"],
 )
+HEDGES = Counter(
+    "backstop_hedges",
+    "Second attempts beside slow ones: `permitted` by the scheduler, and those that `won` or `lost`.",
+    ["outcome"],
+)
 ATTEMPTS_UNKNOWN = Counter(
     "backstop_attempts_unknown_outcome",
     "Attempts of finished jobs whose create had an unknown outcome; adopted later, or repeated.",

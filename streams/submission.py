@@ -11,6 +11,7 @@ from backstop.runtime.blobs import Bodies
 from backstop.runtime.comma_lists import CommaList
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
+from schemas.hedges import HedgeMode, acts, unhedgeable
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, RetryOf, Turn
 from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
@@ -142,6 +143,11 @@ class SubmissionPolicy(BaseModel):
         "use, comma-separated. An id that ends in * is a prefix. The tenant `default` may use any id.",
     )
 
+    hedge: HedgeMode = Field(
+        default="asked",
+        description="Which jobs may have a second attempt beside one that runs for unusually long (docs/hedging.md): "
+        "`asked`: those that ask for it; `all`: also others, if their tools can't act twice; `never`: none.",
+    )
     prompt_cache_rules: tuple[CacheRule, ...] = Field(
         default=(),
         max_length=100,
@@ -168,7 +174,15 @@ class SubmissionPolicy(BaseModel):
         """
         return None if tenant == DEFAULT_TENANT else first_foreign(named_in(request), self.shared_ids)
 
-    def stamp(self, retries_max: int | None, *, tagged: bool = False) -> JobPolicy:
+    def hedges(self, submit: Submit) -> bool:
+        """Whether the job may be hedged. By policy only a request that two attempts of do nothing twice."""
+        if self.hedge == "never" or submit.hedge is False:
+            return False
+        if submit.hedge is None and (self.hedge != "all" or acts(submit.request)):
+            return False
+        return unhedgeable(submit.request) is None
+
+    def stamp(self, retries_max: int | None, *, tagged: bool = False, hedge: bool = False) -> JobPolicy:
         """The policy for one job; `retries_max` is what the submission asked for (None: the default)."""
         margin_ms = max(1_000, self.create_timeout_ms // 10)
         return JobPolicy(
@@ -189,6 +203,7 @@ class SubmissionPolicy(BaseModel):
             stuck_factor=self.stuck_factor,
             forget_after_ms=self.forget_after_ms,
             public_url=self.public_url,
+            hedge=True if hedge else None,
             tags_sent=True if tagged else None,
         )
 
@@ -220,7 +235,7 @@ def prepare(submit: Submit) -> Prepared:
     # The hash of these bytes identifies a submission for good: never change their form.
     data = canonical(rest | {"request": submit.request})
     frame = canonical(rest | {"request": 0})
-    # Before it come only numbers (deadline_at_ms, not_before_ms) and a priority, which can't contain its name.
+    # Before it come only numbers (deadline_at_ms, not_before_ms), hedge and a priority, which can't contain its name.
     begins = frame.index(_REQUEST) + len(_REQUEST)
     ends = len(data) - (len(frame) - begins - 1)
     return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins:ends])
@@ -318,7 +333,7 @@ async def to_submitted(
         request=await bodies.put_canonical(request, request_json),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
-        policy=policy.stamp(submit.retries_max, tagged=bool(submit.tags)),
+        policy=policy.stamp(submit.retries_max, tagged=bool(submit.tags), hedge=policy.hedges(submit)),
         include=include_of(submit.request) or None,
         window_ms=window_ms_of(submit.request),
         session_id=submit.session_id,

@@ -38,6 +38,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "attempt_rejected": ("attempt", "cause", "code", "http_status", "wait_ms"),
     "attempt_unknown": ("attempt", "reason"),
     "attempt_settled": ("attempt", "response_id", "status", "code", "found_by", "polls"),
+    "hedge_permitted": ("attempt", "response_id"),
     "usage_booked": ("attempt", "response_id", "estimated"),
     "job_admitted": ("reserved_tokens", "waited_for"),
     "job_found_too_late": ("needs_ms",),

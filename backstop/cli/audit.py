@@ -30,6 +30,7 @@ from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
 from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.clock import make_clock
+from backstop.runtime.process.garbage import settle_garbage_collector
 from backstop.runtime.records import Record
 
 app = typer.Typer(help="Histories and proofs, from the topics alone.", no_args_is_help=True, add_completion=False)
@@ -64,6 +65,7 @@ def verify(
     """
     settings = bootstrap_settings()
     url = None if no_readmodel else read_model_url()
+    settle_garbage_collector()
 
     async def run() -> int:
         # The read model first: the logs, read later, then contain every fact that it has applied.

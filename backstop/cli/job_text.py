@@ -109,6 +109,7 @@ def job_text(job: dict[str, Any]) -> str:
         ("finished", clock(job.get("finished_at_ms"), day=True)),
         ("found by", job.get("found_by")),
         ("attempts", _attempts(job, result)),
+        ("hedge", _hedge(result.get("hedge"))),
         ("timings", _timings(result.get("timings"))),
         ("cost", _cost(job.get("cost"))),
         ("usage", _compact(result.get("usage"))),
@@ -147,6 +148,16 @@ def _attempts(job: dict[str, Any], result: dict[str, Any]) -> str:
         + (" (adopted)" if brief.get("adopted") else "")
         for brief in briefs
     )
+
+
+def _hedge(hedge: Any) -> str:
+    """Which of two attempts won: `attempt 2 beside 1, after 5m; the hedge won, ahead by 40.0s`."""
+    if not isinstance(hedge, dict):
+        return ""
+    begun = f"attempt {hedge.get('attempt')} beside {hedge.get('beside')}, after {span(hedge.get('begun_after_ms', 0))}"
+    won = {"hedge": "the hedge won", "first": f"attempt {hedge.get('beside')} won"}.get(str(hedge.get("won")))
+    ahead = f", ahead by {span(hedge['ahead_ms'])}" if hedge.get("ahead_ms") is not None else ""
+    return f"{begun}; {won or 'neither won'}{ahead}"
 
 
 def _timings(timings: Any) -> str:

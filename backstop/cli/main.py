@@ -2,6 +2,8 @@
 `backstop jobs` does not wait for Faust's import.
 """
 
+import backstop.runtime.process.structlog_alone  # noqa: F401, I001 - before all others
+
 import errno
 import logging
 import sys

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import JobCostView
 from schemas.base import FoundBy, Priority, Usage
-from schemas.results import AttemptBrief, Reason, Timings
+from schemas.results import AttemptBrief, HedgeBrief, Reason, Timings
 from schemas.statuses import JobOutcome, JobStatus, WaitsFor
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
@@ -107,6 +107,8 @@ class ResultView(TypedDict):
     timings: Timings
     attempts: list[AttemptBrief]
     rejections: int
+    hedge: NotRequired[HedgeBrief]
+    """A second attempt that was begun beside a slow one. Left out if the job had none."""
     response_url: NotRequired[str]
     """The URL of the provider's response object."""
     response: NotRequired[Any]

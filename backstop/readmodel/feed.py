@@ -1,7 +1,8 @@
 """Live changes: each process has one reader of `changes`, and a bounded queue per follower.
 
-A follower slower than its queue is closed, and resumes by the id of the last event it saw: nothing is kept for it. When
-all places are taken, an owner above its share loses one. A follower whose key is no longer valid gets no more changes.
+Without followers nothing is read. A follower slower than its queue is closed, and resumes by the id of the last event
+it saw: nothing is kept for it. When all places are taken, an owner above its share loses one. A follower whose key is
+no longer valid gets no more changes.
 """
 
 import asyncio
@@ -119,6 +120,10 @@ class ChangeFeed:
         self._database = database
         self._limits = limits
         self._standing = asyncio.Event()
+        """The feed has a position: later changes reach the followers."""
+        self._following = 0
+        self._wanted = asyncio.Event()
+        """There are followers."""
         self._metrics = FeedMetrics(registry)
         self._followers: dict[Place, set[Subscription]] = {}
         self._shares = Shares(limits.followers_max)
@@ -151,11 +156,16 @@ class ChangeFeed:
         follower.queue_max = self._limits.queue_max
         if not follower.end_only:
             self._take_place(follower)
+        self._following += 1
+        self._wanted.set()
         try:
             await self._stand()
             async with self._registered(follower):
                 yield follower
         finally:
+            self._following -= 1
+            if not self._following:
+                self._wanted.clear()
             self._leave_place(follower)
             if follower.closed is not None:
                 self._metrics.dropped.labels(follower.closed).inc()
@@ -223,6 +233,10 @@ class ChangeFeed:
         at: tuple[int, int] | None = None
         away = False
         while True:
+            if not self._wanted.is_set():
+                at = None
+                self._standing.clear()
+                await self._wanted.wait()
             try:
                 at = await self._advance(at)
                 away = False

@@ -76,7 +76,7 @@ def list_rows(conn: Connection, wanted: JobFilter) -> JobRows:
         any_status = [(f"status IN ({marks})", statuses)] if statuses else []
         runs = [_run(conn, wanted, led, [*tested, *any_status, *tag])]
     else:
-        runs = [_run(conn, wanted, [("status = ?", status)], [*model, *tag]) for status in statuses]
+        runs = [_run(conn, wanted, [("status = ?", status)], [*model, *tag], len(statuses)) for status in statuses]
     # A run that stopped early knows nothing about rows older than where it stopped.
     left_at = max((left for _, left in runs if left is not None), default=None)
     found = sorted((row for rows, _ in runs for row in rows), key=_place, reverse=True)
@@ -119,10 +119,12 @@ def _running_sights(conn: Connection, rows: Sequence[JobRow]) -> dict[str, Sight
 
 
 def _run(
-    conn: Connection, wanted: JobFilter, led: Sequence[Condition], tested: Sequence[Condition]
+    conn: Connection, wanted: JobFilter, led: Sequence[Condition], tested: Sequence[Condition], runs: int = 1
 ) -> tuple[list[JobRow], Cursor | None]:
     """The matching rows along one index, and where the walk stopped
     before the index's end (None: it reached the end).
+
+    :param runs: the number of walks that share the page's rows.
     """
     conditions: list[Condition] = [("tenant = ?", wanted.tenant), *led]
     if wanted.since_ms is not None:
@@ -133,7 +135,7 @@ def _run(
     if not tested:
         query = f"SELECT {_BRIEF_COLUMNS} FROM jobs WHERE {where} {_ORDER} LIMIT ?"
         return [_brief(values) for values in conn.rows(query, (*params, wanted.limit))], None
-    walked_max = wanted.limit * WALKED_A_ROW
+    walked_max = max(wanted.limit, wanted.limit * WALKED_A_ROW // runs)
     test, tests = _joined(tested)
     walk = f"SELECT job_id, submitted_at_ms, model, status FROM jobs WHERE {where} {_ORDER} LIMIT ?"
     found = conn.rows(

@@ -17,6 +17,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    HedgePermitted,
     JobAdmitted,
     JobChanged,
     JobFact,
@@ -204,6 +205,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | AttemptUnknown()
             | AttemptSettled()
             | UsageBooked()
+            | HedgePermitted()
             | JobAdmitted()
             | JobFoundTooLate()
             | JobTimerFired()

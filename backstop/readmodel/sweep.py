@@ -29,7 +29,7 @@ _OPEN = texts(OPEN_JOB_STATUSES)
 _DUE_IN_FOLD = texts(status for status in OPEN_JOB_STATUSES if due_in_fold(status))
 _LANE_STANDS = (
     "COALESCE(model, '') NOT IN (SELECT COALESCE(model, '') FROM jobs AS other "
-    f"WHERE other.status IN ({_DUE_IN_FOLD}) AND other.updated_at_ms >= ?)"
+    f"WHERE other.status IN ({_OPEN}) AND other.status IN ({_DUE_IN_FOLD}) AND other.updated_at_ms >= ?)"
 )
 """A job that backs off may wait past its time while its lane is closed. But then a probe moves a job
 of the lane, at the latest after the longest wait that a provider may ask of a lane. A job that waits for its turn under
@@ -83,7 +83,8 @@ def sweep(conn: Connection, now_ms: int, bound_ms: int, tenant: str | None = Non
     )
 
     def jobs(where: str, *more: int) -> Finding:
-        return _find(conn, "jobs", f"{where}{whose}", (before_ms, *more, *params))
+        # SQLite uses an index of open jobs only where its own condition stands in the question.
+        return _find(conn, "jobs", f"status IN ({_OPEN}) AND {where}{whose}", (before_ms, *more, *params))
 
     return Findings(
         without_next_action=jobs(

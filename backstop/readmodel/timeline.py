@@ -15,6 +15,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    HedgePermitted,
     JobAdmitted,
     JobChanged,
     JobFact,
@@ -76,7 +77,7 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
             }
         case CancelRequested() | JobChanged():
             return fact.model_dump(include={"ingress", "asked_by", "priority", "deadline_at_ms", "why", "by"})
-        case ResponseAdopted() | AdoptionRefused() | UsageBooked():
+        case ResponseAdopted() | AdoptionRefused() | UsageBooked() | HedgePermitted():
             return _beside(fact)
         case JobRefused():
             return {"code": fact.code}
@@ -96,7 +97,16 @@ def _of_turn(fact: JobTimerFired | JobAdmitted | JobFoundTooLate) -> dict[str, A
             return {"needs_ms": fact.needs_ms}
 
 
-def _beside(fact: ResponseAdopted | AdoptionRefused | UsageBooked) -> dict[str, Any]:
+def _beside(fact: ResponseAdopted | AdoptionRefused | UsageBooked | HedgePermitted) -> dict[str, Any]:
+    if isinstance(fact, HedgePermitted):
+        permit = fact.permit
+        return {
+            "attempt": fact.attempt,
+            "response_id": fact.response_id,
+            "age_ms": permit.age_ms,
+            "after_ms": permit.after_ms,
+            "ended": permit.ended,
+        }
     if isinstance(fact, AdoptionRefused):
         return {"response_id": fact.response_id}
     if isinstance(fact, UsageBooked):

@@ -19,7 +19,7 @@ from backstop.readmodel.turn_text import placed, span
 from schemas.base import Cause
 from schemas.job_ids import own_job_id
 from schemas.pauses import PAUSED_CODE, CreatesPaused
-from schemas.results import JobResult, Reason
+from schemas.results import HedgeBrief, JobResult, Reason
 from schemas.statuses import JobOutcome, JobStatus
 from streams.fold.attempts import Abandoned, Attempt, Attempts, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.job import Absent, Active, BackingOff, Finished, JobState, Spec, Waiting, due_ms
@@ -58,6 +58,8 @@ class JobSituation:
     """The pauses in force that hold its creates."""
     place: Place | None = None
     """Its place among the jobs that wait for their turn, if it does."""
+    retried_as: str | None = None
+    """The job that repeats this one."""
 
 
 def why(seen: JobSituation) -> list[str]:
@@ -100,6 +102,7 @@ def _stands(seen: JobSituation) -> list[str]:
             submitting = any(isinstance(item, Submitting) for item in state.attempts.items)
             return [
                 *said,
+                *_beside(state.attempts),
                 *(_paused(seen) if submitting else []),
                 f"The job ends as expired {_at(state.spec.deadline_at_ms, now_ms)} if no attempt ends before",
             ]
@@ -160,6 +163,19 @@ def _attempt(item: Attempt, seen: JobSituation) -> str | None:
             return None
         case _:
             assert_never(item)
+
+
+def _beside(attempts: Attempts) -> list[str]:
+    """Which attempt is a hedge, while it and the other one are open."""
+    hedge = attempts.hedge
+    if hedge is None:
+        return []
+    pair = (attempts.get(hedge.number), attempts.get(hedge.beside))
+    if not all(isinstance(item, Submitting | Running | OutcomeUnknown) for item in pair):
+        return []
+    begun = f"begun when that had run for {span(hedge.after_ms)}"
+    which = f"Attempt {hedge.number} is a second attempt beside attempt {hedge.beside}, {begun}"
+    return [f"{which}; the first of the two to complete ends the job"]
 
 
 def _paused(seen: JobSituation) -> list[str]:
@@ -236,7 +252,24 @@ def _waits(cause: Cause, held_for: Cause | None) -> str:
 
 def _ended(result: JobResult) -> list[str]:
     took = span(result.timings.finished_at_ms - result.timings.submitted_at_ms)
-    return [f"{_outcome(result.outcome, result.reason)}, {took} after its submission"]
+    return [f"{_outcome(result.outcome, result.reason)}, {took} after its submission", *_hedged(result.hedge)]
+
+
+def _hedged(hedge: HedgeBrief | None) -> list[str]:
+    """Which of two attempts won, and by how much."""
+    if hedge is None:
+        return []
+    begun = f"attempt {hedge.attempt} was begun beside attempt {hedge.beside} after {span(hedge.begun_after_ms)}"
+    match hedge.won:
+        case None:
+            return [f"It was hedged: {begun}, and neither of the two decided the job"]
+        case "first":
+            return [f"It was hedged: {begun}, and attempt {hedge.beside} won after all"]
+        case "hedge":
+            ahead = "" if hedge.ahead_ms is None else f", ahead by {span(hedge.ahead_ms)} or more"
+            return [f"It was hedged: {begun}, and won{ahead}"]
+        case _:
+            assert_never(hedge.won)
 
 
 _ENDS: Final[Mapping[JobOutcome, str]] = {
@@ -262,13 +295,14 @@ def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
 
 
 def _repeats(seen: JobSituation) -> list[str]:
-    """The ended job whose request this one repeats."""
+    """The ended job whose request this one repeats, and the job that repeats this one."""
+    again = [] if seen.retried_as is None else [f"It was retried as the job {seen.retried_as}"]
     told: JobResult | Spec | None = seen.result
     if told is None and isinstance(seen.state, Waiting | Active | BackingOff):
         told = seen.state.spec
     if told is None or told.retry_of is None:
-        return []
-    return [f"It repeats the job {own_job_id(told.tenant, told.retry_of)}, which had ended"]
+        return again
+    return [f"It repeats the job {own_job_id(told.tenant, told.retry_of)}, which had ended", *again]
 
 
 def _before(seen: JobSituation) -> list[str]:
@@ -276,6 +310,9 @@ def _before(seen: JobSituation) -> list[str]:
     result, state = seen.result, seen.state
     if result is not None:
         failed = [brief for brief in result.attempts if brief.outcome != "completed"]
+        hedge = result.hedge
+        if hedge is not None and hedge.won is not None:  # Told already.
+            failed = [brief for brief in failed if brief.attempt not in (hedge.attempt, hedge.beside)]
         last = max((brief.attempt for brief in result.attempts), default=0)
         before = [brief for brief in failed if brief.attempt < last]
         told = [f"{brief.outcome} ({brief.code})" if brief.code else brief.outcome for brief in before]

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -29,6 +30,10 @@ from receiver.reads.status_routes import (
 from streams.policy import lanes
 
 SNAPSHOT_EVERY_S: Final = 3.0
+"""While what was found is read, or something is wrong. One snapshot costs as much processor time as 20 requests."""
+QUIET_SNAPSHOT_EVERY_S: Final = 15.0
+FRESH_WITHIN_S: Final = 1.0
+"""`/v1/status` waits for so long for a snapshot, where the last one is old."""
 STILL_MS_TOLD: Final = 30_000
 """A reader that does not move for this long although records wait is told."""
 RATE_MS: Final = 60_000
@@ -80,46 +85,85 @@ class SystemMetrics:
 
 
 class SystemWatch:
-    """Asks the broker for its groups every `SNAPSHOT_EVERY_S`. Needed by `/v1/status`, and for jobs
-    that wait for a worker.
-    """
+    """Asks the broker for its groups. Needed by `/v1/status`, for alerts, and for jobs that wait for a worker."""
 
     def __init__(self, reader: Reader, now_ms: NowMs, registry: CollectorRegistry | None = None) -> None:
         """`registry`: of the metrics; a new one if not given."""
         self._reader = reader
         self._metrics = SystemMetrics(registry or CollectorRegistry())
         self._now_ms = now_ms
-        self.holdings = Holdings()
+        self._holdings = Holdings()
+        self._wanted = asyncio.Event()
+        """The holdings were read since the last snapshot."""
+        self._asked = asyncio.Event()
+        """Set at the next snapshot, and replaced."""
         self.lanes: Mapping[tuple[str, str], lanes.Lane] = {}
         """By account and model, as another part follows them."""
         self._polled: deque[tuple[int, int]] = deque()
         """Time and number of all finished poll commands, of the last minute."""
 
+    @property
+    def holdings(self) -> Holdings:
+        """What the snapshots so far told. A read of it makes the next one come soon."""
+        self._wanted.set()
+        return self._holdings
+
+    async def fresh(self) -> None:
+        """Wait until the holdings are no older than `SNAPSHOT_EVERY_S`, for `FRESH_WITHIN_S` at most."""
+        if self._holdings.away is not None or self._now_ms() - self._holdings.at_ms < SNAPSHOT_EVERY_S * 1000:
+            return
+        asked = self._asked
+        self._wanted.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FRESH_WITHIN_S):
+                await asked.wait()
+
     async def run(self) -> None:
         """Ask until cancelled."""
         try:
             while True:
+                self._wanted.clear()
                 await self.once()
                 await asyncio.sleep(SNAPSHOT_EVERY_S)
+                if not self._something_wrong():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(QUIET_SNAPSHOT_EVERY_S - SNAPSHOT_EVERY_S):
+                            await self._wanted.wait()
         finally:
             await self._reader.close()
 
+    def _something_wrong(self) -> bool:
+        held = self._holdings
+        return bool(held.away is not None or held.moving_since_ms or any(map(self._is_wrong, held.held.values())))
+
+    def _is_wrong(self, each: Holding) -> bool:
+        """Whether a partition has no reader, or nothing has moved since the last snapshot."""
+        at_ms = self._holdings.at_ms
+        return each.holder is None or each.still_ms(at_ms) > 0 or each.held_back_ms(at_ms) > 0
+
     async def once(self) -> None:
+        try:
+            await self._ask()
+        finally:
+            asked, self._asked = self._asked, asyncio.Event()
+            asked.set()
+
+    async def _ask(self) -> None:
         try:
             snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:
-            if self.holdings.away is None:
+            if self._holdings.away is None:
                 log.warning("broker_does_not_answer", reason=str(error))
-            self.holdings = self.holdings.missed(str(error), self._now_ms())
+            self._holdings = self._holdings.missed(str(error), self._now_ms())
             self._metrics.answers.set(0)
             return
-        before = {holding.partition: holding for holding in self.holdings.unheld()}
-        self.holdings = self.holdings.saw(snapshot)
-        for each in self.holdings.unheld():
+        before = {holding.partition: holding for holding in self._holdings.unheld()}
+        self._holdings = self._holdings.saw(snapshot)
+        for each in self._holdings.unheld():
             if each.partition not in before:
                 log.warning("partition_without_reader", group=each.group, topic=each.topic, partition=each.partition)
         self._count_polls(snapshot)
-        self._metrics.show(self.holdings, snapshot.at_ms)
+        self._metrics.show(self._holdings, snapshot.at_ms)
 
     def _count_polls(self, snapshot: Snapshot) -> None:
         done = sum(offset for group in snapshot.groups if group.name == "poller" for offset in group.committed.values())
@@ -153,6 +197,7 @@ def add_status_route(app: web.Application, watch: SystemWatch, now_ms: NowMs) ->
     """Add `GET /v1/status` to `app`."""
 
     async def get_status(_request: web.Request) -> web.StreamResponse:
+        await watch.fresh()
         return problems.answer(status(watch, now_ms()))
 
     declare(app, GET_STATUS, get_status)

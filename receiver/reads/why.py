@@ -9,7 +9,7 @@ from backstop.readmodel.database import Database
 from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.places import place_of
 from backstop.readmodel.prices import Prices
-from backstop.readmodel.queries import find_row, timeline_of
+from backstop.readmodel.queries import find_existing, find_row, timeline_of
 from backstop.readmodel.turn_text import turn_of
 from backstop.readmodel.why import JobSituation, WhyView, next_at_ms, next_poll_of, why
 from backstop.runtime.http.routes import Answer, Route, declare
@@ -26,6 +26,7 @@ from schemas.job_ids import qualified_job_id
 from schemas.results import RESULT
 from streams.fold.job import Absent
 from streams.fold.rows import decode_job_state
+from streams.retries import own_id_of_retry
 
 GET_WHY: Final = Route(
     "GET", "/v1/jobs/{job_id}/why", name="getJobWhy", access="read", ids={"job_id": JobId},
@@ -49,10 +50,12 @@ def add_why_route(
         if await just_taken.is_hidden(tenant, given):
             raise ReadRefusal(problems.not_found("job"))
         at_ms = now_ms()
-        row, entries, spends, place = await database.read(
+        own_retry_id = own_id_of_retry(job_id)
+        row, entries, spends, place, retries = await database.read(
             lambda conn: (
                 find_row(conn, tenant, job_id), timeline_of(conn, job_id), spends_of(conn, job_id),
                 place_of(conn, tenant, job_id, at_ms),
+                find_existing(conn, [qualified_job_id(tenant, own_retry_id)]),
             )
         )  # fmt: skip
         if row is None:
@@ -71,6 +74,7 @@ def add_why_route(
                 next_poll_of(entries, at_ms),
                 held,
                 place,
+                own_retry_id if retries else None,
             )
         answer: WhyView = {
             "object": "why",

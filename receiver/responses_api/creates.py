@@ -16,6 +16,7 @@ SESSION_HEADER: Final = "Backstop-Session"
 TIMEOUT_HEADER: Final = "Backstop-Timeout-Ms"
 RETRIES_HEADER: Final = "Backstop-Retries-Max"
 PRIORITY_HEADER: Final = "Backstop-Priority"
+HEDGE_HEADER: Final = "Backstop-Hedge"
 NOT_BEFORE_HEADER: Final = "Backstop-Not-Before-Ms"
 
 _SENTENCES: Final[dict[str, str]] = {
@@ -89,6 +90,11 @@ def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
         given["session_id"] = headers[SESSION_HEADER]
     if PRIORITY_HEADER in headers:
         given["priority"] = headers[PRIORITY_HEADER]
+    if HEDGE_HEADER in headers:
+        hedge = headers[HEDGE_HEADER]
+        if hedge not in ("true", "false"):
+            raise refusal(HEDGE_HEADER, f"{HEDGE_HEADER} must be true or false.")
+        given["hedge"] = hedge == "true"
     numbers = ((TIMEOUT_HEADER, "timeout_ms"), (RETRIES_HEADER, "retries_max"), (NOT_BEFORE_HEADER, "not_before_ms"))
     for header, field in numbers:
         text = headers.get(header)

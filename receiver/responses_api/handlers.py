@@ -22,6 +22,7 @@ from backstop.runtime.http.routes import Asked, BadParameterError, query_of
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.sources import Sources
 from receiver.access.identity import caller_of, tenant_of
+from receiver.answers import let_go
 from receiver.bodies import NotJsonError, load_json, read_body, require_json
 from receiver.ingress.cancels import Cancels
 from receiver.ingress.jobs import ID_TAKEN, idempotency_key, refuse
@@ -123,6 +124,8 @@ class ResponsesIngress:
     async def create(self, request: web.Request) -> web.StreamResponse:
         async with AsyncExitStack() as held:
             began = await self._begin(request, held)
+            if began.listener is not None or began.waits:
+                let_go()  # what the create read of a previous response, as it may wait for an hour
             if began.listener is not None:
                 assert self._streams is not None
                 return await self._streams.serve(

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 from backstop.runtime.http.routes import EVENT_STREAM, WHOLE, Answer, Codes, Header, Query, Route, ServerSentEvent
 from receiver.ingress.jobs import KEY_HEADER
 from receiver.responses_api.creates import (
+    HEDGE_HEADER,
     NOT_BEFORE_HEADER,
     PRIORITY_HEADER,
     RETRIES_HEADER,
@@ -126,6 +127,7 @@ CREATE: Final = Route(
             Annotated[int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)],
         ),
         Header(RETRIES_HEADER, "Retries after failed attempts, at most.", Annotated[int, Field(ge=0, le=RETRIES_MAX)]),
+        Header(HEDGE_HEADER, "Whether the job may have a second attempt beside a slow one.", bool),
         Header(PRIORITY_HEADER, "The class in which the job waits for its turn under the limits.", Priority),
         Header(NOT_BEFORE_HEADER, "Unix milliseconds before which the job does not begin.", UnixMs),
     ),

@@ -9,13 +9,15 @@ from typing import Any
 from aiohttp import web
 
 from backstop.runtime.authority import Authority, authority_of
+from backstop.runtime.errors import BlobStoreError
 from backstop.runtime.http.routes import EVENT_STREAM
 from backstop.runtime.process.clock import NowMs
+from receiver.answers import let_go
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import Listener, Live, listening
 from receiver.partial_output.serving import View, is_recent, serve_events
-from receiver.problems import SECURITY_HEADERS, unavailable
+from receiver.problems import SECURITY_HEADERS, Refusal, unavailable
 from receiver.responses_api.creates import refusal
 from receiver.responses_api.responses import Responses, ShownResponse
 from receiver.responses_api.streamed import ResponseView
@@ -93,13 +95,16 @@ class ResponseStreams:
     ) -> ShownResponse | None:
         try:
             shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
-        except ReadsAwayError:
-            return None
+        except (ReadsAwayError, BlobStoreError, Refusal):
+            return None  # the next change, or the next look after some seconds, asks again
         if shown is not None and sha256 is not None and shown.request_sha256 not in (None, sha256):
             shown = None
         if shown is None:
             listener.stopped = True  # deleted meanwhile, or the response of another submission
-        return shown if shown is not None and shown.ended else None
+        if shown is None or not shown.ended:
+            let_go()  # a stream lives for hours, and what it showed of the request is sent
+            return None
+        return shown
 
     def _is_recent(self, ended: ShownResponse) -> bool:
         at_ms = ended.finished_at_ms

@@ -45,8 +45,22 @@ class FoldRecord(LogRecord, Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
+Taken = Callable[[int, Folded[Any]], None]
+"""Called with a partition and each of its batches, when its rows are written."""
+
+
 def untaken(_partition: int, _folded: Folded[Any]) -> None:
     """No part asks for the batches."""
+
+
+def both(first: Taken, second: Taken) -> Taken:
+    """Two parts ask for the batches."""
+
+    def taken(partition: int, folded: Folded[Any]) -> None:
+        first(partition, folded)
+        second(partition, folded)
+
+    return taken
 
 
 class FoldShell:

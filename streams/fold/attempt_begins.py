@@ -9,7 +9,10 @@ from streams.fold.step import Step
 
 
 def begin_attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact) -> Step[JobState]:
-    """Begin the next attempt. The command is derived from the event, so a repeated event gives the same command."""
+    """Begin the next attempt. The command is derived from the event, so a repeated event gives the same command.
+
+    A hedge continues no completion window: the attempt beside it may.
+    """
     number = attempts.last_number + 1
     submitting = Submitting(number, event.at_ms, event.at_ms + spec.policy.report_timeout_ms)
     too_long = number > 1 and spec.window_ms is not None and event.at_ms + spec.window_ms > spec.deadline_at_ms
@@ -25,6 +28,7 @@ def begin_attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact)
         not_after_ms=min(event.at_ms + spec.policy.command_valid_ms, spec.deadline_at_ms),
         timeout_ms=spec.policy.create_timeout_ms,
         soonest=True if too_long else None,
-        continuation_id=None if too_long else attempts.continuation_id,
+        continuation_id=None if too_long or attempts.live() else attempts.continuation_id,
+        hedge=True if spec.policy.hedge and attempts.hedge is None else None,
     )
     return Step(Active(spec, attempts.begin(submitting)), (command,))

@@ -72,6 +72,18 @@ class Over:
         return self.status in GIVEN_UP_STATUSES
 
 
+@dataclass(frozen=True, slots=True)
+class Hedged:
+    """The job's hedge: the attempt `number`, which began beside the attempt `beside`. A job has one at most."""
+
+    number: int
+    beside: int
+    after_ms: int
+    """The age of the other attempt's response when the hedge began."""
+    spent: bool = False
+    """The hedge ended, and was or may have been accepted. It is in no other count."""
+
+
 Attempt = Submitting | OutcomeUnknown | Running | Abandoned | Over
 
 
@@ -98,6 +110,7 @@ class Attempts:
     """The id by which the next create continues the completion window of an earlier one."""
     booked: tuple[str, ...] = ()
     """Responses outside of `items` whose usage was booked: second responses of an attempt."""
+    hedge: Hedged | None = None
 
     def get(self, number: int) -> Attempt | None:
         return next((item for item in self.items if item.number == number), None)
@@ -121,8 +134,15 @@ class Attempts:
         """Remove a refused attempt."""
         return replace(self, items=tuple(item for item in self.items if item.number != number))
 
-    def count(self, spend: Spend, cause: Cause) -> "Attempts":
-        """Count an attempt that ended: by what it may have cost, and in the streak of its cause."""
+    def count(self, number: int, spend: Spend, cause: Cause) -> "Attempts":
+        """Count an attempt that ended: by what it may have cost, and in the streak of its cause.
+
+        The hedge is granted beside the retries, so its end takes none of them.
+        """
+        if self.hedge is not None and self.hedge.number == number:
+            if spend == "refused":
+                return replace(self, rejections=self.rejections + 1)
+            return replace(self, hedge=replace(self.hedge, spent=True))
         return replace(
             self,
             retries=self.retries + (spend == "paid"),
@@ -136,10 +156,13 @@ class Attempts:
     def accounted(self) -> int:
         """An upper bound of the accepted creates: attempts that were paid, ended unpaid, are doubtful, or are live."""
         live = sum(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
-        return self.retries + self.unpaid_ends + self.doubts + live
+        hedge = self.hedge is not None and self.hedge.spent
+        return self.retries + self.unpaid_ends + self.doubts + hedge + live
 
     def find(self, adopted: Abandoned) -> "Attempts":
         """Take back the count of an abandoned attempt that was adopted: its cost is counted when it ends."""
+        if self.hedge is not None and self.hedge.number == adopted.number:
+            return replace(self, hedge=replace(self.hedge, spent=False))
         if adopted.answered:
             return replace(self, doubts=max(0, self.doubts - 1))
         return replace(self, retries=max(0, self.retries - 1))
@@ -173,6 +196,11 @@ class Attempts:
     def abandoned(self) -> bool:
         """Whether an attempt is abandoned, and so may have an unclaimed response that runs."""
         return any(isinstance(item, Abandoned) for item in self.items)
+
+    def alone(self, number: int) -> bool:
+        """Whether this attempt runs, and no other one is submitting, unknown or running."""
+        live = [item for item in self.items if isinstance(item, Submitting | OutcomeUnknown | Running)]
+        return len(live) == 1 and isinstance(live[0], Running) and live[0].number == number
 
     def running(self) -> tuple[Running, ...]:
         return tuple(item for item in self.items if isinstance(item, Running))

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from schemas.base import Terms, Usage
+from schemas.hedges import HedgeTerms
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptSettled, JobFact, JobPolicy, ResponseAdopted, UsageBooked
 from schemas.responses import LAST_POLL_LEAD_MS, ResponseClaimed, ResponseReleased
 
@@ -21,7 +22,9 @@ class Wanted(Protocol):
     def include(self) -> tuple[str, ...]: ...
 
 
-def claim_for(event: AttemptAccepted, spec: Wanted, *, released: bool = False) -> ResponseClaimed:
+def claim_for(
+    event: AttemptAccepted, spec: Wanted, *, released: bool = False, hedge: HedgeTerms | None = None
+) -> ResponseClaimed:
     """Claim the response for an attempt of an open job. `released`: the job does not wait for this response."""
     policy = spec.policy
     return _claimed(
@@ -34,6 +37,7 @@ def claim_for(event: AttemptAccepted, spec: Wanted, *, released: bool = False) -
         include=spec.include or None,
         forget_after_ms=policy.forget_after_ms,
         released=True if released else None,
+        hedge=hedge,
     )
 
 

@@ -11,6 +11,8 @@ Rules, before the code:
   until `adopt_by_ms`. After that it is *abandoned*, and a retry is granted.
 - An abandoned attempt may still be adopted. Then it runs beside its successor: the first one to complete wins, and the
   other one is released.
+- A job that may be hedged can have one attempt beside a slow one, its *hedge* (`streams.fold.job_hedges`). The first to
+  complete wins; while one of the two lives, no failure and no cancel of the other one ends the job.
 - A missing response is given up, and counts as paid. A stuck response is given up only if the job may spend another
   attempt. A response that is given up is released; if it completes while the job is open, it wins after all.
 - A new attempt begins only while no other one is submitting, unknown or running. Whether and when:
@@ -35,6 +37,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    HedgePermitted,
     JobAdmitted,
     JobChanged,
     JobFact,
@@ -52,6 +55,7 @@ from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Over, Run
 from streams.fold.claims import booked, claim_for, claim_of_adopted, release, settled_at_once
 from streams.fold.job_changes import changed, moved, reason_of_change
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end, finished
+from streams.fold.job_hedges import budget_of, hedge_granted, terms_of
 from streams.fold.job_states import (
     NOT_REPEATED,
     Absent,
@@ -69,7 +73,7 @@ from streams.fold.job_states import (
     spec_of_submitted,
     status,
 )
-from streams.fold.result import make_result, reason_of_end, reason_of_refusal
+from streams.fold.result import make_result, reason_of_end, reason_of_refusal, reason_of_unknown
 from streams.fold.step import Ignored, Step
 from streams.policy.retry import GiveUp, Retry, RetryDecision, Spend, next_attempt
 
@@ -126,14 +130,14 @@ def _advance(state: Open, event: JobFact) -> Step[JobState]:
             return _asked(state, event)
         case AttemptAccepted():
             return _accepted(state, event)
-        case AttemptRejected():
-            return _rejected(state, event)
-        case AttemptUnknown():
-            return _outcome_unknown(state, event)
+        case AttemptRejected() | AttemptUnknown():
+            return _rejected(state, event) if isinstance(event, AttemptRejected) else _outcome_unknown(state, event)
         case AttemptSettled():
             return _settled(state, event)
         case JobTimerFired() | JobAdmitted() | JobFoundTooLate():
             return _timer(state, event) if isinstance(event, JobTimerFired) else _turn(state, event)
+        case HedgePermitted():
+            return hedge_granted(state, event)
         case UsageBooked():
             return Step(state, ignored=Ignored.DUPLICATE)  # This fold wrote it, for the read model and the audit.
         case _:
@@ -177,7 +181,7 @@ def _accepted(state: Open, event: AttemptAccepted) -> Step[JobState]:
             after = Active(state.spec, known.put(running))
             if event.end is not None:  # Nothing to poll: the answer to the create already held the end.
                 return _over(after, running, settled_at_once(event, event.end))
-            return Step(after, (claim_for(event, state.spec),))
+            return Step(after, (claim_for(event, state.spec, hedge=terms_of(event, state.spec, known)),))
         case None if event.attempt > state.attempts.last_number:
             return Step(state, ignored=Ignored.IMPOSSIBLE)
         case None | Running() | Over():
@@ -195,7 +199,7 @@ def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
         return Step(state, ignored=Ignored.STALE)
     after = replace(state, attempts=state.attempts.reject(event.attempt))
     if event.cause != "held":
-        after = replace(after, attempts=after.attempts.count("refused", event.cause))
+        after = replace(after, attempts=after.attempts.count(event.attempt, "refused", event.cause))
     if isinstance(attempt, Abandoned) or after.attempts.live():
         # Another attempt is live, or a retry is already granted: only the count changes.
         return Step(after)
@@ -263,6 +267,8 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
             return _finish(after, event, "completed", None, event)
         case "incomplete":
             return _finish(after, event, "incomplete", reason, event)
+        case "cancelled" if attempts.hedge is not None and attempts.live():
+            return _failed(after, event, "paid", "faulty", reason)
         case "cancelled":
             return _finish(after, event, "cancelled", reason, event)
         case "failed":
@@ -282,7 +288,7 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
 def _failed(
     state: Open, event: AttemptSettled, spend: Spend, cause: Cause, reason: Reason
 ) -> Step[JobState]:  # fmt: skip
-    counted = replace(state, attempts=state.attempts.count(spend, cause))
+    counted = replace(state, attempts=state.attempts.count(event.attempt, spend, cause))
     if counted.attempts.live():
         return Step(counted)
     return _again(counted, event, spend, cause, event.wait_ms, reason, event)
@@ -336,13 +342,11 @@ def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
     spend: Spend = "paid"
     for item in abandoned:
         spend = "doubtful" if item.answered else "paid"
-        attempts = attempts.count(spend, "faulty")
+        attempts = attempts.count(item.number, spend, "faulty")
     after = replace(state, attempts=attempts)
     if attempts.live():
         return Step(after)
-    said = "; ".join(item.said for item in abandoned if item.said)
-    message = "the create was sent, and its outcome stayed unknown"
-    reason = Reason(code="unknown_outcome", message=f"{message}; it was answered: {said}" if said else message)
+    reason = reason_of_unknown(item.said for item in abandoned if item.said)
     return _again(after, event, spend, "faulty", 0, reason)
 
 
@@ -360,7 +364,7 @@ def _again(
             now_ms=event.at_ms,
             cause=cause,
             told_ms=told_ms,
-            spend=spend,
+            spend=budget_of(attempts, spec.policy, spend),
             spent=attempts.spent(),
         )
     match decision:

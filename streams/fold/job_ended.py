@@ -10,6 +10,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    HedgePermitted,
     JobAdmitted,
     JobChanged,
     JobFact,
@@ -60,7 +61,7 @@ def after_end(state: Finished, event: JobFact) -> Step[JobState]:
             return _settled_late(state, event)
         case UsageBooked():
             return Step(state, ignored=Ignored.DUPLICATE)
-        case JobAdmitted() | JobFoundTooLate() | JobChanged():
+        case JobAdmitted() | JobFoundTooLate() | HedgePermitted() | JobChanged():
             return Step(state, ignored=Ignored.LATE)
         case JobRefused() | AdoptionRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown():
             return Step(state, ignored=Ignored.LATE)

@@ -36,6 +36,7 @@ from schemas.responses import (
     WebhookReceived,
 )
 from schemas.statuses import SettledStatus
+from streams.fold.response_hedges import asks, confirmed, hedge_of, stamped
 from streams.fold.response_states import (
     Absent,
     Claim,
@@ -112,7 +113,8 @@ def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
         latency_class=event.latency_class or (),
         control=event.control is True,
     )
-    running = Running(claim, _bounded(claim, event.poll_at_ms, event.at_ms), webhooks=webhooks)
+    poll_at_ms = _bounded(claim, event.poll_at_ms, event.at_ms)
+    running = Running(claim, poll_at_ms, webhooks=webhooks, hedge=hedge_of(event))
     if event.released:
         return _let_go(running, event)
     if webhooks.ids or claim.made_elsewhere:
@@ -238,20 +240,28 @@ def _observed(state: Running, event: ResponseObserved) -> Step[ResponseState]:
 def _poll_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
     claim = state.claim
     if event.due_ms != state.poll_at_ms:
-        return Step(state, ignored=Ignored.STALE)
+        return _hedge_due(state, event) if asks(state, event) else Step(state, ignored=Ignored.STALE)
     if event.due_ms >= state.over_at_ms + claim.forget_after_ms:
         return Step(Absent())
     next_poll_at_ms = _bounded(claim, max(event.next_poll_at_ms, event.due_ms + 1), event.due_ms)
-    polled = replace(state, poll_at_ms=next_poll_at_ms, polls=state.polls + 1)
+    polled = replace(state, poll_at_ms=next_poll_at_ms, polls=state.polls + 1, hedge=stamped(state, event))
     if event.due_ms < state.over_at_ms or _may_be_anothers(state):
         return Step(polled, (_poll(state, event, "timer"),))
     return Step(polled, (_cancel(state, event, f"{event.id}/cancel"),))
 
 
+def _hedge_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
+    """A hedge is permitted if a poll shows that the response still runs; or it is asked for again, later."""
+    hedge = stamped(state, event)
+    if hedge is None or hedge.permit is None:
+        return Step(replace(state, hedge=hedge))
+    return Step(replace(state, polls=state.polls + 1, hedge=hedge), (_poll(state, event, "timer"),))
+
+
 def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[ResponseState]:
     """Release the response: cancel it now. Its next timer, within `CANCEL_AGAIN_MS`, repeats the cancel."""
     poll_at_ms = min(state.poll_at_ms, event.at_ms + CANCEL_AGAIN_MS)
-    released = replace(state, released_at_ms=event.at_ms, poll_at_ms=poll_at_ms)
+    released = replace(state, released_at_ms=event.at_ms, poll_at_ms=poll_at_ms, hedge=None)
     if _may_be_anothers(state):
         return Step(released)  # The poll from its claim shows the owner first; the timer cancels later.
     return Step(released, (_cancel(released, event, f"{event.response_id}/cancel"),))
@@ -276,7 +286,8 @@ def _runs(state: Running, event: ResponseObserved) -> Step[ResponseState]:
     sight = _seen(state, event)
     after = replace(state, sight=sight)
     if sight.told == "stuck" or state.released_at_ms is not None or not _stuck(after, event):
-        return _poll_again(state, after, event)
+        after, permitted = confirmed(after, event) if sight.told is None else (after, ())
+        return replace(_poll_again(state, after, event), outputs=permitted)
     stuck = replace(after, sight=replace(sight, told="stuck"))
     again = _poll_again(state, stuck, event)
     return replace(again, outputs=(told(stuck, event, "stuck"),))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
+from schemas.hedges import HedgePermit
 from schemas.responses import LAST_POLL_LEAD_MS, WebhookReceived
 from schemas.statuses import SettledStatus
 
@@ -66,6 +67,17 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
+class Hedge:
+    """The job may have a second attempt beside this response. Asked for at `ask_at_ms`, if that is known."""
+
+    model: str
+    ask_at_ms: int | None
+    permit: HedgePermit | None = None
+    """Permitted; a poll must show that the response still runs."""
+    permitted_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Absent:
     kind: Literal["absent"] = "absent"
 
@@ -94,6 +106,7 @@ class Running:
     webhooks: Webhooks = Webhooks()
     sight: Sight = Sight()
     released_at_ms: int | None = None
+    hedge: Hedge | None = None
     kind: Literal["running"] = "running"
 
     @property
@@ -124,7 +137,8 @@ def due_ms(state: ResponseState) -> int | None:
         case Unclaimed():
             return state.forget_at_ms if state.poll_at_ms is None else state.poll_at_ms
         case Running():
-            return state.poll_at_ms
+            ask_at_ms = state.hedge.ask_at_ms if state.hedge is not None else None
+            return state.poll_at_ms if ask_at_ms is None else min(state.poll_at_ms, ask_at_ms)
         case Ended():
             return state.forget_at_ms
         case _:

@@ -1,10 +1,13 @@
 """Makes the terminal record of a job from the fact that ended it. Pure."""
 
+from collections.abc import Iterable
+
 from schemas.base import DEFAULT_TENANT, BlobBody
 from schemas.jobs import AttemptRejected, AttemptSettled, JobFact
 from schemas.results import JobResult, Reason, Timings
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
+from streams.fold.job_hedges import hedge_brief
 
 
 def reason_of_end(event: AttemptSettled) -> Reason:
@@ -20,6 +23,12 @@ def reason_of_refusal(event: AttemptRejected) -> Reason:
         http_status=event.http_status,
         said_by="provider" if theirs else None,
     )
+
+
+def reason_of_unknown(answers: Iterable[str]) -> Reason:
+    said = "; ".join(answers)
+    message = "the create was sent, and its outcome stayed unknown"
+    return Reason(code="unknown_outcome", message=f"{message}; it was answered: {said}" if said else message)
 
 
 def make_result(
@@ -57,6 +66,7 @@ def make_result(
         rejections=attempts.rejections,
         session_id=session_id,
         tags=tags,
+        hedge=hedge_brief(attempts, settled),
         retry_of=retry_of,
     )
 

@@ -24,8 +24,8 @@ _PLAIN: dict[str, Any] = {
     "unpaid_ends": 0, "doubts": 0, "streak": 0, "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100,
     "doubts_max": 12, "on_account": "wait", "answered": False, "said": "", "code": None, "usage": None, "last": False,
     "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,
-    "held_for": None, "turn": None, "tags_sent": None, "latency_class": [], "changes": 0, "retry_of": None, "change": 0,
-    "control": False,
+    "held_for": None, "turn": None, "hedge": None, "tags_sent": None, "latency_class": [], "changes": 0,
+    "retry_of": None, "change": 0, "control": False,
 }  # fmt: skip
 """Fields are left out of a row where they have these values. Most rows are half the size, and rows that are older than
 the fields have the same bytes."""

@@ -4,13 +4,16 @@ A stream of events that the call asked for is passed on unread: its reader bound
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+import aiohttp
 import httpx2
+from multidict import CIMultiDict
 from openai._vendor.httpx_aiohttp import AiohttpTransport
+from openai._vendor.httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 
 from schemas.shape import ShapeLimits
 from streams.answer_memory import FREE_BYTES, AnswerMemory, Hold, cost_bytes
@@ -98,27 +101,83 @@ class BoundedTransport(AiohttpTransport):
         self._reading = reading
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await super().handle_async_request(request)
         reading = self._reading()
-        if reading.streams and response.is_success and is_event_stream(response):
+        if not reading.streams:
+            return await self._plain(request, reading)
+        response = await super().handle_async_request(request)
+        if response.is_success and is_event_stream(response):
             return response
         response.request = request
-        content, extensions = await self._content(response, reading)
+        return await self._whole(response, reading)
+
+    async def _whole(self, response: httpx2.Response, reading: Reading) -> httpx2.Response:
+        announced = response.headers.get("content-length", "")
+        content, extensions = await self._content(
+            announced, _closed_after(response.aiter_bytes(), response.aclose), reading
+        )
         return httpx2.Response(
             status_code=response.status_code,
             headers=[(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY],
             content=content,
-            request=request,
+            request=response.request,
             extensions={**response.extensions, **extensions},
         )
 
-    async def _content(self, response: httpx2.Response, reading: Reading) -> tuple[bytes, dict[str, Any]]:
-        """The answer, or its beginning with what was read of the rest."""
+    async def _plain(self, request: httpx2.Request, reading: Reading) -> httpx2.Response:
+        """One call and its whole answer. The parent would make a response that is read through two more iterators."""
+        answer = await self._sent(request)
+        headers, packed = [], False
+        for name, value in answer.raw_headers:
+            known = name.lower()
+            packed |= known == b"content-encoding"
+            if known not in _OF_THE_BODY:
+                headers.append((name, value))
+        stream = AiohttpResponseStream(answer)
+        if packed:  # httpx unpacks it.
+            unread = httpx2.Response(answer.status, headers=answer.raw_headers, stream=stream, request=request)
+            return await self._whole(unread, reading)
+        announced = answer.headers.get("content-length", "")
+        content, extensions = await self._content(announced, _closed_after(aiter(stream), stream.aclose), reading)
+        response = httpx2.Response(
+            answer.status, headers=headers, stream=stream, request=request, extensions=extensions
+        )
+        response._content, response.is_closed = content, True  # noqa: SLF001 - httpx would read the bytes once more
+        if all(value.isascii() for _, value in headers):
+            response.headers.encoding = "ascii"  # Else httpx decodes each of them to find it out.
+        return response
+
+    async def _sent(self, request: httpx2.Request) -> aiohttp.ClientResponse:
+        """Send a request as the parent does; the answer is unread."""
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        timeout = request.extensions["timeout"]
+        with map_aiohttp_exceptions():
+            try:
+                data: Any = request.content or None
+            except httpx2.RequestNotRead:
+                data = request.stream
+                request.headers.pop("transfer-encoding", None)  # aiohttp sets it.
+            return await self.client.request(
+                request.method,
+                str(request.url),
+                headers=CIMultiDict((name.decode(), value.decode()) for name, value in request.headers.raw),
+                data=data,
+                allow_redirects=False,
+                auto_decompress=False,
+                compress=False,
+                timeout=aiohttp.ClientTimeout(
+                    sock_connect=timeout["connect"], sock_read=timeout["read"], connect=timeout["pool"]
+                ),
+            )
+
+    async def _content(
+        self, announced: str, pieces: AsyncGenerator[bytes, None], reading: Reading
+    ) -> tuple[bytes, dict[str, Any]]:
+        """The answer, or its beginning with what was read of the rest. `announced`: its length, as its header says."""
         bytes_max = self._limits.bytes_max
-        announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > bytes_max:
-            return _beginning(await self._read(response, reading, BEGINNING_BYTES)), {CUT: True}
-        parts = await self._read(response, reading, bytes_max + 1)
+            return _beginning(await self._read(pieces, reading, BEGINNING_BYTES)), {CUT: True}
+        parts = await self._read(pieces, reading, bytes_max + 1)
         size_bytes = sum(map(len, parts))
         if size_bytes > bytes_max:
             return _beginning(parts), {CUT: True}
@@ -134,24 +193,31 @@ class BoundedTransport(AiohttpTransport):
         read = await self._limits.reader.read(parts)
         return beginning, {CUT: True} if read is None else {LARGE: read}
 
-    async def _read(self, response: httpx2.Response, reading: Reading, bytes_max: int) -> list[bytes]:
+    async def _read(self, pieces: AsyncGenerator[bytes, None], reading: Reading, bytes_max: int) -> list[bytes]:
         """Up to `bytes_max`, unpacked. A connection that was not read to its end is closed."""
         parts: list[bytes] = []
         size_bytes = 0
-        try:
-            async with aclosing(response.aiter_bytes()) as pieces:
-                async for piece in pieces:
-                    parts.append(piece[: bytes_max - size_bytes])
-                    size_bytes += len(parts[-1])
-                    if size_bytes == bytes_max:
-                        break
-                    if size_bytes > FREE_BYTES:
-                        await self._limits.memory.resize(reading.hold, 2 * size_bytes)
-                    if len(piece) > PIECE_BYTES:
-                        await asyncio.sleep(0)
-        finally:
-            await response.aclose()
+        async with aclosing(pieces):
+            async for piece in pieces:
+                parts.append(piece[: bytes_max - size_bytes])
+                size_bytes += len(parts[-1])
+                if size_bytes == bytes_max:
+                    break
+                if size_bytes > FREE_BYTES:
+                    await self._limits.memory.resize(reading.hold, 2 * size_bytes)
+                if len(piece) > PIECE_BYTES:
+                    await asyncio.sleep(0)
         return parts
+
+
+async def _closed_after(
+    pieces: AsyncIterator[bytes], aclose: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[bytes, None]:
+    try:
+        async for piece in pieces:
+            yield piece
+    finally:
+        await aclose()
 
 
 def _beginning(parts: list[bytes]) -> bytes:

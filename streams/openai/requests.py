@@ -30,7 +30,7 @@ class Requests:
         self._sdk = sdk
         self._http: httpx2.AsyncClient = sdk._client  # noqa: SLF001 - no public attribute has it
         self._base_url = str(sdk.base_url).rstrip("/")
-        self._headers = {method: _headers(sdk, method) for method in ("GET", "POST")}
+        self._headers = {method: httpx2.Headers(_headers(sdk, method)) for method in ("GET", "POST")}
 
     async def send(
         self, method: Method, path: str, *, timeouts: httpx2.Timeout, content: Sequence[bytes] = (),
@@ -48,10 +48,12 @@ class Requests:
         whole = b"".join(content) if content and size_bytes <= WHOLE_BYTES_MAX else None
         if size_bytes > WHOLE_BYTES_MAX:
             own["Content-Length"] = str(size_bytes)
+        made = httpx2.Headers(self._headers[method])  # A copy costs less than all headers again.
+        made.update(own)
         request = httpx2.Request(
             method,
             f"{self._base_url}{path}{query}",
-            headers=[*self._headers[method], *((name.encode(), value.encode()) for name, value in own.items())],
+            headers=made,
             cookies=self._http.cookies or None,
             content=whole if size_bytes <= WHOLE_BYTES_MAX else _pieces(content),
             extensions={"timeout": timeouts.as_dict()},

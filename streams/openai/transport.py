@@ -93,6 +93,19 @@ class HttpClient(DefaultAioHttpClient):
             # The text of the original error would show the password.
             raise ConfigurationError(NO_PROXY_URL) from None
 
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        """As httpx's `send`. A plain call passes its layers for authentication and redirects, which do nothing here."""
+        if stream or options or self._auth is not None or request.url.userinfo:
+            return await super().send(request, stream=stream, **options)
+        if self.is_closed:
+            raise RuntimeError("the client is closed")
+        for hook in self.event_hooks["request"]:
+            await hook(request)
+        response = await self._transport_for_url(request.url).handle_async_request(request)
+        if "set-cookie" in response.headers:
+            self.cookies.extract_cookies(response)
+        return response
+
     def _init_transport(self, *_args: Any, **_options: Any) -> httpx2.AsyncBaseTransport:
         return BoundedTransport(self._answers, _reading, verify=self._tls, client=self._make_session)
 

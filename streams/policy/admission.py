@@ -196,6 +196,10 @@ class Admission:
         wait = lane.limiter.wait(tokens, now_ms, "beyond")
         return None if wait is None else wait.reason
 
+    def room(self, asked: Asked, now_ms: int) -> bool:
+        """Whether one more attempt could begin now, and takes the turn of none that waits."""
+        return self.may_spend(asked, now_ms) is None
+
     def accepted(self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0) -> None:
         """The create was accepted. `told`: what its answer told of the limits, `age_ms` ago."""
         held = self._held.get(place[0], {}).get(place[1])

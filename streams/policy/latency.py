@@ -26,7 +26,7 @@ from functools import lru_cache
 from math import erf, log, sqrt
 from typing import Any
 
-from streams.policy.latency_counts import EDGES_MS, Counts, Curve, kaplan_meier, restored, total
+from streams.policy.latency_counts import EDGES_MS, Counts, Curve, bucket, kaplan_meier, restored, total
 
 LatencyClass = tuple[str, ...]
 ALL: LatencyClass = ()
@@ -168,10 +168,15 @@ class Latencies:
         """Kaplan-Meier of the class alone, in the newest windows. Those that run now are censored at their age."""
         return self.curves([of], now_ms)[of]
 
-    def curves(self, wanted: Iterable[LatencyClass], now_ms: int) -> dict[LatencyClass, Curve]:
-        """As `curve`, for several classes in one pass over the open responses."""
+    def curves(
+        self, wanted: Iterable[LatencyClass], now_ms: int, ends_enough: int = ENDS_ENOUGH
+    ) -> dict[LatencyClass, Curve]:
+        """As `curve`, for several classes in one pass over the open responses.
+
+        :param ends_enough: ends that the newest windows together hold, where there are so many.
+        """
         self._turn(now_ms)
-        return {of: kaplan_meier(counts) for of, counts in self._counts(wanted, now_ms).items()}
+        return {of: kaplan_meier(counts) for of, counts in self._counts(wanted, now_ms, ends_enough).items()}
 
     def learned(self, of: LatencyClass, now_ms: int) -> Curve:
         """The class's curve, in which each parent takes part as `PARENT_JOBS` jobs. Defined for every age."""
@@ -188,10 +193,10 @@ class Latencies:
             found[of] = kaplan_meier(counts[of], parent, PARENT_JOBS)
         return found
 
-    def snapshot(self, now_ms: int) -> list[dict[str, Any]]:
+    def snapshot(self, now_ms: int, ends_enough: int = ENDS_ENOUGH) -> list[dict[str, Any]]:
         """The newest counts of each class, as JSON. Open responses have left at their age."""
         self._turn(now_ms)
-        counts = self._counts(list(self._windows), now_ms)
+        counts = self._counts(list(self._windows), now_ms, ends_enough)
         return [{"class": list(of), "counts": counts[of].snapshot()} for of in sorted(counts)]
 
     def merge(self, snapshot: Iterable[Mapping[str, Any]], now_ms: int) -> None:
@@ -202,15 +207,23 @@ class Latencies:
             if self._has_room(of):
                 self._windows[of].short[-1] += restored(each["counts"])
 
-    def _counts(self, wanted: Iterable[LatencyClass], now_ms: int) -> dict[LatencyClass, Counts]:
-        found = {of: self._recent(of) for of in wanted}
-        for known in self._open.values():
-            for of in known.counted:
+    def _counts(
+        self, wanted: Iterable[LatencyClass], now_ms: int, ends_enough: int = ENDS_ENOUGH
+    ) -> dict[LatencyClass, Counts]:
+        found = {of: self._recent(of, ends_enough) for of in wanted}
+        for (counted, number), count in self._ages(now_ms).items():
+            for of in counted:
                 if of in found:
-                    found[of].leave(known.age_ms(now_ms))
+                    found[of].left[number] = found[of].left.get(number, 0) + count
         return found
 
-    def _recent(self, of: LatencyClass) -> Counts:
+    def _ages(self, at_ms: int) -> Counter[tuple[tuple[LatencyClass, ...], int]]:
+        """The open responses by the classes in which they count and the bucket of their age. One pass: a worker may
+        have many thousands open, and its event loop stands still meanwhile.
+        """
+        return Counter((known.counted, bucket(at_ms - known.accepted_at_ms)) for known in self._open.values())
+
+    def _recent(self, of: LatencyClass, ends_enough: int) -> Counts:
         windows = self._windows.get(of)
         if windows is None:
             return Counts()
@@ -218,7 +231,7 @@ class Latencies:
         for counts in windows.newest():
             taken.append(counts)
             ends += counts.ends
-            if ends >= ENDS_ENOUGH:
+            if ends >= ends_enough:
                 break
         return total(taken)
 
@@ -243,13 +256,16 @@ class Latencies:
 
     def _pass_on(self, at_ms: int) -> None:
         """Open responses leave the old windows and enter the new ones at the same age."""
-        for known in self._open.values():
-            for of in known.counted:
-                self._windows[of].short[-1].leave(known.age_ms(at_ms))
+        ages = self._ages(at_ms)
+        for (counted, number), count in ages.items():
+            for of in counted:
+                left = self._windows[of].short[-1].left
+                left[number] = left.get(number, 0) + count
         for windows in self._windows.values():
             windows.turn()
-        for known in self._open.values():
-            for of in known.counted:
-                self._windows[of].short[-1].enter(known.age_ms(at_ms))
+        for (counted, number), count in ages.items():
+            for of in counted:
+                entered = self._windows[of].short[-1].entered
+                entered[number] = entered.get(number, 0) + count
         for of in [of for of, windows in self._windows.items() if windows.empty]:
             del self._windows[of]

@@ -129,6 +129,10 @@ class LearnedPolls:
     def plans(self) -> list[Plan]:
         return list(self._plans.values())
 
+    def expire(self) -> None:
+        """Have the schedules computed at the next opportunity: much was learned at once."""
+        self._refreshed_at_ms = -REFRESH_MS
+
     def outdated(self, now_ms: int) -> bool:
         """Whether the schedules should be computed now."""
         since_ms = now_ms - self._refreshed_at_ms

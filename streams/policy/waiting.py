@@ -33,6 +33,8 @@ class Waiter:
     """Its turn came, and there was no room."""
     gone: bool = False
     """It was granted or no longer waits; it is passed over where it still stands in a queue."""
+    queue: "TenantQueue | None" = None
+    """Where it stands, or stood last."""
 
 
 class TenantQueue:
@@ -49,6 +51,7 @@ class TenantQueue:
         self._entries = 0
 
     def put(self, waiter: Waiter) -> None:
+        waiter.queue = self
         self._count += 1
         if waiter.retry:
             self._retries.append(waiter)

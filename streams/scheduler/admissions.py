@@ -4,7 +4,7 @@ Nothing is stored: after a restart or a rebalance the rows tell which attempts r
 learned begins anew.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,13 +13,13 @@ from backstop.runtime.process.clock import NowMs
 from schemas.base import Priority
 from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptSettled, ToldLimits, Turn
 from streams.fold import job
-from streams.fold.attempts import Running
+from streams.fold.attempts import OutcomeUnknown, Running, Submitting
 from streams.fold.batch import JOB_FOLD, Folded
 from streams.fold.rows import decode_row
 from streams.policy.admission import Admission
 from streams.policy.limiter import Told
 from streams.policy.sizes import Asked, asked_for
-from streams.policy.waiting import Waiter
+from streams.policy.waiting import Place, Waiter
 
 REQUEST_BYTES_UNKNOWN = 2_000
 """Of a request whose submission has no stamp."""
@@ -34,9 +34,12 @@ class Admissions:
         self._admission = admission
         self._now_ms = now_ms
         self._partitions = partitions
+        self._hedges: dict[Place, int] = {}
+        """The number of each hedge that is counted, by the place of its job."""
 
     def own(self, partitions: Collection[int]) -> None:
         """Forget the jobs of all partitions but these."""
+        self._hedges = {place: number for place, number in self._hedges.items() if place[0] in partitions}
         self._admission.own(partitions, len(partitions) / self._partitions, self._now_ms())
 
     def opened(self, partition: int) -> None:
@@ -48,7 +51,7 @@ class Admissions:
             return
         for key, row in rows:
             if row is None or _ACTIVE not in row:
-                self._admission.ended((partition, key), None, self._now_ms())
+                self._over((partition, key), self._now_ms())
                 continue
             try:
                 state = JOB_FOLD.decode_state(decode_row(row)[0])
@@ -61,6 +64,8 @@ class Admissions:
         now_ms, admission = self._now_ms(), self._admission
         for key, fact in folded.facts:
             place = (partition, key)
+            if isinstance(fact, AttemptAccepted | AttemptRejected | AttemptSettled):
+                place = self._place(place, fact.attempt, folded.states.get(key))
             match fact:
                 case AttemptAccepted():
                     admission.accepted(place, now_ms, told_of(fact.limits), now_ms - fact.at_ms)
@@ -82,7 +87,7 @@ class Admissions:
         if isinstance(state, job.Active):
             self._began(partition, key, state)
             return
-        self._admission.ended(place, None, now_ms)
+        self._over(place, now_ms)
         if isinstance(state, job.Waiting | job.BackingOff):
             self._admission.changed(place, asked_of(state.spec)[1], state.spec.deadline_at_ms)
         else:
@@ -91,10 +96,45 @@ class Admissions:
     def _began(self, partition: int, key: bytes, state: job.JobState) -> None:
         if not isinstance(state, job.Active) or state.spec.request is None:
             return
-        running = [item for item in state.attempts.items if isinstance(item, Running)]
-        accepted_at_ms = running[0].accepted_at_ms if running else 0
+        place, hedge = (partition, key), state.attempts.hedge
         asked, priority = asked_of(state.spec)
-        self._admission.began((partition, key), asked, priority, self._now_ms(), accepted_at_ms=accepted_at_ms)
+        live = [item for item in state.attempts.items if isinstance(item, Submitting | OutcomeUnknown | Running)]
+        hedges = [item for item in live if hedge is not None and item.number == hedge.number]
+        others = [item for item in live if item not in hedges]
+        now_ms = self._now_ms()
+        if others or not hedges:
+            self._admission.began(place, asked, priority, now_ms, accepted_at_ms=_accepted_at_ms(others))
+        if hedges:
+            self._hedges[place] = hedges[0].number
+            self._admission.began(_beside(place), asked, priority, now_ms, accepted_at_ms=_accepted_at_ms(hedges))
+
+    def _over(self, place: Place, now_ms: int) -> None:
+        """No attempt of the job is live."""
+        self._admission.ended(place, None, now_ms)
+        if self._hedges.pop(place, None) is not None:
+            self._admission.ended(_beside(place), None, now_ms)
+
+    def _place(self, place: Place, number: int, state: job.JobState | None) -> Place:
+        """Under which place an attempt is counted: a hedge has its own."""
+        hedge = state.attempts.hedge if isinstance(state, job.Active | job.BackingOff) else None
+        known = hedge.number if hedge is not None else self._hedges.get(place)
+        return _beside(place) if number == known else place
+
+    def room(self, model: str, tenant: str) -> bool:
+        """Whether a hedge could begin now, under the limits."""
+        if not self._admission.limited:
+            return True
+        return self._admission.room(Asked(tenant, model, REQUEST_BYTES_UNKNOWN, None), self._now_ms())
+
+
+def _accepted_at_ms(live: Iterable[Submitting | OutcomeUnknown | Running]) -> int:
+    """When the first of these that runs was accepted; 0 if none runs."""
+    return next((item.accepted_at_ms for item in live if isinstance(item, Running)), 0)
+
+
+def _beside(place: Place) -> Place:
+    """The place of a hedge. No job id contains the mark."""
+    return (place[0], place[1] + b"\0hedge")
 
 
 def asked_of(spec: job.Spec) -> tuple[Asked, Priority]:

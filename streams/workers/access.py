@@ -1,5 +1,6 @@
 """The one account at the provider that all workers of a process share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backstop.runtime.blobs import Bodies
@@ -8,6 +9,14 @@ from streams.provider import Provider, Seen
 from streams.workers.lanes import Lanes
 from streams.workers.pauses import Pauses
 from streams.workers.rate import PollRate
+
+HedgeAt = Callable[[str, str, int], int | None]
+"""(response id, model, now in ms) → when to ask for a hedge of a response that was just accepted; None: not known."""
+
+
+def never_hedged(_response_id: str, _model: str, _now_ms: int) -> int | None:
+    """No response is hedged."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,7 @@ class ProviderAccess:
     """Holds back polls, cancels and the opening of streams."""
     pauses: Pauses = field(default_factory=Pauses)
     """Hold back the creates that an operator paused."""
+    hedge_at: HedgeAt = never_hedged
 
 
 async def stored(bodies: Bodies, seen: Seen) -> Body:

@@ -158,6 +158,11 @@ class Lanes:
     def of(self, model: str) -> Lane:
         return self._believed.get(model, Lane())
 
+    def troubled(self, model: str) -> bool:
+        """Whether the lane is closed, or its last create failed."""
+        lane = self.of(model)
+        return lane.closed is not None or lane.failures > 0
+
     def all(self) -> dict[str, Lane]:
         return dict(self._believed)
 

@@ -1,20 +1,22 @@
 """Feeds the estimator of run times and of the webhook loss from the facts of responses, and keeps its schedules fresh.
 
-In memory only, and only of the partitions that this worker owns. After a recovery the running rows enter at their age.
+In memory only, and only of the partitions that this worker owns. After a recovery the running rows enter at their age,
+and the tail of the log tells of the responses before them (`past_runs`).
 Decisions are stamped on facts, so nothing here is asked again when a log is folded again.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import orjson
 
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.pausing import pause
+from schemas.base import Message
 from streams.fold.batch import Folded
 from streams.fold.rows import decode_row
-from streams.policy.learned_polls import REFRESH_MS_MIN, LearnedPolls
+from streams.policy.learned_polls import REFRESH_MS_MIN, LearnedPolls, PollPrice
 from streams.policy.seen_facts import SeenFacts
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.rate import PollRate
@@ -63,3 +65,20 @@ class PollLearning(SeenFacts):
     def taken(self, partition: int, folded: Folded[Any]) -> None:
         """A batch was folded. A webhook after the end counts as well."""
         self.took(partition, [*(fact for _, fact in folded.facts), *folded.late])
+
+    def recall(self, facts: Sequence[Message], until_ms: int) -> None:
+        """Count the responses of a partition that were claimed before `until_ms`, when the worker began to own it.
+
+        :param facts: the tail of its log, in order. They are counted at their own time by an estimator of their own,
+            then added up. A response that ran on at `until_ms` has run from its claim until then; its row counts from
+            there.
+        """
+        at_ms = [0]
+        past = LearnedPolls(PollPrice())
+        seen = SeenFacts(past, lambda: at_ms[0])
+        for fact in facts:
+            if fact.at_ms <= until_ms:
+                at_ms[0] = max(at_ms[0], fact.at_ms)
+                seen.took(0, [fact])
+        self._learned.latencies.merge(past.latencies.snapshot(until_ms), self._now_ms())
+        self._learned.expire()

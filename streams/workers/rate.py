@@ -41,6 +41,8 @@ HOLD_WINDOWS = 12
 RECOVERY_SHARE_PER_MIN = 0.1
 FLOOR_PER_S = 0.5
 BURST_S = 1.0
+WHOLE = 1.0 - 1e-9
+"""A token: sums of parts of a second differ in their last digits with the moments at which the bucket is filled."""
 SPARE_S = 0.1
 """The spare bucket holds this many seconds of the rate."""
 
@@ -90,7 +92,7 @@ class PollRate:
         pause_ms = self._paused_until_ms - self._filled_at_ms
         if pause_ms > 0:
             return pause_ms
-        if self._tokens >= 1.0:
+        if self._tokens >= WHOLE:
             self._tokens -= 1.0
             return 0
         return max(1, int((1.0 - self._tokens) / self._rate_per_s * 1_000))
@@ -106,7 +108,7 @@ class PollRate:
     def take_spare(self) -> bool:
         """Take a token that overflowed from the bucket, if there is one."""
         self._fill()
-        if self._spare < 1.0 or self._filled_at_ms < max(self._paused_until_ms, self._spare_paused_until_ms):
+        if self._spare < WHOLE or self._filled_at_ms < max(self._paused_until_ms, self._spare_paused_until_ms):
             return False
         self._spare -= 1.0
         return True

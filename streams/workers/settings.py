@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from backstop.runtime.settings import RuntimeSettings
+from streams.policy.hedging import LANE_REST_MS
 from streams.policy.latency import Latencies
 from streams.policy.learned_polls import LearnedPolls, PollPrice
 from streams.policy.poll_schedule import SPACING_MIN_MS
@@ -74,9 +75,9 @@ class WorkerSettings(RuntimeSettings):
         "response.",
     )
     poll_schedule: Literal["learned", "fixed"] = Field(
-        default="fixed",
+        default="learned",
         description="`learned`: polls come when they are worth most, by the run times and the loss of webhooks that "
-        "were measured; until ten responses have ended, and always with `fixed`, by the three settings above.",
+        "were measured; until ten responses have ended, and always with `fixed`, by the four settings above.",
     )
     poll_price_s: float = Field(
         default=0.4,
@@ -143,6 +144,22 @@ class WorkerSettings(RuntimeSettings):
         ge=1_000,
         le=300_000,
         description="A submitter or poller without heartbeats for this long loses its partitions.",
+    )
+
+    hedge_share: float = Field(
+        default=0.02,
+        gt=0,
+        le=0.2,
+        description="Second attempts beside slow ones, as a share of the jobs that may have one: the budget, and the "
+        "share of responses that reach the age at which one begins. See docs/hedging.md.",
+    )
+
+    hedge_lane_rest_ms: int = Field(
+        default=LANE_REST_MS,
+        ge=1_000,
+        le=86_400_000,
+        description="How long no second attempt of a model begins after a rate limit, a closed lane, or more than a "
+        "tenth of failures.",
     )
 
     webhooks_expected: bool = Field(

@@ -89,6 +89,7 @@ class Submitter(CommandWorker):
         self, group: Commands, parts: WorkerParts, limits: SubmitterLimits, rules: LimitRules = NO_LIMITS
     ) -> None:  # fmt: skip
         super().__init__(group, parts)
+        self._hedge_at = parts.access.hedge_at
         self._limits = limits
         self._rules = rules
         self._slots = Slots(limits.concurrency)
@@ -284,6 +285,7 @@ class Submitter(CommandWorker):
             provider_request_id=answer.provider_request_id,
             stream=True if answer.streamed else None,
             end=end,
+            hedge_at_ms=self._hedge_at(response_id, command.model, at_ms) if command.hedge and end is None else None,
             limits=self._told(command, answer),
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from tests.unit.receiver.sdk_caller import ASKED, ended, provided, result_of
 TEXT = "Hello. " * 1_200_000
 """Some 8 MB: more than the buffers of the system take."""
 
-READ_BYTES = 40 << 20
-PAUSE_S_MAX = 0.100
-"""Copies of 40 MB and the hash of the stored text are not divisible."""
+READ_BYTES = 24 << 20
+PAUSE_S_MAX = 0.075
+"""Copies of 24 MiB and the hash of the stored text are not divisible."""
 
 LIMITS = Limits(stream_write_s=0.5, answers_memory_bytes_max=30 << 20)
 """One answer of 8 MB counts 15 MB while it is made, half of the memory."""
@@ -129,6 +129,29 @@ def test_a_waiting_create_is_answered_whatever_the_memory_for_answers_holds(tmp_
             assert (status, document["status"]) == (200, "completed")
 
     with_ingress(story, blobs=FolderBlobs(tmp_path), reads=reads, changes=changes, limits=LIMITS)
+
+
+def test_streams_of_large_requests_hold_no_memory_while_they_wait(tmp_path: Path) -> None:
+    reads, changes = MemoryReads(), MemoryChanges()
+
+    async def story(ingress: Ingress) -> None:
+        async with AsyncExitStack() as streams:
+            for number in range(4):
+                body = {"model": "m", "stream": True, "input": f"{number}" * 300_000}
+                stream = ingress.session.post(f"{ingress.url}/v1/responses", json=body)
+                answer = await streams.enter_async_context(stream)
+                assert (answer.status, await answer.content.readline()) == (200, b"event: response.created\n")
+                fact: Any = ingress.publisher.landed[-1]
+                reads.add("default", fact.key, status="running", request_sha256=fact.request_sha256)
+                changes.touch(fact.key)
+
+                async def is_shown(key: str = fact.key) -> bool:
+                    return (await ingress.call("GET", f"/v1/responses/{key}"))[0] == 200
+
+                await eventually(is_shown, 5, "a read beside the streams")
+
+    limits = Limits(answers_memory_bytes_max=2 << 20)
+    with_ingress(story, blobs=FolderBlobs(tmp_path), reads=reads, changes=changes, limits=limits)
 
 
 def test_a_slow_client_has_time_for_each_piece_and_not_for_all_of_them() -> None:

@@ -43,10 +43,10 @@ PARTS = 5
 
 UNDECIDABLE = {
     400: ["listJobs", "getSession", "listInputItems", "listDeadLetters", "createResponse", "retrieveResponse"],
-    422: ["createWebhookEndpoint", "updateWebhookEndpoint", "cancelJobs"],
+    422: ["createWebhookEndpoint", "updateWebhookEndpoint", "cancelJobs", "changeJobs", "retryJobs"],
 }
 """What a schema can't say, by the status of its refusal: a cursor was given by Backstop, a previous response has ended,
-a stream belongs to a response that was created as one, and a URL names a public host.
+a stream belongs to a response that was created as one, a URL names a public host, and a deadline is near enough.
 """
 
 OUTGOING_KEY = base64.b64encode(b"k" * 32).decode()

@@ -6,8 +6,8 @@ from typing import Any
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.commands import CancelResponse, CreateResponse
-from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled, JobChanged, JobTimerFired
-from schemas.responses import ResponseClaimed, ResponseReleased, ResponseTimerFired
+from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled, HedgePermitted, JobChanged, JobTimerFired
+from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, ResponseTimerFired
 from schemas.results import JobResult
 from streams.fold import job
 from streams.fold.step import Step
@@ -40,6 +40,8 @@ class Invariants:
         self.creates: dict[tuple[str, int], bytes] = {}
         self.accepts: Counter[str] = Counter()
         self.accepts_allowed: Counter[str] = Counter()
+        self.hedges: dict[str, str] = {}
+        """Job → the permission from which its hedge began."""
         self.held: Counter[str] = Counter()
         """Creates that a closed lane held back: they count nowhere."""
         self.taken: set[str] = set()
@@ -62,6 +64,10 @@ class Invariants:
             assert event.at_ms >= expected, "something happened before its time"
         for output in done.outputs:
             self._check_output(output, before, event)
+        if isinstance(event, HedgePermitted) and done.ignored is None:
+            self._check_hedge(event, before)
+        if isinstance(event, AttemptSettled) and state.kind == "finished" and before.kind == "active":
+            self._check_end(event, before)
         if log == "jobs":
             self._check_job(event.key, before, state)
         elif state.kind == "absent" and before.kind != "absent":
@@ -77,12 +83,26 @@ class Invariants:
             attempts = state.attempts
             assert attempts.retries <= POLICIES[job_id].retries_max + 1, "I3: more paid attempts than the policy grants"
             live = sum(item.kind in ("submitting", "outcome_unknown", "running") for item in attempts.items)
-            allowed = attempts.retries + attempts.unpaid_ends + attempts.doubts + live
+            spent = attempts.hedge is not None and attempts.hedge.spent
+            allowed = attempts.retries + attempts.unpaid_ends + attempts.doubts + spent + live
             self.accepts_allowed[job_id] = max(self.accepts_allowed[job_id], allowed)
             self.check_spend(job_id)
             dies_in_time(state, self.job_step)
         if state.kind == "finished":
             assert len(self.results.get(job_id, [])) == 1, "I1: a job is finished without a result"
+
+    def _check_hedge(self, event: HedgePermitted, before: Any) -> None:
+        assert POLICIES[event.job_id].hedge, "I3: a job is hedged that did not ask for it"
+        assert self.hedges.setdefault(event.job_id, event.id) == event.id, "I3: a job has two hedges"
+        live = [item for item in before.attempts.items if item.kind in ("submitting", "outcome_unknown", "running")]
+        assert [item.kind for item in live] == ["running"], "I3: a hedge begins beside what does not run alone"
+
+    def _check_end(self, event: AttemptSettled, before: Any) -> None:
+        """While one of two attempts lives, only a completed or an incomplete answer of the other ends a hedged job."""
+        others = [item for item in before.attempts.items if getattr(item, "response_id", "") != event.response_id]
+        live = any(item.kind in ("submitting", "outcome_unknown", "running") for item in others)
+        answers = event.status in ("completed", "incomplete")
+        assert answers or before.attempts.hedge is None or not live, "a failure ends a job whose other attempt lives"
 
     def check_spend(self, job_id: str) -> None:
         allowed = self.accepts_allowed[job_id]
@@ -98,7 +118,7 @@ class Invariants:
                 policy = POLICIES[output.job_id]
                 most = policy.retries_max + policy.rejections_max + policy.unpaid_ends_max + policy.doubts_max
                 held = self.held[output.job_id]
-                assert output.attempt <= 1 + most + held, "I3: an attempt that was not granted"
+                assert output.attempt <= 1 + most + held + (policy.hedge is True), "I3: an attempt that was not granted"
             case AttemptSettled(status="missing" | "stuck"):
                 pass  # Told once while it runs; its end may be told after all.
             case AttemptSettled():
@@ -107,6 +127,9 @@ class Invariants:
                 assert self.settled[whose] == 1, "a response is settled twice"
                 named = self.provider[output.response_id].job_id
                 assert named in (None, output.job_id), "I9: a job is told the end of another's response"
+            case HedgePermitted():
+                runs = isinstance(event, ResponseObserved) and event.outcome == "running"
+                assert runs, "I3: a hedge without a poll that shows that the response runs"
             case CancelResponse():
                 named = self.provider[output.response_id].job_id
                 takes_over = isinstance(event, ResponseClaimed)  # then the cancel is the creating job's

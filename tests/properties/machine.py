@@ -45,13 +45,19 @@ class Machine(RuleBasedStateMachine):
         kind = type(self)
         self.world = World(kind.coverage, kind.__dict__["job_step"], kind.__dict__["response_step"])
 
-    @initialize(job_id=st.sampled_from(["job_a", "job_c"]), stage=st.integers(0, 3), fate=CREATE_FATES)
+    @initialize(job_id=st.sampled_from(["job_a", "job_c"]), stage=st.integers(0, 4), fate=CREATE_FATES)
     def first_job(self, job_id: str, stage: int, fate: CreateFate) -> None:
         """Some runs begin at a later stage, where most of the rare states are."""
         self.world.submit(job_id)
         self.world.deliver(0, copy=False)
         if stage == 1:
             self._flow_all(fate, "truth")
+        if stage == 4:  # A hedge runs beside the first attempt; for a job that may not have one, a poll has come.
+            self._flow_all("accept", "truth")
+            for _ in range(2):
+                self.world.fire("responses", self._made(0).response_id)
+                self._flow_all("accept", "truth")
+            return
         if stage >= 2:  # The provider accepted, and no report came: the attempt is abandoned, a retry is granted.
             self.world.deliver(0, copy=False, create="accept silent")
             self.world.fire("jobs", job_id)

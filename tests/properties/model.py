@@ -25,6 +25,11 @@ ADOPTING = "job_n"
 WAITS = "job_b"
 """The job that waits for its turn under limits."""
 
+HEDGED = ("job_a", "job_b")
+"""Jobs that may have a second attempt beside a slow one."""
+
+HEDGE_AFTER_MS = 240_000
+
 TENANTS = {"job_a": "acme", "job_b": "brick", "job_c": "acme", ADOPTING: "brick"}
 POLICIES = {
     name: JobPolicy(
@@ -39,11 +44,12 @@ POLICIES = {
         adoption_grace_ms=120_000,
         missing_grace_ms=40_000,
         forget_after_ms=FORGET_AFTER_MS,
+        hedge=True if name in HEDGED else None,
     )
     for name, retries_max, rejections_max in (("job_a", 2, 2), ("job_b", 0, 1), ("job_c", 1, 3), (ADOPTING, 0, 0))
 }
-TIMERS_TO_THE_END_MAX = 24
-"""Three timers an attempt (report deadline, adoption grace, back-off), six attempts, the job's deadline, and room."""
+TIMERS_TO_THE_END_MAX = 28
+"""Three timers an attempt (report deadline, adoption grace, back-off), seven attempts, the job's deadline, and room."""
 
 CreateFate = Literal[
     "accept",

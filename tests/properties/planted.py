@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from schemas.jobs import AttemptAccepted, AttemptSettled, JobSubmitted, JobTimerFired
+from schemas.jobs import AttemptAccepted, AttemptSettled, HedgePermitted, JobSubmitted, JobTimerFired
 from schemas.responses import ResponseClaimed, ResponseObserved, ResponseTimerFired, WebhookReceived
 from streams.fold import job, response
+from streams.fold.attempt_begins import begin_attempt
 from streams.fold.attempts import Attempts, Running
 from streams.fold.step import Ignored, Step
 from tests.properties.model import JobStep, ResponseStep
@@ -145,6 +146,26 @@ def _submission(spec: job.Spec, event: JobTimerFired) -> JobSubmitted:
     )  # fmt: skip
 
 
+def _hedges_again(state: Any, event: Any) -> Step[Any]:
+    """Each permission begins a hedge."""
+    if isinstance(event, HedgePermitted) and isinstance(state, job.Active) and state.spec.request is not None:
+        return begin_attempt(state.spec, state.spec.request, state.attempts, event)
+    return job.step(state, event)
+
+
+def _hedges_at_any_sight(state: Any, event: Any) -> Step[Any]:
+    """The permission goes to the job without a poll that shows that the response runs."""
+    done = response.step(state, event)
+    if isinstance(event, ResponseTimerFired) and event.permit is not None and done.ignored is None:
+        seen = ResponseObserved(
+            id=event.id, at_ms=event.at_ms, response_id=event.response_id, command_id="", outcome="running",
+            raw_status="queued", next_poll_at_ms=event.next_poll_at_ms,
+        )  # fmt: skip
+        again = response.step(done.state, seen)
+        return replace(again, outputs=(*done.outputs, *again.outputs))
+    return done
+
+
 def planted() -> tuple[Planted, ...]:
     return (
         Planted("dedupe of submissions off", "I2|I3|I5|a repeat", job_step=_submits_again),
@@ -160,5 +181,7 @@ def planted() -> tuple[Planted, ...]:
         Planted("a webhook is the proof", "not what happened", response_step=_believes_webhooks),
         Planted("no deadline", "I5", job_step=_no_deadline),
         Planted("an impossible fact raises", "impossible", job_step=_raises),
+        Planted("a hedge for each permission", "I3|a repeat", job_step=_hedges_again),
+        Planted("a hedge without a poll", "I3: a hedge without", response_step=_hedges_at_any_sight),
         Planted("a fold that reads a clock", "the same state and fact", job_step=_reads_a_clock(count())),
     )

@@ -20,6 +20,7 @@ from tests.properties.invariants import Invariants, check_repeat
 from tests.properties.model import (
     ADOPTING,
     FORGET_AFTER_MS,
+    HEDGE_AFTER_MS,
     NEXT_POLL_MS,
     POLICIES,
     SOON_MS,
@@ -125,7 +126,9 @@ class World(Invariants):
             self.accepts[command.job_id] += 1
             self.check_spend(command.job_id)
             if fate == "accept":
-                self.send(build.accepted(self.now_ms, response_id=made.response_id, tenant=command.tenant, **told))
+                hedge_at_ms = self.now_ms + HEDGE_AFTER_MS if command.hedge else None
+                told |= {"response_id": made.response_id, "tenant": command.tenant, "hedge_at_ms": hedge_at_ms}
+                self.send(build.accepted(self.now_ms, **told))
         if fate.endswith("unheard"):
             answered = True if fate.startswith("answered") else None
             self.send(build.unknown(self.now_ms, answered=answered, **told))
@@ -210,7 +213,7 @@ class World(Invariants):
         if isinstance(state, job.Waiting) and due_ms is None and self.now_ms < state.spec.deadline_at_ms:
             self.append(build.admitted(self.now_ms, key))
         else:
-            self.append(_timer(log, key, due, self.now_ms))
+            self.append(_timer(log, key, due, self.now_ms, state))
 
     def fire_next(self, nth: int) -> None:
         """One of the timers that are due first, so that time does not run ahead of what else may happen."""
@@ -287,7 +290,13 @@ class World(Invariants):
         assert ended == self.taken, f"I1: taken {sorted(self.taken)}, ended {sorted(ended)}"
 
 
-def _timer(log: LogName, key: str, due_ms: int, at_ms: int) -> Message:
+def _timer(log: LogName, key: str, due_ms: int, at_ms: int, state: Any) -> Message:
+    """A timer that asks for a hedge has the permission. Any other one says when to ask."""
     if log == "jobs":
         return build.job_timer(due_ms, at_ms, key)
-    return build.response_timer(due_ms, at_ms, key, next_poll_at_ms=at_ms + NEXT_POLL_MS)
+    hedge = state.hedge if isinstance(state, response.Running) else None
+    stamp: dict[str, Any] = {}
+    if hedge is not None:
+        asks = hedge.ask_at_ms is not None and hedge.ask_at_ms <= at_ms
+        stamp = {"permit": build.PERMIT} if asks else {"hedge_at_ms": at_ms + HEDGE_AFTER_MS}
+    return build.response_timer(due_ms, at_ms, key, next_poll_at_ms=at_ms + NEXT_POLL_MS, **stamp)

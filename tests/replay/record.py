@@ -164,6 +164,24 @@ def vanished_until_the_retries_are_used() -> Sequence[Message]:
     )
 
 
+def hedged_and_won_by_the_hedge() -> Sequence[Message]:
+    slow, ask = b.POLICY.model_copy(update={"hedge": True}), T0 + 190_000
+    return (
+        b.submitted(policy=slow),
+        b.accepted(T0 + 500, hedge_at_ms=ask),
+        b.response_timer(T0 + 20_500, hedge_at_ms=ask),
+        b.observed(T0 + 20_700, "running", raw_status="in_progress", next_poll_at_ms=T0 + 300_000),
+        b.response_timer(ask, permit=b.PERMIT),
+        b.observed(ask + 300, "running", raw_status="in_progress", next_poll_at_ms=T0 + 300_000),
+        b.hedge_permitted(ask + 900),
+        b.accepted(ask + 1_000, 2, "resp_2"),
+        b.webhook(ask + 40_000, "wh_2", "resp_2"),
+        b.observed(ask + 40_200, response_id="resp_2", response=ANSWER, usage=Usage(total_tokens=3)),
+        b.observed(ask + 40_900, "cancelled", usage=Usage(input_tokens=5, total_tokens=5)),
+        b.settled(ask + 41_000, "completed"),
+    )  # fmt: skip
+
+
 def foreign() -> Sequence[Message]:
     due = T0 + 15_000
     return (
@@ -190,6 +208,7 @@ STORIES: tuple[Story, ...] = (
     refused_at_the_ingress,
     vanished_until_the_retries_are_used,
     foreign,
+    hedged_and_won_by_the_hedge,
 )
 
 

@@ -56,6 +56,8 @@ class Mixture:
     """The share of failures after acceptance, and of passing refusals, among the ends and create faults that a seed
     draws.
     """
+    hedge: float = 0.0
+    """The share of jobs that ask for a second attempt beside a slow one."""
     create_only: str = ""
     """The only fault of creates; empty: any. Tests, not seeds, set this and the fields below (see `Chaos`)."""
     poll_only: str = ""
@@ -121,7 +123,8 @@ class Chaos:
         self.limits: LimitRules = NO_LIMITS
         """The limits of all processes."""
         outlast = Random(f"outlast {seed}").choice((0.0, 0.5))
-        self.mixture = replace(draw_mixture(self.random), outlast=outlast, **(aimed or {}))
+        hedge = Random(f"hedge {seed}").choice((0.0, 1.0))
+        self.mixture = replace(draw_mixture(self.random), **{"outlast": outlast, "hedge": hedge, **(aimed or {})})
         self.loop = loop
         self.met = Met()
         self.on = True

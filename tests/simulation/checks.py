@@ -14,6 +14,7 @@ from streams.fold.rows import encode_row
 from streams.scheduler.due import Due
 from tests.simulation.broker import FOLD_TOPICS
 from tests.simulation.chaos import Met
+from tests.simulation.hedges import judge_hedges
 from tests.simulation.projection import ReadModel
 from tests.simulation.system import BOUND_S, System
 from tests.simulation.tables import compacted, rebuilt
@@ -96,6 +97,7 @@ class Checks:
         self._results()
         self._adopted()
         self._creates()
+        self.violations += [Violation("hedge", detail) for detail in judge_hedges(self._broker, self._met)]
         self._tables()
         self._nothing_stuck()
         self._nothing_skipped()

@@ -128,6 +128,7 @@ class System:
         submit = Submit(
             job_id=job_id, request={"model": "m", "input": text},
             timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)), tags=(job_id,),
+            hedge=True if Random(f"hedge {job_id}").random() < chaos.mixture.hedge else None,
             **(turn_of(chaos.seed, job_id) if self._operators else {}),
         )  # fmt: skip
         self.upstream.bodies[job_id] = submit

@@ -19,16 +19,20 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import DEFAULT_TENANT, Message
-from streams.agents.fold_shell import FoldShell, untaken
+from streams.agents.fold_shell import FoldShell, Taken, both, untaken
 from streams.agents.intake import take_request
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.openai.provider import OpenAIProvider
 from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
+from streams.policy.latency import Latencies
 from streams.policy.polls import PollPolicy
 from streams.results import ResultsFencedError
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.hedge_runs import HedgeRuns
+from streams.scheduler.hedge_timers import HedgeTimers
+from streams.scheduler.hedges import Hedges
 from streams.scheduler.job_timers import JobTimers
 from streams.scheduler.response_timers import response_timer
 from streams.scheduler.service import TICK_MS, MakeTimer, Scheduler
@@ -57,6 +61,8 @@ from tests.simulation.wrong import Wrong
 
 POLLS = PollPolicy(first_poll_ms=3_000, spacing_factor=0.5, spacing_min_ms=1_500, spacing_max_ms=15_000)
 INLINE_BYTES_MAX = 400
+HEDGE_SHARE = 0.8
+"""Large, so that many of the jobs that may have a hedge get one."""
 COMMIT_INTERVAL_S = 1.0
 DRAIN_S = 5.0
 WATCH_EVERY_S = 10.0
@@ -69,6 +75,15 @@ EXPECTED_ENDS = (BrokerUnavailableError, ResultsFencedError, OvertakenError, Par
 """Failures after which a worker must end by itself. Any other failure is a defect."""
 
 METRICS = WorkerMetrics(CollectorRegistry())
+
+
+def known_runs(now_ms: int) -> Latencies:
+    """Enough ended before the run began: half of them within 3 s."""
+    latencies = Latencies()
+    for number in range(200):
+        latencies.began(f"before_{number}", ("m",), now_ms, now_ms)
+        latencies.ended(f"before_{number}", 1_000 + 20 * number, now_ms)
+    return latencies
 
 
 class WatchedIndex(DueIndex):
@@ -249,8 +264,15 @@ class Worker:
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
         )
-        self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes)
-        self.responses = self._fold(RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks))
+        latencies = known_runs(life.now_ms())
+        self._hedges = Hedges(latencies, HEDGE_SHARE, troubled=lanes.troubled)
+        self._hedge_runs = HedgeRuns(latencies, life.now_ms)
+        self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes, also=self._hedges.taken)
+        self.responses = self._fold(
+            RESPONSE_FOLD, "response_timers", partial(response_timer, webhooks), also=self._hedge_runs.taken,
+            hedges=self._hedges,
+        )  # fmt: skip
+        self.responses.rows.watch(self._hedge_runs)
         self.consumer = FoldConsumer(
             life, broker, host, (self.jobs.rows, self.responses.rows),
             {
@@ -266,7 +288,7 @@ class Worker:
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
-        access = ProviderAccess(openai, lanes, rate)
+        access = ProviderAccess(openai, lanes, rate, hedge_at=self._hedges.hedge_at_ms)
         creating, polling = (
             WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
         )
@@ -309,11 +331,13 @@ class Worker:
             self.life.kill(f"ended by {error!r}")
 
     def _fold(
-        self, fold: Fold[Any], who: str, make_timer: MakeTimer | None = None, lanes: Lanes | None = None
+        self, fold: Fold[Any], who: str, make_timer: MakeTimer | None = None, lanes: Lanes | None = None,
+        **parts: Any,
     ) -> "FoldParts":  # fmt: skip
         return FoldParts(
             self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
             self._learning if fold is RESPONSE_FOLD else None,
+            **parts,
         )  # fmt: skip
 
     def _recovered(self, mine: set[int]) -> None:
@@ -322,6 +346,7 @@ class Worker:
         for part in (self.jobs, self.responses):
             part.index.own(mine)
             part.admissions.own(mine)
+        self._hedge_runs.own(mine)
         if self._learning is not None:
             self._learning.own(mine)
 
@@ -342,6 +367,7 @@ class FoldParts:
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
         who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
+        also: Taken = untaken, hedges: Hedges | None = None,
     ) -> None:  # fmt: skip
         self.fold = fold
         self._life = life
@@ -357,11 +383,13 @@ class FoldParts:
         taken = self.admissions.taken if fold is JOB_FOLD else untaken if learning is None else learning.taken
         self._shell: FoldShell = wrong.shell()(
             wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name), results=results,
-            index=self.index, now_ms=life.now_ms, taken=taken,
+            index=self.index, now_ms=life.now_ms, taken=both(taken, also),
         )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
         )  # fmt: skip
+        if hedges is not None and make_timer is not None:
+            make_timer = HedgeTimers(make_timer, self.index, hedges)
         self._scheduler = Scheduler(
             fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
             publisher=Publisher(life, broker, who), now_ms=life.now_ms,

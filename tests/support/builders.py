@@ -3,6 +3,7 @@
 from typing import Any
 
 from schemas.base import InlineBody
+from schemas.hedges import HedgePermit
 from schemas.jobs import (
     AdoptionRefused,
     AttemptAccepted,
@@ -10,6 +11,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    HedgePermitted,
     JobAdmitted,
     JobChanged,
     JobFoundTooLate,
@@ -200,6 +202,21 @@ def found_too_late(at_ms: int = T0 + 1_000, job_id: str = JOB, needs_ms: int = 6
     return JobFoundTooLate(id=f"{job_id}/too_late", at_ms=at_ms, job_id=job_id, needs_ms=needs_ms)
 
 
+PERMIT = HedgePermit(age_ms=200_000, after_ms=190_000, share=0.02, ended=300)
+
+
+def hedge_permitted(at_ms: int, attempt: int = 1, response_id: str = RESP, **changes: Any) -> HedgePermitted:
+    given: dict[str, Any] = {
+        "id": f"{response_id}/hedge/{at_ms}",
+        "at_ms": at_ms,
+        "job_id": JOB,
+        "attempt": attempt,
+        "response_id": response_id,
+        "permit": PERMIT,
+    }
+    return HedgePermitted(**{**given, **changes})
+
+
 def job_timer(due_ms: int, at_ms: int | None = None, job_id: str = JOB) -> JobTimerFired:
     """Fired on time, where `at_ms` is not given."""
     return JobTimerFired(
@@ -283,7 +300,7 @@ def poll_failed(at_ms: int, response_id: str = RESP, **changes: Any) -> PollFail
 
 
 def response_timer(
-    due_ms: int, at_ms: int | None = None, response_id: str = RESP, next_poll_at_ms: int | None = None
+    due_ms: int, at_ms: int | None = None, response_id: str = RESP, next_poll_at_ms: int | None = None, **changes: Any
 ) -> ResponseTimerFired:
     """Fired on time, where `at_ms` is not given."""
     fired_ms = due_ms if at_ms is None else at_ms
@@ -293,4 +310,5 @@ def response_timer(
         response_id=response_id,
         due_ms=due_ms,
         next_poll_at_ms=fired_ms + 60_000 if next_poll_at_ms is None else next_poll_at_ms,
+        **changes,
     )

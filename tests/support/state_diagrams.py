@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from schemas.base import Message, Usage
+from schemas.hedges import HedgeTerms
 from schemas.jobs import AttemptEnd, Turn, UsageBooked
 from schemas.statuses import JOB_OUTCOMES, SettledStatus
 from streams.fold import attempts, job, response
@@ -20,6 +21,7 @@ from streams.fold.step import Step
 from tests.support.builders import (
     DEADLINE,
     FORGET_AFTER,
+    PERMIT,
     POLICY,
     T0,
     accepted,
@@ -30,6 +32,7 @@ from tests.support.builders import (
     claimed,
     deadline_moved,
     found_too_late,
+    hedge_permitted,
     job_changed,
     job_timer,
     observed,
@@ -108,13 +111,15 @@ def _shape(state: Any) -> tuple[Any, ...]:
             kinds = tuple((item.kind, getattr(item, "given_up", None)) for item in state.attempts.items[-3:])
             spent = state.attempts.spent()
             counts = (spent.paid > 1, spent.refused > 1, spent.unpaid > 1, spent.doubtful > 1)
-            return (state.kind, kinds, counts, state.spec.request is None, getattr(state, "last", None))
+            hedged = (state.spec.policy.hedge, state.attempts.hedge is None)
+            return (state.kind, kinds, counts, hedged, state.spec.request is None, getattr(state, "last", None))
         case job.Finished():
             return (state.kind, len(state.uncounted) > 0)
         case response.Running():
             sight = (state.sight.status, state.sight.told, state.sight.missing_since_ms is None)
+            hedge = state.hedge and (state.hedge.permit is None)
             due = (state.poll_at_ms >= state.claim.last_poll_at_ms, state.poll_at_ms >= DEADLINE + FORGET_AFTER)
-            return (state.kind, state.claim.made_elsewhere, state.released_at_ms is None, sight, due)
+            return (state.kind, state.claim.made_elsewhere, state.released_at_ms is None, sight, due, hedge)
         case response.Unclaimed():
             return (state.kind, state.poll_at_ms is None)
         case response.Ended():
@@ -124,7 +129,7 @@ def _shape(state: Any) -> tuple[Any, ...]:
 
 
 def _job_facts(state: job.JobState) -> Iterator[tuple[str, Message]]:
-    for policy in (POLICY, SHORT):
+    for policy in (POLICY, SHORT, POLICY.model_copy(update={"hedge": True})):
         yield "JobSubmitted", submitted(policy=policy)
     yield "JobSubmitted (waits)", submitted(turn=Turn(waits=True))
     yield "JobAdmitted", admitted(AT)
@@ -149,6 +154,7 @@ def _job_facts(state: job.JobState) -> Iterator[tuple[str, Message]]:
         for cause in ("limited", "never"):
             yield f"AttemptRejected ({'retry' if cause == 'limited' else 'never'})", rejected(AT, number, cause=cause)
         yield "AttemptUnknown", unknown(AT, number)
+        yield "HedgePermitted", hedge_permitted(AT, number, of)
         for status in get_args(SettledStatus):
             for usage in (None, PAID):
                 yield f"AttemptSettled ({status})", settled(AT, status, number, of, usage=usage)
@@ -163,6 +169,7 @@ def _response_facts(state: response.ResponseState) -> Iterator[tuple[str, Messag
     yield "WebhookReceived", webhook(AT)
     yield "ResponseClaimed (of a create)", claimed(AT, stuck_after_ms=1_000)
     yield "ResponseClaimed (of a create)", claimed(AT, **OTHER_JOB)  # type: ignore[arg-type]
+    yield "ResponseClaimed (of a create)", claimed(AT, hedge=HedgeTerms(model="m", at_ms=AT + 5_000))
     yield "ResponseClaimed (released)", claimed(AT, released=True)
     yield "ResponseClaimed (of an adoption)", claimed(AT, made_elsewhere=True)
     yield "ResponseClaimed (of an adoption)", claimed(AT, made_elsewhere=True, job_id="x")
@@ -183,6 +190,8 @@ def _response_facts(state: response.ResponseState) -> Iterator[tuple[str, Messag
     if due is not None:
         yield "ResponseTimerFired", response_timer(due)
         yield "ResponseTimerFired", response_timer(due, next_poll_at_ms=DEADLINE + FORGET_AFTER)
+        if isinstance(state, response.Running) and state.hedge is not None:
+            yield "ResponseTimerFired (permits a hedge)", response_timer(due, permit=PERMIT)
 
 
 def _job_node(state: job.JobState) -> str:

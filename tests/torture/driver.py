@@ -38,6 +38,9 @@ LATER = 0.1
 """Of the jobs of a run with limits: they name a start time."""
 LATER_MS_MAX = 10_000
 
+HEDGED = 0.5
+"""Of the jobs without partial output: they may have a second attempt beside a slow one."""
+
 LARGE = 0.01
 LARGE_CHARACTERS = 150_000
 POISON_VALUES = (
@@ -115,6 +118,7 @@ class Driver:
             | ({"stream": True} if number % STREAMED < 2 else {}),
             timeout_ms=self._plan.timeout_ms,
             retries_max=draw.randrange(RETRIES_MAX + 1),
+            hedge=self._hedge(number),
             **self._turn(number),
         )
         try:
@@ -132,6 +136,11 @@ class Driver:
                 await self._poison(f"poison-{number}".encode(), draw.choice(POISON_VALUES))
         finally:
             release()
+
+    def _hedge(self, number: int) -> bool | None:
+        """Drawn apart, so that all else stays the same."""
+        may = number % STREAMED >= 2
+        return True if may and random.Random(f"{self._plan.seed} {number} hedge").random() < HEDGED else None
 
     def _turn(self, number: int) -> dict[str, Any]:
         """Priority and start time, where the run has limits; drawn apart, so that all else stays the same."""

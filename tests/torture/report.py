@@ -58,6 +58,9 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
             "answer_kept_back": sum(not create.replied for create in evidence.creates),
             "jobs_with_more_than_one": sum(count > 1 for count in per_job.values()),
             "unknown_outcomes": evidence.jobs.unknown_outcomes,
+            "hedges": dict(Counter(
+                result.hedge.won or "neither" for result in evidence.results.first.values() if result.hedge is not None
+            )),
             "adopted": sum(
                 brief.adopted for result in evidence.results.first.values() for brief in result.attempts
             ),
@@ -212,6 +215,7 @@ def _jobs(report: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "creates accepted by the provider", creates["accepted"]
     yield "of them with the answer kept back", creates["answer_kept_back"]
     yield "jobs with more than one", creates["jobs_with_more_than_one"]
+    yield "jobs with a second attempt beside a slow one, by which won", _counts(creates["hedges"])
     yield "attempts reported as unknown, adopted", f"{creates['unknown_outcomes']}, {creates['adopted']}"
     yield "webhook tries", _counts(report["webhooks"]["tries"])
     yield "of them forged", report["webhooks"]["forged"]

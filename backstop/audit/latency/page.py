@@ -81,8 +81,10 @@ def _time(at_ms: int) -> str:
 def _lead(summary: Summary, whole: LatencyGroup) -> str:
     run, lag, total = whole.stages["run"], whole.stages["webhook"], whole.stages["total"]
     lost = summary.control if summary.control.ends else summary.others
+    tail = next((f", {name} ran {_text(each)} or less" for name, each in (("99 %", run.p99), ("95 %", run.p95))
+                 if each.value is not None), "")  # fmt: skip
     return (
-        f"<p>Half of the responses ran {_text(run.p50)} or less, 99 % ran {_text(run.p99)} or less. Half of the "
+        f"<p>Half of the responses ran {_text(run.p50)} or less{tail}. Half of the "
         f"webhooks came {_text(lag.p50)} after the end or sooner. {_share_text(lost.share)} of the ends brought no "
         f"webhook within {MISSED_AFTER_MS // 1_000} s. From submission to result half of the jobs took "
         f"{_text(total.p50)} or less.</p>"

@@ -1,7 +1,8 @@
 """One compact row for each response and each job of a range, from the facts of both logs and the results. Pure.
 
-Ends are placed on Backstop's clock: the acceptance plus the run time by the provider's clock, so that a difference of
-the clocks does not matter. The provider's stamps are whole seconds, so spans that use them are off by up to a second.
+Ends are placed on Backstop's clock: the middle of the create call plus the run time by the provider's clock, so that a
+difference of the clocks does not matter. The provider's stamps are whole seconds, so spans that use them are off by up
+to a second.
 """
 
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ class ResponseRun:
     def end_ms(self) -> int | None:
         if self.run_ms is None:
             return None
-        end_ms = self.accepted_ms + self.run_ms
+        end_ms = self.accepted_ms - (self.create_ms or 0) // 2 + self.run_ms
         return end_ms if self.told_ms is None else min(end_ms, self.told_ms)
 
 

@@ -27,6 +27,8 @@ const KINDS = {
   attempt_unknown: ["Attempt", "ask", "warn", (f) => `${of(f)}: outcome unknown: ${f.reason}`],
   attempt_settled: ["Attempt", "flag", "go",
     (f) => `${of(f)} ended: ${f.status}${because(f)}, found by ${f.found_by} after ${count(f.polls ?? 0, "poll")}`],
+  hedge_permitted: ["Attempt", "up", "warn",
+    (f) => `${of(f)} still runs after ${span(f.age_ms)}: a second attempt is permitted`],
   webhook_received: ["Webhook", "diamond", "ok", (f) => `webhook ${f.event_type}`],
   response_claimed: ["Poll", "tick", "still", (f) => `${f.response_id} belongs to attempt ${f.attempt}`],
   usage_booked: ["Attempt", "tick", "still",

@@ -146,7 +146,7 @@ function heading(job, scopes, cancel) {
 }
 
 function summary(job) {
-  const { timings, usage, rejections } = job.result ?? {};
+  const { timings, usage, rejections, hedge } = job.result ?? {};
   const rows = [
     ["Model", job.model], ["Session", job.session_id && h("a",
       { href: `#/sessions/${encodeURIComponent(job.session_id)}` }, job.session_id)],
@@ -158,6 +158,7 @@ function summary(job) {
       { href: `#/jobs/${encodeURIComponent(job.retry_of)}` }, job.retry_of)],
     ["Took", job.finished_at_ms && span(job.finished_at_ms - job.submitted_at_ms)],
     ["Attempts", job.attempts ? `${job.attempts}${rejections ? `, ${count(rejections, "refusal")}` : ""}` : null],
+    ["Second attempt", hedge && hedged(hedge)],
     ["Found by", job.found_by], ["Queued", timings?.queued_ms !== undefined && timings.queued_ms !== null &&
       span(timings.queued_ms)],
     ["Ran", timings?.running_ms && span(timings.running_ms)],
@@ -169,6 +170,12 @@ function summary(job) {
   ];
   return h("dl", { class: "summary" }, rows.filter(([, value]) => value).map(([name, value]) => h("div", {},
     h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** That a slow attempt had a second one beside it, which of the two won, and by how much. */
+function hedged({ beside, begun_after_ms: after, won, ahead_ms: ahead }) {
+  const winner = { hedge: "it won", first: `attempt ${beside} won` }[won] ?? "neither won";
+  return `after ${span(after)} of attempt ${beside}: ${winner}${ahead ? `, by ${span(ahead)} or more` : ""}`;
 }
 
 /** The text of a response; null where it has none. */

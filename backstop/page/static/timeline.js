@@ -57,9 +57,10 @@ function attemptBars(job, entries, untilMs) {
 
 const isOfAttempt = (entry) => entry.kind.startsWith("attempt_");
 
-/** When an attempt began. No fact says so: at the submission, at a timer of the job, or after the attempt before. */
+/** When an attempt began. No fact says so: at the submission, at a timer of the job, after the attempt before, or as a
+    second one beside it. */
 function beginOf(number, firstMs, job, entries) {
-  const begins = (entry) => ["job_submitted", "response_adopted"].includes(entry.kind) ||
+  const begins = (entry) => ["job_submitted", "response_adopted", "hedge_permitted"].includes(entry.kind) ||
     (entry.kind === "timer_fired" && entry.topic === "jobs") || (isOfAttempt(entry) && entry.summary.attempt < number);
   return entries.filter((entry) => entry.at_ms <= firstMs && begins(entry)).at(-1)?.at_ms ?? job.submitted_at_ms;
 }

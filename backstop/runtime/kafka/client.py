@@ -1,4 +1,4 @@
-"""Connection options of every aiokafka client, from the settings; and fixes for two faults of aiokafka."""
+"""Connection options of every aiokafka client. Two faults of aiokafka are fixed here, and its codec is faster."""
 
 import asyncio
 from ssl import SSLError
@@ -9,8 +9,10 @@ from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.struct import Struct
 
 from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.kafka import wire
 from backstop.runtime.kafka.hardened_fetch import unpack_at_most
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.settings import RuntimeSettings
@@ -49,6 +51,9 @@ def client_options(settings: RuntimeSettings) -> dict[str, Any]:
 TOPICS_KNOWN_WITHIN_S = 5.0
 """Shorter than a session timeout, because the group waits for its leader meanwhile."""
 TOPICS_ASKED_EVERY_S = 0.1
+
+Struct.encode = wire.encode
+Struct.decode = classmethod(wire.decode)
 
 _send = AIOKafkaConnection.send
 

@@ -55,11 +55,11 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     def __init__(
         self, settings: RuntimeSettings, *, topics: Sequence[str], group: str, session_timeout_ms: int = 10_000,
-        moving: Callable[[], Awaitable[None]] | None = None, busy_bytes_min: int = 1,
+        moving: Callable[[], Awaitable[None]] | None = None, pace: FetchPace | None = None,
         consumer: Callable[..., Any] = AIOKafkaConsumer, **options: Any,
     ) -> None:  # fmt: skip
         """:param moving: is awaited before and after partitions move.
-        :param busy_bytes_min: see `FetchPace`.
+        :param pace: of its fetches; the usual one if not given.
         :param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same.
         :param options: further options of that consumer.
         """
@@ -81,7 +81,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         }
         self._moving = moving
         self._consumer: Any = None
-        self._pace = FetchPace(busy_bytes_min)
+        self._pace = pace or FetchPace()
         self._commit_lock = asyncio.Lock()
         self._epoch = 0
         self._open = False

@@ -8,9 +8,14 @@ long.
 
 Under a steady flow, one fetch per record costs more than the record. A gap of `FETCH_GAP_MS` between fetches lets
 records, and the outputs and rows they cause, form batches. A record that arrives after the gap is fetched at once.
+
+A reader that gathers (`GatheringPace`) has a longer gap and no short holds but where they are needed: during the gap it
+hands out what the last fetch brought, so the next one has all partitions, and may be held. Many records cost few
+fetches then, and a record that comes alone is fetched at once.
 """
 
 # ruff: noqa: SLF001 - see FetchPace
+from collections import Counter
 from typing import Any
 
 from backstop.runtime.process.clock import monotonic_s
@@ -21,17 +26,18 @@ IDLE_AFTER_S = 3.0
 FETCH_GAP_MS = 5
 """From the start of one fetch to the start of the next."""
 
+LOOK_AGAIN_S = 1.0
+"""aiokafka walks through all partitions after this time without an event, although each change of them is an event."""
+
 
 class FetchPace:
     """For one consumer. Changes private parts of aiokafka's fetcher: the
     version is pinned, and it has no public way to do so.
     """
 
-    def __init__(self, busy_bytes_min: int = 1) -> None:
-        """:param busy_bytes_min: while records arrive, a fetch waits
-        for this many bytes, for `BUSY_WAIT_MS` at most.
-        """
-        self._busy_bytes_min = busy_bytes_min
+    gap_ms = FETCH_GAP_MS
+
+    def __init__(self) -> None:
         self._last_s = monotonic_s()
         self._spaced: Any = None
 
@@ -46,26 +52,48 @@ class FetchPace:
         if fetcher is not None:
             idle = now_s - self._last_s > IDLE_AFTER_S
             fetcher._fetch_max_wait_ms = IDLE_WAIT_MS if idle else BUSY_WAIT_MS
-            fetcher._fetch_min_bytes = 1 if idle else self._busy_bytes_min
             if fetcher is not self._spaced:
                 self._spaced = fetcher
-                _space_out(fetcher)
+                fetcher._fetcher_timeout = LOOK_AGAIN_S
+                self._space_out(fetcher)
 
+    def _space_out(self, fetcher: Any) -> None:
+        """Start a fetch at least `gap_ms` after the previous one. An
+        earlier attempt returns no fetches and the time left.
+        """
+        actions, next_s = fetcher._get_actions_per_node, 0.0
 
-def _space_out(fetcher: Any) -> None:
-    """Start a fetch at least `FETCH_GAP_MS` after the previous one. An
-    earlier attempt returns no fetches and the time left.
-    """
-    actions, next_s = fetcher._get_actions_per_node, 0.0
-
-    def spaced(assignment: Any) -> Any:
-        nonlocal next_s
-        fetches, resets, timeout_s, *others = actions(assignment)
-        if fetches:
+        def spaced(assignment: Any) -> Any:
+            nonlocal next_s
             early_s = next_s - monotonic_s()
             if early_s > 0:
-                return [], resets, min(timeout_s, early_s), *others
-            next_s = monotonic_s() + FETCH_GAP_MS / 1000
-        return fetches, resets, timeout_s, *others
+                return [], {}, early_s, False, []
+            found = actions(assignment)
+            if found[0]:
+                next_s = monotonic_s() + self.gap_ms / 1000
+                self.starts(fetcher, found[0], assignment)
+            return found
 
-    fetcher._get_actions_per_node = spaced
+        fetcher._get_actions_per_node = spaced
+
+    def starts(self, fetcher: Any, fetches: Any, assignment: Any) -> None:
+        """`fetches` (pairs of a node and aiokafka's request) are about to be sent."""
+
+
+class GatheringPace(FetchPace):
+    """For a reader that takes all records as they come, and may have them `gap_ms` later for fewer fetches."""
+
+    def __init__(self, gap_ms: int, hold_ms: int = IDLE_WAIT_MS) -> None:
+        """:param hold_ms: the longest hold of an empty fetch. A partition that is assigned or sought meanwhile may wait
+        for so long.
+        """
+        super().__init__()
+        self.gap_ms = gap_ms
+        self._hold_ms = hold_ms
+
+    def starts(self, fetcher: Any, fetches: Any, assignment: Any) -> None:
+        """A fetch that leaves out a partition (its records are not taken yet, or it is paused) must end soon."""
+        here = Counter(map(fetcher._select_read_replica, assignment.tps))
+        for node, request in fetches:
+            if sum(len(partitions) for _, partitions in request.topics) == here[node]:
+                request._max_wait_ms = self._hold_ms

@@ -9,13 +9,17 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace
+from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FETCH_GAP_MS, GatheringPace
 from backstop.runtime.kafka.lifetimes import running
 from backstop.runtime.settings import RuntimeSettings
 
 log = structlog.get_logger()
 
 POLL_MS = 200
+QUIET_POLL_MS = 2_000
+"""Wait of a poll without records, once the topics are read to their end. Records end it at once."""
+HOLD_MS = 5_000
+"""Hold of an empty fetch: the partitions never change, so a record ends each fetch at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,13 @@ class TopicFollower:
             group_id=None, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=BUSY_WAIT_MS,
         )  # fmt: skip
         async with running(consumer):
-            ends, pace = await self._seek(consumer), FetchPace()
+            ends, pace = await self._seek(consumer), GatheringPace(FETCH_GAP_MS, HOLD_MS)
             while True:
                 if not self._caught_up and all([await consumer.position(tp) >= end for tp, end in ends.items()]):
                     self._caught_up = True
                     self._on_end()
                     self.tried.set()
-                batches = await consumer.getmany(timeout_ms=POLL_MS)
+                batches = await consumer.getmany(timeout_ms=QUIET_POLL_MS if self._caught_up else POLL_MS)
                 pace.saw(consumer, records=bool(batches))
                 for tp, records in batches.items():
                     for record in records:

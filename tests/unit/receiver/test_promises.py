@@ -7,11 +7,16 @@ import pytest
 
 from backstop.runtime.blobs import FolderBlobs
 from backstop.runtime.errors import BlobStoreError
+from backstop.runtime.http.keys import TenantLimits
+from receiver.access import quotas
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import TooManyListenersError
 from tests.unit.receiver.ingress import Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, QUICK, submitted
+from tests.unit.receiver.test_sdk_keys import Ring, ring
+
+__all__ = ["ring"]
 
 
 @pytest.mark.parametrize("error", [TooManyListenersError("9"), ReadsAwayError("away")])
@@ -159,3 +164,25 @@ def test_a_create_that_is_not_stored_is_hidden_before_the_log_has_it(tmp_path: P
         assert ingress.publisher.landed == []
 
     with_ingress(story, blobs=NoMarks(tmp_path), reads=MemoryReads(), changes=MemoryChanges(), limits=QUICK)
+
+
+def test_a_job_that_the_log_may_not_have_does_not_use_up_its_tenants_open_jobs_for_long(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "DOUBTED_S", -1.0)  # the time has passed
+    monkeypatch.setattr(quotas, "LOAD_AGE_S_MAX", 0.0)
+    acme = ring.add("acme")
+    ring.tenants["acme"] = TenantLimits(open_jobs_max=1)
+    ring.save()
+
+    async def story(ingress: Ingress) -> None:
+        async def submit() -> int:
+            return (await ingress.call("POST", "/v1/jobs", json={"request": {"model": "m"}}, headers=acme))[0]
+
+        ingress.publisher.away = True
+        assert await submit() == 503
+        ingress.publisher.away = False
+        assert await submit() == 202
+        assert await submit() == 429, "and this one is in the log"
+
+    with_ingress(story, keys_file=ring.path, reads=MemoryReads(), limits=QUICK)

@@ -1,6 +1,8 @@
 """What `/v1/status` tells, from what the broker told."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,9 +14,10 @@ from backstop.readmodel.waits import UNSEEN, Sight, idle_wait
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.holdings import GroupSeen, Member, Snapshot
 from backstop.runtime.process.identity import own_name
-from receiver.reads.status import SNAPSHOT_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
+from receiver.reads.status import QUIET_SNAPSHOT_EVERY_S, SNAPSHOT_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
 from schemas.lanes import CreateFailed
 from streams.policy.lanes import Lane, take
+from tests.simulation.loop import VirtualLoop
 from tests.unit.backstop.readmodel.logs import accepted, submitted
 
 NOW_MS = 5_147_000
@@ -32,8 +35,10 @@ class Told:
         self.answers = True
         self.at_ms = NOW_MS
         self.written = 5
+        self.snapshots = 0
 
     async def snapshot(self) -> Snapshot:
+        self.snapshots += 1
         if not self.answers:
             raise BrokerUnavailableError("the broker at b:9092 did not answer")
         members = tuple(Member(name, "10.0.0.1", frozenset(held)) for name, held in self.members.items())
@@ -198,3 +203,52 @@ def test_lag_that_ages_and_partitions_without_a_worker_are_metrics(told: Told) -
     told.answers = False
     once(watch)
     assert registry.get_sample_value("backstop_broker_answers") == 0
+
+
+QUIET_S = 600
+
+
+def in_virtual_time(body: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop("order 0")) as runner:
+        runner.run(body)
+
+
+def snapshots_within(
+    watch: SystemWatch, told: Told, seconds: float, meanwhile: Callable[[], object] = lambda: None
+) -> int:
+    """How often the watch asks within a time, while `meanwhile` is called each second."""
+
+    async def body() -> None:
+        running = asyncio.create_task(watch.run())
+        for second in range(int(seconds)):
+            told.at_ms = NOW_MS + second * 1_000
+            await asyncio.sleep(1)
+            meanwhile()
+        running.cancel()
+
+    before = told.snapshots
+    in_virtual_time(body())
+    return told.snapshots - before
+
+
+def test_the_brokers_are_asked_often_only_while_it_matters(told: Told, watch: SystemWatch) -> None:
+    often, seldom = QUIET_S / SNAPSHOT_EVERY_S, QUIET_S / QUIET_SNAPSHOT_EVERY_S
+    assert snapshots_within(watch, told, QUIET_S) == pytest.approx(seldom, abs=2)
+    assert snapshots_within(watch, told, QUIET_S, lambda: status(watch, told.at_ms)) == pytest.approx(often, rel=0.35)
+    told.members = {}
+    assert snapshots_within(watch, told, QUIET_S) == pytest.approx(often, abs=6)
+    told.answers = False
+    assert snapshots_within(watch, told, QUIET_S) == pytest.approx(often, abs=6)
+
+
+def test_status_waits_for_a_snapshot_where_the_last_one_is_old(told: Told, watch: SystemWatch) -> None:
+    async def body() -> None:
+        running = asyncio.create_task(watch.run())
+        await asyncio.sleep(SNAPSHOT_EVERY_S + 1)
+        told.members = {A: PARTITIONS[::2]}
+        told.at_ms += 4_000
+        await watch.fresh()
+        assert wrong(watch, told.at_ms), "the partition without a worker is seen"
+        running.cancel()
+
+    in_virtual_time(body())

@@ -135,6 +135,9 @@ MESSAGES: tuple[Message, ...] = (
     ),
     EndpointSwitched(id="e/2", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", enabled=False, reason="gone"),
     EndpointRemoved(id="e/3", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", removed_at_ms=5),
+    b.hedge_permitted(5),
+    b.admitted(5),
+    b.found_too_late(5),
     UsageBooked(
         id="resp_1/usage", at_ms=5, job_id="job_1", tenant="acme", attempt=1, response_id="resp_1", estimated=True,
         usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3), terms=TERMS,

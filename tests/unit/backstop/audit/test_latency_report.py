@@ -75,7 +75,7 @@ def test_spans_are_measured_from_the_facts(summary: Summary) -> None:
     whole = summary.groups[0]
     found = {name: stage.p50.value for name, stage in whole.stages.items()}
     assert found == {
-        "queue": 2_000, "create": 500, "run": RUN_MS, "webhook": 500, "detection": 1_000,
+        "queue": 2_000, "create": 500, "run": RUN_MS, "webhook": 750, "detection": 1_250,
         "total": 2_000 + RUN_MS + 1_000,
     }  # fmt: skip
     assert (whole.stages["run"].ended, whole.stages["run"].open) == (31, 0)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from backstop.cli.job_text import change_line, clock, fact_row, job_row, job_text, output_text, reason_rows, span
 
 WAITING = {
@@ -10,7 +12,7 @@ WAITING = {
     "until_ms": 1_767_225_605_000,
     "because": {"code": "running", "message": "it runs"},
 }
-JOB = {
+JOB: dict[str, Any] = {
     "job_id": "j1",
     "status": "completed",
     "model": "gpt-5.2",
@@ -30,6 +32,20 @@ JOB = {
         "response": {"output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello."}]}]},
     },
 }
+
+
+@pytest.mark.parametrize(
+    ("won", "words"),
+    [
+        ({"won": "hedge", "ahead_ms": 41_500}, "the hedge won, ahead by 41.5s"),
+        ({"won": "first"}, "attempt 1 won"),
+        ({}, "neither won"),
+    ],
+)
+def test_a_hedged_job_says_which_attempt_won(won: dict[str, Any], words: str) -> None:
+    hedge = {"attempt": 2, "beside": 1, "begun_after_ms": 310_000, **won}
+    lines = job_text({**JOB, "result": {**JOB["result"], "hedge": hedge}}).splitlines()
+    assert lines[7] == f"hedge:       attempt 2 beside 1, after 5m; {words}"
 
 
 def test_a_finished_job_is_shown_with_its_attempts_timings_and_output() -> None:

@@ -6,9 +6,10 @@ from backstop.readmodel.lists import PLACED_MAX, sights_of
 from backstop.readmodel.places import GRANT_AGE_MS_MAX
 from backstop.readmodel.rows import Place
 from schemas.base import Priority
-from schemas.jobs import JobAdmitted, Turn
+from schemas.jobs import JobAdmitted, RetryOf, Turn
+from streams.retries import own_id_of_retry
 from tests.unit.backstop.readmodel.conftest import Bench
-from tests.unit.backstop.readmodel.logs import submitted
+from tests.unit.backstop.readmodel.logs import cancelled, submitted
 from tests.unit.backstop.readmodel.test_costs import DAY_MS, TODAY, api
 
 NOW_MS = TODAY * DAY_MS
@@ -71,5 +72,20 @@ def test_a_pace_of_long_ago_gives_no_estimate_and_a_tenants_own_limit_is_named(r
             assert told["sentences"][1] == (
                 "Waiting: concurrent of tenant default on m, time unknown, place 2 of 2 (normal)."
             )
+
+    run(body)
+
+
+def test_an_ended_job_names_the_job_that_repeats_it_and_the_other_way_round(run) -> None:
+    async def body(bench: Bench) -> None:
+        async with api(bench) as client:
+            again = own_id_of_retry("acme:a")
+            retry = RetryOf(job_id="acme:a", why="w")
+            await client.take(
+                submitted("acme:a", tenant="acme"), cancelled("acme:a").model_copy(update={"tenant": "acme"}),
+                submitted(f"acme:{again}", tenant="acme", retry=retry),
+            )  # fmt: skip
+            assert f"It was retried as the job {again}." in (await client.why("a", tenant="acme"))["sentences"]
+            assert "It repeats the job a, which had ended." in (await client.why(again, tenant="acme"))["sentences"]
 
     run(body)

@@ -1,15 +1,20 @@
 """What the statements of the read model rely on."""
 
-from collections.abc import Sequence
-from typing import cast
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, cast
 
 import pytest
 
 from backstop.readmodel.batch import Fact
 from backstop.readmodel.in_lists import IN_LIST_MAX, in_lists
+from backstop.readmodel.lists import WALKED_A_ROW, JobFilter, list_rows
 from backstop.readmodel.project import evolve, settle
 from backstop.readmodel.rows import HeldResult, JobRow, Position
+from backstop.readmodel.sqlite import SqliteConnection, connect, create
 from backstop.readmodel.store import SET_ONCE
+from bench.lists import Ask, questions
 from schemas.codec import encode
 from schemas.jobs import JobFact
 from schemas.results import JobResult
@@ -55,3 +60,52 @@ def test_columns_that_an_update_leaves_out_never_change(facts: Sequence[Fact]) -
         row = after
     assert row is not None
     assert row.terminal
+
+
+LARGE = {"jobs", "other", "claims", "job_tags", "timeline", "changes", "requests", "spends", "unclaimed"}
+"""Tables, and another name of one, that grow with the number of jobs."""
+
+
+class Explaining(SqliteConnection):
+    """Collects how SQLite answers each question."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        super().__init__(raw)
+        self.plans: list[str] = []
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        self.plans += [str(row[3]) for row in super().rows(f"EXPLAIN QUERY PLAN {sql}", params)]
+        return super().rows(sql, params)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    file = tmp_path_factory.mktemp("plans") / "readmodel.db"
+    create(file, 1)
+    with closing(connect(file)) as raw:
+        yield raw
+
+
+@pytest.mark.parametrize("ask", [pytest.param(ask, id=name) for name, _, ask in questions(1_000)])
+def test_no_question_walks_through_a_large_table(ask: Ask, empty: sqlite3.Connection) -> None:
+    """Each list filter alone and with each other one, each search, the findings and the figures."""
+    asked = Explaining(empty)
+    ask(asked)
+    assert asked.plans
+    walked = {plan.split()[1] for plan in asked.plans if plan.startswith("SCAN ")}
+    assert not walked & LARGE, asked.plans
+
+
+@pytest.mark.parametrize("statuses", [(), ("completed", "failed", "cancelled", "expired", "incomplete")])
+def test_a_list_walks_a_bounded_number_of_rows(statuses: tuple[str, ...], empty: sqlite3.Connection) -> None:
+    """However many statuses are named: the sum of the limits of all walks is bounded by the page's length."""
+    limits: list[int] = []
+
+    class Limits(SqliteConnection):
+        def rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+            if "w WHERE" in sql:
+                limits.append(params[-3])
+            return super().rows(sql, params)
+
+    list_rows(Limits(empty), JobFilter("t", statuses=statuses, tag="x", limit=50))
+    assert sum(limits) == 50 * WALKED_A_ROW

@@ -5,13 +5,17 @@ from typing import Any, get_args
 
 import pytest
 
+from backstop.readmodel.answers import ResultView
 from backstop.readmodel.costs import Tally
 from backstop.readmodel.rows import PLACES_MAX, Place, Position, TimelineEntry
+from backstop.readmodel.view import result_view
 from backstop.readmodel.why import JobSituation, next_at_ms, next_poll_of, why
 from schemas.base import Cause, Message
 from schemas.jobs import AdoptionRefused, Turn
 from schemas.results import JobResult
 from streams.fold.job import Absent, JobState, step
+from streams.submission import SubmissionPolicy
+from tests.support.builders import hedge_permitted
 from tests.unit.backstop.readmodel.logs import (
     DEADLINE_MS,
     accepted,
@@ -258,6 +262,38 @@ def test_earlier_attempts_and_refusals_are_told() -> None:
     )
 
 
+HEDGED: tuple[Message, ...] = (
+    submitted(policy=SubmissionPolicy().stamp(None).model_copy(update={"hedge": True})),
+    accepted(),
+    hedge_permitted(302_000, response_id="resp_1", job_id="j"),
+)
+BOTH_RUN: tuple[Message, ...] = (*HEDGED, accepted(at_ms=303_000, attempt=2, response_id="resp_2"))
+BESIDE = (
+    "Attempt 2 is a second attempt beside attempt 1, begun when that had run for 3 min; the first of the two to "
+    "complete ends the job."
+)
+
+
+def test_an_open_job_says_that_it_has_a_second_attempt() -> None:
+    for facts in (HEDGED, BOTH_RUN):
+        first, second, third, *_ = said(*facts, now_ms=304_000)
+        assert first.startswith("Attempt 1 runs at the provider as resp_1")
+        assert second.startswith("Attempt 2 ")
+        assert third == BESIDE
+    failed_first = failed(at_ms=310_000)
+    assert BESIDE not in said(*BOTH_RUN, failed_first, now_ms=311_000)
+
+
+def test_an_ended_job_says_which_of_two_attempts_won_and_by_how_much() -> None:
+    begun = "It was hedged: attempt 2 was begun beside attempt 1 after 3 min, and "
+    hedge = settled(at_ms=400_000, attempt=2, response_id="resp_2")
+    assert said(*BOTH_RUN, hedge)[1:] == [f"{begun}won, ahead by 5 min or more.", FREE_END]
+    first = settled(at_ms=400_000)
+    assert said(*BOTH_RUN, first)[1:] == [f"{begun}attempt 1 won after all.", FREE_END]
+    ended = cancelled(at_ms=400_000)
+    assert said(*BOTH_RUN, ended)[1] == f"{begun}neither of the two decided the job."
+
+
 def test_costs_are_told_with_what_is_not_in_them() -> None:
     view = Tally().view() | {"attempts": 3, "unmeasured": 1, "unpriced": 1, "input_tokens": 1_200, "output_tokens": 30}
     assert said(*EARLY, settled(), cost=view | {"cost_usd": "0.0012"})[-1] == (
@@ -275,3 +311,12 @@ def test_the_next_time_is_the_earlier_of_poll_and_timer() -> None:
         TimelineEntry("j", 1, "x", b'{"next_poll_at_ms":%d}' % at_ms, Position("responses", 0, 1)) for at_ms in (5, 9)
     ]
     assert (next_poll_of(entries, 6), next_poll_of(entries, 9), next_poll_of([], 0)) == (9, None, None)
+
+
+def test_a_job_is_shown_with_each_field_of_its_result() -> None:
+    """But the envelope, what the job itself shows, and the output, which is read apart."""
+    apart = {"v", "type", "id", "at_ms", "job_id", "tenant", "model", "session_id", "tags", "retry_of"}
+    apart |= {"response", "response_url"}
+    record = {name: name for name in JobResult.model_fields}
+    assert set(JobResult.model_fields) - set(result_view(record)) == apart
+    assert set(result_view(record)) <= set(ResultView.__annotations__)

@@ -81,6 +81,7 @@ BESIDES: dict[str, JobSituation] = {
     "waits, paused": seen(QUEUED, paused=(PAUSED,)),
     "waits, changed": seen(QUEUED, changed(priority="bulk", deadline_at_ms=100_000)),
     "waits, repeats": seen(submitted(turn=Turn(waits=True), retry=RetryOf(job_id="old", why="w"))),
+    "ended, retried": seen(ONCE, rejected(), retried_as="retry_1"),
     "submitting, paused": seen(submitted(), paused=(PAUSED,)),
     "backing off, paused": seen(submitted(), rejected(), paused=(PAUSED,)),
     "backing off, for its turn": seen(QUEUED, timer(due_ms=1_000, at_ms=1_500), rejected(cause="unsent"), now_ms=9_000),

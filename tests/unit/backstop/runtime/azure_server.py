@@ -14,10 +14,11 @@ from http import HTTPStatus
 from typing import Final
 from urllib.request import Request, urlopen
 
-import pytest
-
 from tests.support.waiting import wait_until
 from tests.unit.backstop.runtime.s3_server import NAME
+
+AZURITE: Final = shutil.which("azurite-blob")
+"""None: it is not installed, and the container is not tried."""
 
 ACCOUNT: Final = "devstoreaccount1"
 ACCOUNT_KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -27,15 +28,13 @@ ACCOUNT_KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4
 @contextmanager
 def azurite() -> Iterator[str]:
     """The address of the account on a server with the empty container `NAME`."""
-    command = shutil.which("azurite-blob")
-    if command is None:
-        pytest.skip("azurite is not installed")
+    assert AZURITE is not None
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}/{ACCOUNT}"
     with tempfile.TemporaryDirectory() as folder:
         arguments = ("--blobPort", str(port), "--silent", "--skipApiVersionCheck", "--location", folder)
-        server = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)
+        server = subprocess.Popen([AZURITE, *arguments], stdout=subprocess.DEVNULL)
         try:
             wait_until(lambda: _made(address), 30, "the container")
             yield address

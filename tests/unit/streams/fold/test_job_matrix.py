@@ -238,7 +238,7 @@ CASES = (
         "a late rejection of a lost attempt only counts",
         BACKING_ABANDONED,
         rejected(AT + 5),
-        Step(replace(BACKING_ABANDONED, attempts=BACKING_ABANDONED.attempts.reject(1).count("refused", "limited"))),
+        Step(replace(BACKING_ABANDONED, attempts=BACKING_ABANDONED.attempts.reject(1).count(1, "refused", "limited"))),
     ),
     ignored("a repeated rejection is stale", BACKING, rejected(AT + 5), Ignored.STALE),
     ignored("a late unknown outcome of a lost attempt is stale", BACKING_ABANDONED, unknown(AT + 5), Ignored.STALE),

@@ -39,10 +39,10 @@ def near_the_optimum(times: Times, ended: int, least: float, prices: Sequence[fl
         assert fmean(each.efficiency for each in found) >= least, price_s
 
 
-@pytest.mark.parametrize("times", FIVE, ids=lambda times: times.name)
+@pytest.mark.parametrize("times", [FIVE[0], FIVE[-1]], ids=lambda times: times.name)
 @pytest.mark.parametrize(("ended", "least"), [(300, 0.92), (100, 0.88)])
 def test_a_learned_schedule_is_near_the_optimum(times: Times, ended: int, least: float) -> None:
-    near_the_optimum(times, ended, least, (0.4, 5.0, 40.0), DRAWS)
+    near_the_optimum(times, ended, least, (5.0,), DRAWS)
 
 
 @pytest.mark.long
@@ -63,6 +63,7 @@ def test_the_reference_is_that_of_the_theory() -> None:
 @pytest.mark.parametrize(
     ("price_s", "polls_max", "delay_medians", "p99_medians"), [(33.0, 0.75, 0.6, 1.3), (98.0, 0.37, 1.0, 2.0)]
 )
+@pytest.mark.long
 def test_few_polls_find_a_lost_end_soon(
     price_s: float, polls_max: float, delay_medians: float, p99_medians: float
 ) -> None:
@@ -83,15 +84,25 @@ def test_the_usual_back_off_needs_three_times_the_polls() -> None:
     assert 3 * fmean(each.in_vain for each in ours) <= usual.in_vain
 
 
-@pytest.mark.parametrize("factor", [5.0, 0.2])
-@pytest.mark.parametrize(("ended", "most"), [(0, 2.0), (10, 1.5), (30, 1.2), (100, 1.1)])
-def test_a_wrong_prior_is_soon_forgotten(factor: float, ended: int, most: float) -> None:
-    for price_s in (5.0, 15.0, 40.0, 120.0):
+def forgets_the_prior(factor: float, ended: int, most: float, prices: Sequence[float]) -> None:
+    for price_s in prices:
         found = points(LOGNORMAL, ended, price_s, DRAWS if ended else 1, 1 if ended else 10, MEDIAN_S * factor)
         assert fmean(each.cost for each in found) <= most, price_s
 
 
-@pytest.mark.parametrize("factor", [3.0, 1 / 3])
+@pytest.mark.parametrize(("ended", "most"), [(0, 2.0), (30, 1.2)])
+def test_a_wrong_prior_is_soon_forgotten(ended: int, most: float) -> None:
+    forgets_the_prior(5.0, ended, most, (5.0,))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("factor", [5.0, 0.2])
+@pytest.mark.parametrize(("ended", "most"), [(0, 2.0), (10, 1.5), (30, 1.2), (100, 1.1)])
+def test_a_wrong_prior_is_soon_forgotten_at_each_price(factor: float, ended: int, most: float) -> None:
+    forgets_the_prior(factor, ended, most, (5.0, 15.0, 40.0, 120.0))
+
+
+@pytest.mark.parametrize("factor", [pytest.param(3.0, marks=pytest.mark.long), 1 / 3])
 def test_a_jump_of_the_run_times_is_learned_within_ten_minutes(factor: float) -> None:
     chance, found, jump_s = random.Random(4), Latencies(), 3_600
     events = []
@@ -113,6 +124,7 @@ def test_a_jump_of_the_run_times_is_learned_within_ten_minutes(factor: float) ->
         assert point(jumped, of_schedule(made), price_s, range(4)).cost <= 1.1
 
 
+@pytest.mark.long
 def test_it_becomes_a_good_poller_where_webhooks_stop_and_relaxes_where_they_return() -> None:
     begin, end = OUTAGE_S
     run = simulate(World(LOGNORMAL, JOBS_PER_S, 20.0, end + 420, OUTAGE_S))
@@ -132,6 +144,16 @@ def steady(run: Run) -> tuple[float, float]:
     return fmean(run.delays_s(begin, end)), run.per_s(begin, end)
 
 
+def test_where_the_rate_binds_the_price_rises_within_minutes() -> None:
+    run, queued = (
+        simulate(World(LOGNORMAL, JOBS_PER_S, 5.0, 900, (300, 900), queue_instead=wrong)) for wrong in (False, True)
+    )
+    assert run.per_s(600, 900) <= 0.97 * 5.0
+    assert fmean(run.delays_s(600, 700)) <= 1.4 * 12.8
+    assert queued.per_s(600, 900) >= 0.99 * 5.0, "a planted bug: nothing of the rate is left for webhooks and cancels"
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("rate_per_s", "least_s"), [(10.0, 5.7), (5.0, 12.8)])
 def test_where_the_rate_binds_the_price_rises(rate_per_s: float, least_s: float) -> None:
     run = outage(rate_per_s)
@@ -141,6 +163,7 @@ def test_where_the_rate_binds_the_price_rises(rate_per_s: float, least_s: float)
     assert run.waited_s_max <= 240 + 30
 
 
+@pytest.mark.long
 def test_a_queue_instead_of_a_price_shows() -> None:
     """A planted bug: nothing of the rate is left for webhooks and cancels."""
     assert steady(outage(5.0, queue_instead=True))[1] >= 0.99 * 5.0

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streams.workers.rate import PollRate
@@ -172,6 +172,7 @@ def test_spare_turns_are_what_a_full_bucket_would_spill() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 30)), max_size=40))
+@example([(0, 1), (18, 4), (134, 10), (320, 21), (319, 0), (364, 6), (245, 30)])
 def test_spare_turns_take_nothing_from_polls(steps: list[tuple[int, int]]) -> None:
     """Polls get the same turns at the same times, whether or not all spare turns are taken."""
     clock = Hands()

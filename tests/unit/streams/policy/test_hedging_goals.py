@@ -1,0 +1,102 @@
+"""The goals of hedging, in virtual time: extra creates, the tail of the run times, and when there must be no hedge. The
+long form is `python -m bench.hedging`.
+"""
+
+from random import Random
+from statistics import fmean
+
+import pytest
+
+from bench.hedging import MODELS, TABLE, Course, Scene, correlated, hedged, independent
+from streams.policy.hedging import LANE_REST_MS, ClassStop
+
+pytestmark = pytest.mark.timeout(600)
+
+JOBS = 10_000
+JOBS_LONG = 50_000
+SEEDS_LONG = (1, 2)
+REACHED = ("independent", "5 % are 10 times slower", "1 % are stuck for 1 h", "Pareto 1.5", "correlation 0.5")
+"""With a correlation of 0.9 hedges are stopped on purpose, so the tail stays as it is."""
+
+
+def within_budget(course: Course) -> bool:
+    """At no time more hedges than their share of the submissions so far, at 5,000 an hour on average, and a margin."""
+    submitted_per_s = 5_000 / 3_600
+    return all(
+        number <= 10 + 1.2 * course.scene.share * submitted_per_s * at_s
+        for number, at_s in enumerate(course.hedges_s, start=1)
+    )
+
+
+def test_the_tail_is_shorter_and_the_extra_creates_are_bounded() -> None:
+    course = hedged(Scene(independent, 0.05, JOBS))
+    p99, p999 = TABLE["independent", 0.05]
+    assert course.extra <= 0.05 + 0.001
+    assert course.quantile_s(0.99) <= 1.15 * p99
+    assert course.quantile_s(0.999) <= 1.2 * p999
+    assert 0.4 <= course.wins <= 0.7
+    assert course.ended_before_first_hedge >= 100
+    assert within_budget(course)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("share", [0.02, 0.05])
+@pytest.mark.parametrize("model", REACHED)
+def test_the_goals_are_reached_from_a_cold_start(model: str, share: float) -> None:
+    courses = [hedged(Scene(MODELS[model], share, JOBS_LONG, seed)) for seed in SEEDS_LONG]
+    p99, p999 = TABLE[model, share]
+    assert fmean(course.extra for course in courses) <= share + 0.001
+    assert fmean(course.quantile_s(0.99) for course in courses) <= 1.15 * p99
+    assert fmean(course.quantile_s(0.999) for course in courses) <= 1.2 * p999
+    assert all(within_budget(course) for course in courses)
+
+
+def test_slow_machines_are_where_hedges_pay() -> None:
+    course = hedged(Scene(MODELS["5 % are 10 times slower"], 0.05, JOBS))
+    assert course.quantile_s(0.99) <= 0.5 * 1_179, "without hedges it is 1,179 s"
+    assert course.wins >= 0.7
+
+
+def test_there_is_no_hedge_after_the_first_rate_limit_of_a_brown_out() -> None:
+    course = hedged(Scene(independent, 0.02, JOBS, brown_out_s=(3_600, 4_200)))
+    first_s, last_s = course.limited_s[0], course.limited_s[-1]
+    assert [at_s for at_s in course.hedges_s if first_s <= at_s < last_s + LANE_REST_MS / 1_000] == []
+    assert any(at_s > last_s + LANE_REST_MS / 1_000 for at_s in course.hedges_s)
+
+
+def test_correlated_jobs_stop_their_hedges() -> None:
+    course = hedged(Scene(correlated(0.9), 0.02, JOBS))
+    assert course.extra <= 0.006
+    assert course.wins <= 0.1
+
+
+def test_losers_that_count_as_ended_show() -> None:
+    """A planted bug: where most hedges win, the slow runs would vanish from the curve, and the age would fall."""
+    right, wrong = (
+        hedged(Scene(MODELS["5 % are 10 times slower"], 0.02, JOBS, losers_censored=censored))
+        for censored in (True, False)
+    )
+    assert wrong.quantile_s(0.999) > 1.2 * right.quantile_s(0.999)
+
+
+def stopped_after(wins: float, seed: int, hedges: int) -> int | None:
+    """The hedge with which a class stops for the first time."""
+    stop, chance = ClassStop(), Random(seed)
+    for number in range(1, hedges + 1):
+        if chance.random() < wins:
+            stop.won()
+        else:
+            stop.lost(0)
+        if stop.until_ms:
+            return number
+    return None
+
+
+def test_most_classes_whose_hedges_hardly_win_stop_within_50() -> None:
+    stopped = sum(stopped_after(0.03, seed, 50) is not None for seed in range(1_000))
+    assert stopped >= 900
+
+
+def test_hardly_a_class_whose_hedges_win_is_stopped() -> None:
+    wrongly = sum(stopped_after(0.25, seed, 1_000) is not None for seed in range(400))
+    assert wrongly <= 0.02 * 400
