@@ -160,7 +160,7 @@ def application(
     rights = Rights(tenant_of, lambda request: caller_of(request).scopes)
     beside_rows = BesideReadModel(spending, folders, lane_watch, watch, app[KEYS].expiring)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, beside_rows)
-    add_cost_routes(app, database, tenant_of, now_ms, spending.prices)
+    add_cost_routes(app, database, tenant_of, now_ms, spending)
     publishing = Publishing(publisher, limits)
     add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)
     retrying = Retrying(app[SUBMISSIONS], blobs)

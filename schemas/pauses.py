@@ -1,4 +1,4 @@
-"""Pauses of creates by operators, on `pauses`: which creates, since when, by whom and why.
+"""Pauses of creates by operators and by budgets, on `pauses`: which creates, since when, by whom and why.
 
 The topic is compacted by what is paused, so that the state of each pause stays for ever, and all actions of the last 90
 days. Workers follow it and hold creates back; no fold of jobs reads it.
@@ -15,6 +15,8 @@ from schemas.requests import MODEL_CHARS_MAX
 
 PAUSED_CODE = "lane_paused"
 """The reason's code of a job whose create was held by a pause."""
+BUDGET_CODE = "budget_spent"
+"""What a job waits for where a budget holds its creates, as the API shows it."""
 
 TAG_CHARS_MAX = 64
 BY_CHARS_MAX = 100
@@ -35,11 +37,14 @@ class PauseScope(Frozen):
     model: Model | None = None
     tenant: TenantId | None = None
     tag: TagName | None = None
+    budget: Literal["day", "month"] | None = None
+    """The tenant's budget that holds the creates; None for the pause of an operator."""
 
     @property
     def pause_id(self) -> str:
         """The same for the same scope. Never change its form: pauses in force would be paused twice."""
-        return f"pause_{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]}"
+        form = self.model_dump_json(exclude={"budget"} if self.budget is None else None)
+        return f"pause_{hashlib.sha256(form.encode()).hexdigest()[:16]}"
 
     def takes(self, *, model: str, tenant: str, tags: tuple[str, ...]) -> bool:
         """Whether it holds such a create. The account is left to the caller, who knows its own."""

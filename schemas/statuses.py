@@ -41,7 +41,7 @@ WaitsFor = Literal[
 - `deadline`: nothing but a late response, as it gets no further attempt;
 - `result`: its record on `results`;
 - `worker`: a worker for its partition;
-- `resume`: an operator, who paused its creates.
+- `resume`: the end of a pause of its creates, by an operator or a budget.
 """
 
 GivenUpStatus = Literal["missing", "stuck"]

@@ -58,7 +58,8 @@ TOPICS: tuple[Topic, ...] = (
     Topic("lanes", "account and model", "outcomes of creates, shared by the workers; no fold of jobs reads it",
           ("submitter", "poller"), HOUR_MS, fixed=False, config=(("segment.ms", "900000"),), vital=False),
     # All actions of 90 days stay, as in the logs; of older ones the last of each scope.
-    Topic("pauses", "pause id", "pauses of creates by operators, with who and why", ("receiver",), FOR_EVER_MS,
+    Topic("pauses", "pause id", "pauses of creates by operators and budgets, with who and why",
+          ("receiver", "projection"), FOR_EVER_MS,
           cleanup="compact", fixed=False, config=(("min.compaction.lag.ms", str(90 * DAY_MS)),)),
 )  # fmt: skip
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}

@@ -98,8 +98,19 @@ def _print(answer: dict[str, Any], output: Form, *, as_csv: bool) -> None:
         total = {**answer["total"], **dict.fromkeys(by, ""), by[0] if by else "total": "total"}
         emit([*map(_unknown, groups), _unknown(total)], output, (*by, *SHOWN))
         tell(f"{answer['since']} to {answer['until']} (UTC), prices of {answer['prices_as_of']}")
+        for budget in answer.get("budgets", ()):
+            tell(_of_budget(budget))
     if answer["cut"]:
         tell(f"only the {len(groups)} dearest groups are shown; the total counts all")
+
+
+def _of_budget(budget: dict[str, Any]) -> str:
+    unknown = f", {budget['unknown']} attempts of unknown cost" if budget["unknown"] else ""
+    held = "; creates are held" if budget.get("used_up") else ""
+    return (
+        f"budget per {budget['per']}, since {budget['since']}: ${budget['spent_usd']} spent and "
+        f"${budget['reserved_usd']} reserved of ${budget['limit_usd']}{unknown}{held}"
+    )
 
 
 def _unknown(group: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ WaitingView = TypedDict(
                 "`retry`: the time of its next attempt. `lane`: an open lane of its model. `operator`: the "
                 "account at the provider to be mended. `deadline`: nothing but a late response. `result`: its "
                 "record on `results`. `worker`: a worker for its partition. "
-                "`resume`: an operator, who paused its creates."
+                "`resume`: the end of a pause of its creates, by an operator or a budget."
             ),
         ],
         "since_ms": int,

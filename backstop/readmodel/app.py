@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from backstop.readmodel.budget_stops import BudgetStops
 from backstop.readmodel.budgets import Spending
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.readmodel.opening import database_at
@@ -20,7 +21,7 @@ from schemas.base import Message
 log = get_logger("readmodel")
 
 
-class _DeadLetters:
+class _Rarely:
     """A publisher that connects at its first message: most projections never send one."""
 
     def __init__(self, settings: ProjectionSettings) -> None:
@@ -45,8 +46,10 @@ class Projection:
         self, settings: ProjectionSettings, now_ms: NowMs, metrics: ProjectionMetrics, health: Health
     ) -> None:  # fmt: skip
         self._database = database_at(settings.readmodel_url, now_ms)
-        self._publisher = _DeadLetters(settings)
+        self._publisher = _Rarely(settings)
         self.projector = Projector(settings, self._database, self._publisher, now_ms, metrics)
+        spending = Spending(settings.budgets, settings.prices())
+        self._stops = BudgetStops(settings, self._database, self._publisher, spending, now_ms, metrics)
         self._sweeper = Sweeper(
             self._database,
             now_ms,
@@ -60,7 +63,7 @@ class Projection:
                 dead_letters_max=settings.readmodel_dead_letters_max,
                 jobs_keep_ms=settings.readmodel_keep_days * DAY_MS,
             ),
-            spending=Spending(settings.budgets, settings.prices()),
+            spending=spending,
         )
         health.watch("readmodel", self.projector.not_ready)
 
@@ -73,6 +76,7 @@ class Projection:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._project(stop), name="readmodel-projector")
                 tasks.create_task(self._sweeper.run(stop), name="readmodel-sweep")
+                tasks.create_task(self._stops.run(stop), name="budget-stops")
         except* Exception as group:
             raise group.exceptions[0] from None
         finally:

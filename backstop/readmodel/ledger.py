@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import orjson
 
-from backstop.readmodel.budgets import Budget, BudgetSpent, question_of, spent
+from backstop.readmodel.budgets import MEAN_DAYS, Budget, BudgetSpent, question_of, reserved, spent
 from backstop.readmodel.costs import PRICED_BY, SUMS_MAX, CostQuestion, CostsView, Tally, columns_of, costs, priced
 from backstop.readmodel.database import Connection
 from backstop.readmodel.in_lists import in_lists
@@ -13,6 +13,10 @@ from backstop.readmodel.prices import Prices
 from backstop.readmodel.spending import COUNTS, DAY_MS, GROUP, NO_TERMS, NO_USAGE, About, Ledger, Spend, SpendKey
 from schemas.base import Terms, Usage
 from schemas.codec import canonical
+from schemas.statuses import OpenJobStatus
+
+IN_FLIGHT: Final[tuple[OpenJobStatus, ...]] = ("submitting", "running", "unknown")
+"""Statuses of jobs that may cost something now."""
 
 SPENDS_MAX: Final = 500
 """Spends of one job per answer. A normal job has one or two."""
@@ -108,8 +112,27 @@ def ask_spent(conn: Connection, budgets: Iterable[Budget], prices: Prices, now_m
         days = asked.first_day, asked.last_day
         for row in sums_between(conn, "all", budget.tenant, *days, PRICED_BY, SUMS_MAX):
             tally.add(*priced(PRICED_BY, row), prices)
-        found.append(spent(budget, asked.first_day, tally))
+        of_running = _reserved(conn, budget.tenant, prices, now_ms // DAY_MS) if budget.stop else 0
+        found.append(spent(budget, asked.first_day, tally, of_running))
     return found
+
+
+def _reserved(conn: Connection, tenant: str, prices: Prices, today: int) -> int:
+    """What the tenant's running jobs are expected to cost."""
+    running: dict[str, int] = {}
+    for status in IN_FLIGHT:
+        rows = conn.rows(
+            "SELECT model, COUNT(*) FROM jobs WHERE tenant = ? AND status = ? GROUP BY model", (tenant, status)
+        )
+        for model, count in rows:
+            running[model or ""] = running.get(model or "", 0) + int(count)
+    if not running:
+        return 0
+    known: dict[str, Tally] = {}
+    for row in sums_between(conn, "all", tenant, today - MEAN_DAYS, today, PRICED_BY, SUMS_MAX):
+        what, counts = priced(PRICED_BY, row)
+        known.setdefault(what.model, Tally()).add(what, counts, prices)
+    return reserved(running, known, prices, today)
 
 
 def _values(spend: Spend) -> tuple[Any, ...]:

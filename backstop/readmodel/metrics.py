@@ -52,6 +52,10 @@ class ProjectionMetrics:
             "backstop_budget_used_ratio", "Spent of a budget in its current period; 1 is all of it.", ["tenant", "per"],
             registry=where,
         )  # fmt: skip
+        self.stopped = Gauge(
+            "backstop_budget_stopped", "Whether a budget that stops holds its tenant's creates (1) or not (0).",
+            ["tenant", "per"], registry=where,
+        )  # fmt: skip
         self.removed = Counter(
             "backstop_readmodel_jobs_removed",
             "Finished jobs removed after their retention time.",

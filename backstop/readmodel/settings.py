@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from backstop.readmodel.budgets import BUDGETS_MAX, Budget, repeated
+from backstop.readmodel.budgets import BUDGETS_MAX, STOPS_MAX, Budget, repeated
 from backstop.readmodel.prices import Prices, PricesError, read_prices
 from backstop.runtime.clear_text import check_database
 from backstop.runtime.errors import ConfigurationError
@@ -67,7 +67,7 @@ class ProjectionSettings(RuntimeSettings):
         max_length=BUDGETS_MAX,
         description="Budgets of tenants per day or month (UTC), as JSON: "
         '[{"tenant": "acme", "per": "month", "usd": 500, "warn_percent": 80}]. A soft alarm in /v1/attention and '
-        "metrics; nothing stops.",
+        'metrics; with "stop": true the tenant\'s creates are held once it is used up.',
     )
 
     readmodel_health_port: int = Field(
@@ -87,6 +87,9 @@ class ProjectionSettings(RuntimeSettings):
         twice = repeated(budgets)
         if twice is not None:
             raise ValueError(f"there are two budgets of {twice}: keep one")
+        stops = sum(budget.stop for budget in budgets)
+        if stops > STOPS_MAX:
+            raise ValueError(f"{stops} budgets stop, and at most {STOPS_MAX} may: leave stop out of some")
         return budgets
 
     @model_validator(mode="after")

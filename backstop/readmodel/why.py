@@ -179,9 +179,12 @@ def _beside(attempts: Attempts) -> list[str]:
 
 
 def _paused(seen: JobSituation) -> list[str]:
-    """The pauses in force, in the operators' words."""
+    """The pauses in force, in the operators' words, and the budgets that are used up."""
     return [
-        f"An operator has paused creates ({pause.scope.words}) {_at(pause.at_ms, seen.now_ms)}, {pause.words}"
+        f"The budget per {pause.scope.budget} of tenant {pause.scope.tenant} holds creates "
+        f"{_at(pause.at_ms, seen.now_ms)}: {pause.why}"
+        if pause.scope.budget is not None
+        else f"An operator has paused creates ({pause.scope.words}) {_at(pause.at_ms, seen.now_ms)}, {pause.words}"
         for pause in seen.paused[:PAUSES_TOLD_MAX]
     ]
 

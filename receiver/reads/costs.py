@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final
 from aiohttp import web
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from backstop.readmodel.budgets import BudgetView, Spending
 from backstop.readmodel.costs import BYS, By, CostQuestion, CostsView, day_of, number_of
-from backstop.readmodel.database import Database
-from backstop.readmodel.ledger import ask_costs
-from backstop.readmodel.prices import Prices
+from backstop.readmodel.database import Connection, Database
+from backstop.readmodel.ledger import ask_costs, ask_spent
 from backstop.readmodel.spending import DAY_MS
 from backstop.runtime.http.routes import Answer, BadParameterError, Query, Route, declare, query_of
 from backstop.runtime.process.clock import NowMs
@@ -67,25 +67,38 @@ class CostsQuery(Query):
     until: Day | None = Field(default=None, description="The last day (UTC), included; today if unset.")
 
 
+class TenantCosts(CostsView):
+    """Costs of whole days (UTC), dearest first, and the tenant's budgets."""
+
+    budgets: list[BudgetView]
+    """As they stand now, whatever days are asked for."""
+
+
 GET_COSTS: Final = Route(
     "GET", "/v1/costs", name="getCosts", access="read", query=CostsQuery, problems=AWAY,
     says="What the tenant's attempts used and cost, in groups, dearest first.\n\nEvery attempt that the provider took "
     "or may have taken counts, under the day on which it did: also failed, retried, cancelled and late ones, and those "
     "of unknown outcome. Attempts without known usage (`unmeasured`) or without a price (`unpriced`) are counted, and "
     "add nothing to `cost_usd`. By `tag`, a job counts once for each of its tags.",
-    answers=(Answer(200, "The costs.", CostsView),),
+    answers=(Answer(200, "The costs.", TenantCosts),),
 )  # fmt: skip
 
 
 def add_cost_routes(
-    app: web.Application, database: Database, tenant_of: TenantOf, now_ms: NowMs, prices: Prices
+    app: web.Application, database: Database, tenant_of: TenantOf, now_ms: NowMs, spending: Spending
 ) -> None:
     """Add `GET /v1/costs` to `app`."""
 
     async def get_costs(request: web.Request) -> web.StreamResponse:
-        asked = question(query_of(request, CostsQuery), tenant_of(request), now_ms())
-        # In the database's thread: pricing a long period would block the event loop.
-        return problems.answer(await database.read(lambda conn: ask_costs(conn, asked, prices)))
+        tenant, at_ms, prices = tenant_of(request), now_ms(), spending.prices
+        asked = question(query_of(request, CostsQuery), tenant, at_ms)
+        mine = [budget for budget in spending.budgets if budget.tenant == tenant]
+
+        def ask(conn: Connection) -> TenantCosts:  # In the database's thread: it would block the event loop.
+            budgets = [each.view for each in ask_spent(conn, mine, prices, at_ms)]
+            return {**ask_costs(conn, asked, prices), "budgets": budgets}
+
+        return problems.answer(await database.read(ask))
 
     declare(app, GET_COSTS, guarded(get_costs))
 

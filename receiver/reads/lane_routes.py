@@ -86,6 +86,9 @@ class PauseView(TypedDict):
     model: NotRequired[str]
     tenant: NotRequired[str]
     tag: NotRequired[str]
+    budget: NotRequired[Literal["day", "month"]]
+    """The budget that is used up, where no operator paused: creates go on by themselves. One that is resumed by hand is
+    paused again."""
     since_ms: int
     by: str
     why: str

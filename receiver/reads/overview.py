@@ -205,8 +205,9 @@ class _Overview:
         if spending is None:
             return {"code": "budget_nearly_spent", "count": 0}
         mine = [budget for budget in spending.budgets if budget.tenant == tenant]
-        near = [each for each in ask_spent(conn, mine, spending.prices, now_ms) if each.is_near]
-        said = "; ".join(each.sentence for each in near)
+        stands = ask_spent(conn, mine, spending.prices, now_ms)
+        near = [each for each in stands if each.is_near or each.is_used_up]
+        said = "; ".join(f"{each.sentence}{', creates are held' if each.is_used_up else ''}" for each in near)
         return {"code": "budget_nearly_spent", "count": len(near), "of": len(mine), "because": said}
 
     def _letters(self, request: web.Request, **chosen: Any) -> DeadLetterFilter:

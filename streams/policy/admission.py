@@ -6,24 +6,24 @@ Rules, before the code:
   goes when both its tenant and its lane have room for what it is expected to be charged.
 - Classes (interactive, normal, bulk) have turns by weight while they wait, and tenants within a class as well. Unused
   turns go to those that wait, and to be idle earns none.
-- Where no interactive job waits, the others leave two thirds of the bucket to the next one, which may also take as much
-  as a bucket in advance.
+- A tenant of a class that uses less than its fair share (`standing.py`) goes before those that use more, and has room
+  for what it would have room for without them. So has an interactive job, beside all others.
 - The job whose turn it is waits until there is room for it. A smaller one does not overtake it.
 - A job that can't end before its deadline any more (less time than 9 of 10 runs of its model take) is not begun.
 - An attempt holds what it reserved until it is refused or ends; then it is given back, once.
 """
 
-import heapq
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from schemas.base import Priority
-from streams.policy.lane_queue import WHY_OF_TENANT, Class, Held, Lane, Why
-from streams.policy.limiter import NO_RATES, Limiter, Room, Told, Wait
-from streams.policy.limits import CLASS_WEIGHTS, LimitRules
+from streams.policy.lane_queue import WHY_OF_TENANT, Held, Lane, Rank, Why
+from streams.policy.limiter import NO_RATES, Limiter, Told, Wait
+from streams.policy.limits import LimitRules
 from streams.policy.run_times import RunTimes
 from streams.policy.sizes import Asked, Sizes
-from streams.policy.waiting import Place, TenantQueue, Waiter
+from streams.policy.tiers import Standing
+from streams.policy.waiting import Place, Waiter
 
 LANES_MAX = 1_000
 ASK_AGAIN_MS = 250
@@ -80,13 +80,8 @@ class Admission:
         self.ended((waiter.partition, waiter.key), None, now_ms)
         asked, lane = waiter.asked, self._lane(waiter.asked.model, now_ms)
         self._waiters.setdefault(waiter.partition, {})[waiter.key] = waiter
-        group = lane.classes.setdefault(waiter.priority, Class())
-        queue = group.queues.setdefault(asked.tenant, TenantQueue())
-        queue.put(waiter)
-        lane.waiting += 1
-        if asked.tenant not in group.parked_names:
-            lane.turns.join(waiter.priority, CLASS_WEIGHTS[waiter.priority])
-            group.tenants.join(asked.tenant, self._rules.weight(asked.tenant))
+        lane_ms = self._lane_ms(lane, asked.model, self.sizes.estimate(asked).tokens)
+        lane.put(waiter, self._rules.weight(asked.tenant), lane_ms, now_ms)
 
     def waits(self, place: Place) -> bool:
         return place[1] in self._waiters.get(place[0], ())
@@ -95,7 +90,7 @@ class Admission:
         """The job no longer waits."""
         waiter = self._waiters.get(place[0], {}).pop(place[1], None)
         if waiter is not None:
-            self._remove(self._lanes[waiter.asked.model], waiter)
+            self._lanes[waiter.asked.model].remove(waiter)
 
     def changed(self, place: Place, priority: Priority, deadline_ms: int) -> None:
         """The job may have another priority or deadline. With another priority it leaves the queue, to join anew."""
@@ -104,8 +99,8 @@ class Admission:
             return
         if waiter.priority != priority:
             self.drop(place)
-        elif waiter.deadline_ms != deadline_ms and waiter.queue is not None:
-            waiter.queue.moved(waiter, deadline_ms)
+        elif waiter.deadline_ms != deadline_ms:
+            self._lanes[waiter.asked.model].queue((priority, waiter.asked.tenant)).moved(waiter, deadline_ms)
 
     def next(
         self, model: str, now_ms: int, gate: Callable[[str], int] = lambda _: 0,
@@ -119,16 +114,27 @@ class Admission:
         lane = self._lanes.get(model)
         if lane is None or not lane.waiting:
             return None
-        self._unpark(lane, now_ms)
-        while (priority := lane.turns.first()) is not None:
-            group = lane.classes[priority]
+        lane.unpark(self._rules.weight, now_ms)
+        for rank in lane.ranks:
+            turn = self._next_of(lane, rank, model, now_ms, gate, waits)
+            if turn is not None:
+                return turn
+        until_ms = lane.parked_until_ms()
+        return None if until_ms is None else NotYet(lane.why, max(1, until_ms - now_ms))
+
+    def _next_of(
+        self, lane: Lane, rank: Rank, model: str, now_ms: int, gate: Callable[[str], int],
+        waits: Callable[[Place], bool],
+    ) -> Grant | TooLate | Gone | NotYet | None:  # fmt: skip
+        while (priority := rank.first()) is not None:
+            group, standing = rank.classes[priority], rank.standing(priority)
             tenant = group.tenants.first()
             if tenant is None:
-                lane.turns.leave(priority)  # All its tenants are parked.
+                rank.turns.leave(priority)  # All its tenants are parked.
                 continue
             waiter = group.queues[tenant].first(now_ms, self.run_times.median_ms(model))
             if waiter is None:
-                self._left(lane, group, priority, tenant)
+                lane.left((priority, tenant))
                 continue
             needs_ms, place = self.run_times.least_ms(model), (waiter.partition, waiter.key)
             if not waiter.retry and waiter.deadline_ms - now_ms < needs_ms:
@@ -141,16 +147,15 @@ class Admission:
                 lane.why, waiter.delayed = WHY_OF_TENANT[wait.reason], True
                 group.park(tenant, now_ms + _ms(wait))
                 continue
-            wait = lane.limiter.wait(tokens, now_ms, _room(lane, priority))
+            wait = lane.limiter.wait(tokens, now_ms, standing)
             if wait is not None:
                 lane.why, waiter.delayed = wait.reason, True
                 return NotYet(wait.reason, _ms(wait))
             if not waits(place):
                 self.drop(place)
                 return Gone()
-            return self._grant(lane, waiter, tokens, now_ms, gate(model))
-        parked = [group.parked[0][0] for group in lane.classes.values() if group.parked]
-        return NotYet(lane.why, max(1, min(parked) - now_ms)) if parked else None
+            return self._grant(lane, waiter, tokens, standing, now_ms, gate(model))
+        return None
 
     def began(
         self, place: Place, asked: Asked, priority: Priority, now_ms: int, *, accepted_at_ms: int = 0
@@ -171,15 +176,29 @@ class Admission:
                 own.in_flight += 1
             self._hold(place, Held(asked, priority, 0.0, answered=True, accepted_at_ms=accepted_at_ms))
             return
-        self._reserve(lane, place, asked, priority, self.sizes.estimate(asked).tokens, now_ms)
+        tokens, weight = self.sizes.estimate(asked).tokens, self._rules.weight(asked.tenant)
+        lane_ms = self._lane_ms(lane, asked.model, tokens)
+        standing = lane.standing((priority, asked.tenant), weight, lane_ms, 1, now_ms)
+        self._reserve(lane, place, Held(asked, priority, tokens, standing, lane_ms), now_ms)
+
+    def may_spend(self, asked: Asked, now_ms: int) -> Why | None:
+        """Whether an attempt that waits for no turn, such as a hedge, may begin now: None, or what it is short of.
+
+        It goes after the jobs that wait, and leaves room to those within their shares. Nothing is reserved: `began`
+        counts it. Pauses and budgets hold its create at the submitter, as any other.
+        """
+        lane, tokens = self._lane(asked.model, now_ms), self.sizes.estimate(asked).tokens
+        if lane.waiting:
+            return "turn"
+        own = self._of_tenant(lane, asked, now_ms)
+        if own is not None and (short := own.wait(tokens, now_ms)) is not None:
+            return WHY_OF_TENANT[short.reason]
+        wait = lane.limiter.wait(tokens, now_ms, "beyond")
+        return None if wait is None else wait.reason
 
     def room(self, asked: Asked, now_ms: int) -> bool:
         """Whether one more attempt could begin now, and takes the turn of none that waits."""
-        lane, tokens = self._lane(asked.model, now_ms), self.sizes.estimate(asked).tokens
-        own = self._of_tenant(lane, asked, now_ms)
-        if lane.waiting or (own is not None and own.wait(tokens, now_ms) is not None):
-            return False
-        return lane.limiter.wait(tokens, now_ms, "some") is None
+        return self.may_spend(asked, now_ms) is None
 
     def accepted(self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0) -> None:
         """The create was accepted. `told`: what its answer told of the limits, `age_ms` ago."""
@@ -209,10 +228,10 @@ class Admission:
             if own is not None:
                 own.ended(held.tokens, None)
             return
-        lane.limiter.refused(held.tokens, now_ms, limited=limited, told_ms=told_ms)
+        lane.limiter.refused(held.tokens, now_ms, held.standing, limited=limited, told_ms=told_ms)
         if own is not None:
             own.refused(held.tokens, now_ms, limited=False, told_ms=0)
-        self._corrected(lane, held, 0.0)
+        lane.corrected(held, 0.0, 0.0)
         if limited:
             lane.limiter.told(told, now_ms, age_ms=age_ms)
 
@@ -240,10 +259,11 @@ class Admission:
         if ran and held.accepted_at_ms:
             self.run_times.learn(held.asked.model, now_ms - held.accepted_at_ms)
         if held.tokens:
-            lane.limiter.correct(held.tokens, used)
+            lane.limiter.correct(held.tokens, used, held.standing)
             if own is not None:
                 own.correct(held.tokens, used)
-            self._corrected(lane, held, used)
+            run_ms = now_ms - held.accepted_at_ms if held.accepted_at_ms else 0
+            lane.corrected(held, used, lane.limiter.lane_ms(used, run_ms))
 
     def own(self, partitions: Collection[int], base: float, now_ms: int) -> None:
         """Forget the jobs of all partitions but these. `base`: this worker's part of all partitions."""
@@ -277,62 +297,35 @@ class Admission:
         return sum(map(len, self._waiters.values()))
 
     def _grant(
-        self, lane: Lane, waiter: Waiter, tokens: float, now_ms: int, closed_ms: int
+        self, lane: Lane, waiter: Waiter, tokens: float, standing: Standing, now_ms: int, closed_ms: int
     ) -> Grant | NotYet:  # fmt: skip
         if closed_ms:
             lane.why, waiter.delayed = "lane", True
             return NotYet("lane", closed_ms)
         place = (waiter.partition, waiter.key)
         self.drop(place)
-        self._reserve(lane, place, waiter.asked, waiter.priority, tokens, now_ms)
+        lane_ms = self._lane_ms(lane, waiter.asked.model, tokens)
+        self._reserve(lane, place, Held(waiter.asked, waiter.priority, tokens, standing, lane_ms), now_ms)
         return Grant(waiter, tokens, lane.why if waiter.delayed else "turn")
 
-    def _reserve(
-        self, lane: Lane, place: Place, asked: Asked, priority: Priority, tokens: float, now_ms: int
-    ) -> None:  # fmt: skip
-        lane.limiter.take(tokens, now_ms)
-        own = self._of_tenant(lane, asked, now_ms)
+    def _reserve(self, lane: Lane, place: Place, held: Held, now_ms: int) -> None:
+        tokens, tenant = held.tokens, held.asked.tenant
+        lane.limiter.take(tokens, now_ms, held.standing)
+        own = self._of_tenant(lane, held.asked, now_ms)
         if own is not None:
             own.take(tokens, now_ms)
-        held = Held(asked, priority, tokens)
         self._hold(place, held)
-        lane.turns.served(priority, tokens)
-        if (group := lane.classes.get(priority)) is not None:
-            group.tenants.served(asked.tenant, tokens)
+        lane.served((held.priority, tenant), tokens, held.standing)
+        lane.used(held, self._rules.weight(tenant), now_ms)
+
+    def _lane_ms(self, lane: Lane, model: str, tokens: float) -> float | None:
+        return lane.limiter.lane_ms(tokens, self.run_times.median_ms(model))
 
     def _hold(self, place: Place, held: Held) -> None:
         self._held.setdefault(place[0], {})[place[1]] = held
 
     def _take_held(self, place: Place) -> Held | None:
         return self._held.get(place[0], {}).pop(place[1], None)
-
-    def _corrected(self, lane: Lane, held: Held, used: float) -> None:
-        lane.turns.corrected(held.priority, held.tokens, used)
-        if (group := lane.classes.get(held.priority)) is not None:
-            group.tenants.corrected(held.asked.tenant, held.tokens, used)
-
-    def _remove(self, lane: Lane, waiter: Waiter) -> None:
-        group = lane.classes[waiter.priority]
-        queue = group.queues[waiter.asked.tenant]
-        queue.remove(waiter)
-        lane.waiting -= 1
-        if not queue:
-            self._left(lane, group, waiter.priority, waiter.asked.tenant)
-
-    def _left(self, lane: Lane, group: Class, priority: Priority, tenant: str) -> None:
-        group.queues.pop(tenant, None)
-        group.tenants.leave(tenant)
-        if not group.queues:
-            lane.turns.leave(priority)
-
-    def _unpark(self, lane: Lane, now_ms: int) -> None:
-        for priority, group in lane.classes.items():
-            while group.parked and group.parked[0][0] <= now_ms:
-                _, tenant = heapq.heappop(group.parked)
-                group.parked_names.discard(tenant)
-                if tenant in group.queues:
-                    group.tenants.join(tenant, self._rules.weight(tenant))
-                    lane.turns.join(priority, CLASS_WEIGHTS[priority])
 
     def _of_tenant(self, lane: Lane, asked: Asked, now_ms: int) -> Limiter | None:
         """The tenant's limiter; None if it has no limits of its own."""
@@ -358,14 +351,6 @@ class Admission:
             if not lane.waiting and not lane.limiter.in_flight:
                 del self._lanes[model]
                 return
-
-
-def _room(lane: Lane, priority: Priority) -> Room:
-    """A job leaves room to interactive jobs while none of them waits."""
-    if priority == "interactive":
-        return "ahead"
-    interactive = lane.classes.get("interactive")
-    return "some" if interactive is None or not interactive.queues else "all"
 
 
 def _ms(wait: Wait) -> int:

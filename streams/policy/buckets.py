@@ -27,10 +27,12 @@ class Requests:
     next_ms: float = 0.0
     """When the next request is due if requests come evenly."""
 
-    def wait_ms(self, now_ms: int) -> int:
-        """0 if a request may go now. Up to `BURST_S` of the rate, and one at least, may go at once."""
+    def wait_ms(self, now_ms: int, leave: float = 0.0) -> int:
+        """0 if a request may go now. Up to `BURST_S` of the rate, less the part `leave`, and one at least, may go at
+        once.
+        """
         spacing_ms = MINUTE_MS / self.per_min
-        early_ms = max(BURST_S * 1_000 - spacing_ms, 0.0)
+        early_ms = max(BURST_S * 1_000 * (1 - leave) - spacing_ms, 0.0)
         return _bounded(self.next_ms - early_ms - now_ms)
 
     def take(self, now_ms: int) -> None:

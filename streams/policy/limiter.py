@@ -11,6 +11,8 @@ Rules:
 - Where nothing is set or told and the rate is to be found out, it begins at `FIRST_TOKENS_PER_MIN` and doubles every
   30 s while it is used, until the first refusal, and again once no refusal has come for five minutes. Above a million
   a minute it rises by half in 15 minutes at most, as the provider asks.
+- What was served a minute between two refusals that are a minute or more apart is the limit, as the provider had
+  nothing left at both. The rate falls just below it, rises by 1 % a minute past it, and then by 20 % a minute.
 - A day is a calendar day (UTC). Each worker counts it from its start.
 """
 
@@ -18,16 +20,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from streams.policy.buckets import Bucket, Requests
+from streams.policy.buckets import MINUTE_MS
+from streams.policy.tiers import RequestTiers, Standing, TokenTiers
 
 Reason = Literal["concurrent", "requests_per_min", "tokens_per_min", "tokens_per_day"]
 
-Room = Literal["some", "all", "ahead"]
-"""What of the bucket a job may take: all but what is left to interactive jobs; all; or, for these, as much again in
-advance. They wait behind no debt of the others.
-"""
-LEFT_TO_INTERACTIVE = 2 / 3
-"""Part of a bucket that is left to interactive jobs while none waits."""
 FALL = 0.8
 FALL_EVERY_MS = 5_000
 RISE_PER_MIN = 0.10
@@ -39,6 +36,14 @@ FIRST_TOKENS_PER_MIN = 10_000.0
 DOUBLES_IN_MS = 30_000
 DOUBLES_AFTER_MS = 300_000
 """Without a refusal for so long, the limit is taken to have risen."""
+BELOW_CEILING = 0.97
+"""Part of the limit that two refusals showed at which the rate goes on."""
+NEAR_CEILING = 1.03
+RISE_NEAR_PER_MIN = 0.01
+RISE_BEYOND_PER_MIN = 0.2
+MEASURED_MIN_MS = 60_000
+UNUSED_MAX = 0.2
+"""Part of the time between two refusals that may have been without enough jobs."""
 SLOW_ABOVE = 1_000_000.0
 SLOW_RISE_PER_MIN = 0.027
 """By half in 15 minutes."""
@@ -100,12 +105,21 @@ class Limiter:
     _unanswered: float = 0.0
     """Tokens reserved by creates that have no answer yet."""
     _unanswered_count: int = 0
-    _requests: Requests | None = None
-    _tokens: Bucket | None = None
+    _requests: RequestTiers | None = None
+    _tokens: TokenTiers | None = None
     _found: float | None = None
     """The rate of tokens that refusals showed."""
     _refused_ms: int = -FALL_EVERY_MS
+    _fell_ms: int = -FALL_EVERY_MS
+    _accepted: bool = False
+    """Whether a create was accepted since the rate fell."""
     _risen_ms: int = 0
+    _ceiling: float | None = None
+    """The limit that two refusals showed."""
+    _measured_since_ms: int | None = None
+    _measured: float = 0.0
+    """Tokens served since then."""
+    _unused_ms: int = 0
     _day: int = 0
     _day_used: float = 0.0
     _served: deque[tuple[int, float]] = field(default_factory=deque)
@@ -128,32 +142,39 @@ class Limiter:
         self.share = share
         self._fit(now_ms)
 
-    def wait(self, tokens: float, now_ms: int, room: Room = "all") -> Wait | None:
+    def wait(self, tokens: float, now_ms: int, standing: Standing = "within") -> Wait | None:
         """Why a job of so many expected tokens may not go now; None if it may."""
-        if self.rates.concurrent is not None and self.in_flight >= max(1, int(self.rates.concurrent * self.share)):
+        if self._concurrent is not None and self.in_flight >= self._concurrent:
             return Wait("concurrent", None)
-        if self._requests is not None and (wait_ms := self._requests.wait_ms(now_ms)):
+        if self._requests is not None and (wait_ms := self._requests.wait_ms(now_ms, standing)):
             return Wait("requests_per_min", wait_ms)
         if self.rates.tokens_per_day is not None:
             self._to_day(now_ms)
             if self._day_used and self._day_used + tokens > self.rates.tokens_per_day * self.share:
                 return Wait("tokens_per_day", DAY_MS - now_ms % DAY_MS)
-        if self._tokens is not None and (wait_ms := self._tokens.wait_ms(tokens, now_ms, self._left(room))):
+        if self._tokens is not None and (wait_ms := self._tokens.wait_ms(tokens, now_ms, standing)):
             return Wait("tokens_per_min", wait_ms)
         return None
 
-    def _left(self, room: Room) -> float:
-        """What a job must leave in the bucket of tokens. Below zero: how much it may owe."""
-        assert self._tokens is not None
-        match room:
-            case "some":
-                return self._tokens.capacity * LEFT_TO_INTERACTIVE
-            case "all":
-                return -self._tokens.lends
-            case "ahead":
-                return -self._tokens.lends - self._tokens.capacity
+    def lane_ms(self, tokens: float, run_ms: float) -> float | None:
+        """How long this worker's share of the lane is busy with a job: the longest by tokens, requests and attempts in
+        flight. None where there is no rate, or if it is not known how long attempts run (`run_ms` is 0).
+        """
+        if self._tokens is None and self._requests is None:
+            return None
+        if self.rates.concurrent is not None and not run_ms:
+            return None
+        by_tokens = tokens * MINUTE_MS / self._tokens.per_min if self._tokens is not None else 0.0
+        by_requests = MINUTE_MS / self._requests.per_min if self._requests is not None else 0.0
+        return max(by_tokens, by_requests, run_ms / self._concurrent if self._concurrent is not None else 0.0)
 
-    def take(self, tokens: float, now_ms: int) -> None:
+    @property
+    def _concurrent(self) -> int | None:
+        """How many attempts this worker may have in flight."""
+        concurrent = self.rates.concurrent
+        return None if concurrent is None else max(1, int(concurrent * self.share))
+
+    def take(self, tokens: float, now_ms: int, standing: Standing = "within") -> None:
         """Reserve `tokens`, which `answered`, `refused` and `ended` want back."""
         self.in_flight += 1
         self._unanswered += tokens
@@ -161,9 +182,9 @@ class Limiter:
         self._to_day(now_ms)
         self._day_used += tokens
         if self._requests is not None:
-            self._requests.take(now_ms)
+            self._requests.take(now_ms, standing)
         if self._tokens is not None:
-            self._tokens.take(tokens, now_ms)
+            self._tokens.take(tokens, now_ms, standing)
 
     def answered(self, tokens: float, now_ms: int) -> None:
         """The create was accepted."""
@@ -171,22 +192,38 @@ class Limiter:
         self._serve(tokens, now_ms)
         self._rise(now_ms)
 
-    def refused(self, tokens: float, now_ms: int, *, limited: bool, told_ms: int) -> None:
+    def refused(
+        self, tokens: float, now_ms: int, standing: Standing = "within", *, limited: bool, told_ms: int
+    ) -> None:  # fmt: skip
         """The create was refused: it was charged nothing but, where `limited`, a request."""
         self._heard(tokens)
         self.in_flight = max(0, self.in_flight - 1)
         self._day_used = max(0.0, self._day_used - tokens)
         if self._tokens is not None:
-            self._tokens.give_back(tokens)
+            self._tokens.give_back(tokens, standing)
         if not limited:
             return
         served, rate = self._served_per_min(now_ms), self.tokens_per_min
-        if rate and served and now_ms - self._refused_ms >= FALL_EVERY_MS:
-            self._found = max(rate * FALL, min(served, rate), (self._most or rate) * FOUND_SHARE_MIN)
+        if rate and self._accepted and now_ms - self._fell_ms >= FALL_EVERY_MS:
+            self._fell_ms, self._accepted = now_ms, False
+            shown = self._shown(now_ms)
+            fallen = max(rate * FALL, min(served, rate)) if shown is None else min(rate, shown * BELOW_CEILING)
+            self._found = max(fallen, (self._most or rate) * FOUND_SHARE_MIN)
             self._fit(now_ms)
         self._refused_ms = now_ms
         if self._tokens is not None:
             self._tokens.close(now_ms, told_ms)
+
+    def _shown(self, now_ms: int) -> float | None:
+        """The limit for all workers that this refusal and an earlier one show; None if they don't."""
+        since_ms, measured, unused_ms = self._measured_since_ms, self._measured, self._unused_ms
+        if since_ms is not None and now_ms - since_ms < MEASURED_MIN_MS:
+            return None
+        self._measured_since_ms, self._measured, self._unused_ms = now_ms, 0.0, 0
+        if since_ms is None or unused_ms > UNUSED_MAX * (now_ms - since_ms):
+            return None
+        self._ceiling = measured * MINUTE_MS / (now_ms - since_ms) / self.share
+        return self._ceiling
 
     def ended(self, tokens: float, used: float | None) -> None:
         """An accepted attempt ended and used so many tokens; None where that is not known."""
@@ -194,10 +231,10 @@ class Limiter:
         if used is not None:
             self._day_used = max(0.0, self._day_used + used - tokens)
 
-    def correct(self, tokens: float, used: float) -> None:
+    def correct(self, tokens: float, used: float, standing: Standing = "within") -> None:
         """Book what was used beyond the reservation."""
         if self._tokens is not None:
-            self._tokens.correct(tokens - used)
+            self._tokens.correct(tokens - used, standing)
 
     def told(self, told: Told | None, now_ms: int, *, age_ms: int = 0) -> None:
         """What the answer to a create told, `age_ms` ago. None: nothing.
@@ -215,7 +252,7 @@ class Limiter:
             told.requests_per_min or before.requests_per_min, told.tokens_per_min or before.tokens_per_min
         )
         if self._told != before:
-            self._found = None
+            self._found = self._ceiling = self._measured_since_ms = None
             self._discovers(now_ms)
             self._fit(now_ms)
         if age_ms > STALE_MS:
@@ -242,7 +279,7 @@ class Limiter:
         else:
             rate = max(tokens * self.share, 1e-6)
             if self._tokens is None:
-                self._tokens = Bucket(rate, now_ms)
+                self._tokens = TokenTiers(rate, now_ms)
             elif rate != self._tokens.per_min:
                 self._tokens.resize(rate, now_ms)
         if requests is None:
@@ -250,11 +287,13 @@ class Limiter:
         else:
             rate = max(requests * self.share, 1e-6)
             if self._requests is None:
-                self._requests = Requests(rate, float(now_ms))
+                self._requests = RequestTiers(rate, now_ms)
             elif rate != self._requests.per_min:
                 self._requests.resize(rate, now_ms)
 
     def _serve(self, tokens: float, now_ms: int) -> None:
+        self._measured += tokens
+        self._accepted = True
         self._served.append((now_ms, tokens))
         while self._served[0][0] < now_ms - SERVED_MS:
             self._served.popleft()
@@ -269,10 +308,14 @@ class Limiter:
             return
         elapsed_ms, self._risen_ms = now_ms - self._risen_ms, now_ms
         if self._served_per_min(now_ms) < USED_MIN * self._found * self.share:
+            self._unused_ms += elapsed_ms
             return
         minutes = min(elapsed_ms, 60_000) / 60_000
         if self._found > SLOW_ABOVE:
             risen = self._found * (1 + SLOW_RISE_PER_MIN * minutes)
+        elif self._ceiling is not None and self._found >= BELOW_CEILING * self._ceiling:
+            near = self._found < NEAR_CEILING * self._ceiling
+            risen = self._found * (1 + (RISE_NEAR_PER_MIN if near else RISE_BEYOND_PER_MIN) * minutes)
         elif now_ms - self._refused_ms >= DOUBLES_AFTER_MS:
             risen = self._found * 2 ** (minutes * 60_000 / DOUBLES_IN_MS)
         else:

@@ -9,6 +9,7 @@ Rules:
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 K = TypeVar("K")
@@ -20,6 +21,9 @@ LEARNED_MIN = 5
 WINDOW = 200
 """Ends that a mean remembers, about: each later end changes it by 1/200."""
 CLASSES_MAX = 10_000
+EXACT_BYTES = 1_024
+KINDS_MAX = 50_000
+"""Kinds of jobs of which one object is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,20 @@ class Asked:
     def size_class(self) -> int:
         """Requests within a factor of four are of one class."""
         return max(0, self.request_bytes).bit_length() // 2
+
+
+def asked_for(tenant: str, model: str, request_bytes: int, output_tokens_max: int | None) -> Asked:
+    """What is known of a job, as one object for all jobs of its kind: a million of them may wait.
+
+    Sizes from 1,024 bytes on are rounded to six binary digits, so to 1/64 at most, which is less than is known of them.
+    """
+    rough = 1 << max(0, request_bytes.bit_length() - 6) if request_bytes >= EXACT_BYTES else 1
+    return _shared(tenant, model, request_bytes // rough * rough + rough // 2, output_tokens_max)
+
+
+@lru_cache(maxsize=KINDS_MAX)
+def _shared(tenant: str, model: str, request_bytes: int, output_tokens_max: int | None) -> Asked:
+    return Asked(tenant, model, request_bytes, output_tokens_max)
 
 
 @dataclass(frozen=True, slots=True)

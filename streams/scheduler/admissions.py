@@ -18,7 +18,7 @@ from streams.fold.batch import JOB_FOLD, Folded
 from streams.fold.rows import decode_row
 from streams.policy.admission import Admission
 from streams.policy.limiter import Told
-from streams.policy.sizes import Asked
+from streams.policy.sizes import Asked, asked_for
 from streams.policy.waiting import Place, Waiter
 
 REQUEST_BYTES_UNKNOWN = 2_000
@@ -143,7 +143,7 @@ def asked_of(spec: job.Spec) -> tuple[Asked, Priority]:
     size_bytes = turn.request_bytes
     if not size_bytes:
         size_bytes = spec.request.size_bytes if spec.request and spec.request.kind == "blob" else REQUEST_BYTES_UNKNOWN
-    return Asked(spec.tenant, spec.model, size_bytes, turn.output_tokens_max), turn.priority
+    return asked_for(spec.tenant, spec.model, size_bytes, turn.output_tokens_max), turn.priority
 
 
 def told_of(limits: ToldLimits | None) -> Told | None:

@@ -80,15 +80,7 @@ def test_in_each_minute_a_lane_is_charged_its_limit_and_its_burst_at_most(seed: 
 def test_a_limiter_begins_empty() -> None:
     admission = Admission(read_rules('[{"tokens_per_min": 60000}]'), "a")
     admission.put(waiter(1), 0)
-    assert admission.next("m", 0) == NotYet("tokens_per_min", 3_001)
-
-
-def test_interactive_jobs_take_one_bucket_in_advance_at_most() -> None:
-    admission = Admission(read_rules('[{"tokens_per_min": 60000}]'), "a")
-    for number in range(10):
-        admission.put(waiter(number, priority="interactive"), 0)
-    assert len(list(granted(admission, 0))) == 1
-    assert len(list(granted(admission, 3_000))) == 2
+    assert admission.next("m", 0) == NotYet("tokens_per_min", 2_001)
 
 
 def served_of(weights: dict[str, float], sizes: dict[str, int], rounds: int) -> Counter[str]:

@@ -17,23 +17,21 @@ def test_the_limit_is_used_and_few_creates_are_refused(workers: int, seed: int) 
     assert abs(course.error) <= 0.10
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_bulk_backlog_delays_few_interactive_jobs(seed: int) -> None:
-    """Half of them wait no longer than where nothing else waits. Now and then three come within a second."""
-    idle = limited(Scene(interactive=True, load=0.0001, minutes=20, seed=seed))
-    busy = limited(Scene(interactive=True, bulk=True, load=3.0, minutes=20, seed=seed))
-    assert busy.wait_ms("interactive", 0.5) <= idle.wait_ms("interactive", 0.99)
-    assert busy.wait_ms("interactive", 0.95) <= 2 * idle.wait_ms("interactive", 0.99)
-    assert busy.wait_ms("interactive", 0.99) <= 3_000
+def test_a_bulk_backlog_delays_no_interactive_job() -> None:
+    idle = limited(Scene(interactive=True, load=0.0001, minutes=20, seed=1))
+    busy = limited(Scene(interactive=True, bulk=True, load=3.0, minutes=20, seed=1))
+    assert busy.wait_ms("interactive", 0.99) <= 2 * idle.wait_ms("interactive", 0.99)
     assert busy.share(5, 20) >= 0.95
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_flood_of_one_tenant_delays_the_others_by_a_few_jobs(seed: int) -> None:
-    scene = Scene(floods=True, load=0.5, minutes=20, seed=seed)
-    course = limited(scene)
-    waits = [each for number in range(9) for each in course.waits_ms[f"t{number}"]]
-    assert sum(waits) / len(waits) <= 3_000, "the job of a mean size takes 0.8 s of the limit"
+def test_a_flood_of_one_tenant_delays_the_others_by_a_fifth_at_most() -> None:
+    means = list[float]()
+    for flood in (False, True):
+        course = limited(Scene(floods=True, flood=flood, load=0.5, minutes=12, seed=2))
+        waits = [each for number in range(9) for each in course.waits_ms[f"t{number}"]]
+        means.append(sum(waits) / len(waits))
+    assert means[1] <= 1.2 * means[0], means
+    assert course.share(5, 12) >= 0.95
 
 
 def test_a_limit_that_falls_without_notice_is_followed_within_two_minutes() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from backstop.readmodel.budgets import Spending
 from backstop.readmodel.prices import read_prices
 from receiver.reads.costs import add_cost_routes
 from receiver.reads.why import add_why_route
@@ -55,7 +56,7 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
     app = web.Application()
     now_ms = TODAY * DAY_MS + 1
     database, prices = bench.another(), read_prices(PRICES)
-    add_cost_routes(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, prices)
+    add_cost_routes(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, Spending((), prices))
     add_why_route(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, prices)
     async with served(app) as session:
         yield Api(session, projection)
