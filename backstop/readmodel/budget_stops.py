@@ -75,7 +75,7 @@ def changes(active: Iterable[CreatesPaused], stands: Sequence[BudgetSpent], now_
     return facts
 
 
-class Publisher(Protocol):
+class Publishes(Protocol):
     async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None: ...
 
 
@@ -83,7 +83,7 @@ class BudgetStops:
     """See the module. Without a budget that stops it reads the topic once, to end what earlier settings held."""
 
     def __init__(
-        self, settings: RuntimeSettings, database: Database, publisher: Publisher, spending: Spending, now_ms: NowMs,
+        self, settings: RuntimeSettings, database: Database, publisher: Publishes, spending: Spending, now_ms: NowMs,
         metrics: ProjectionMetrics, consumer: Callable[..., Any] = AIOKafkaConsumer, every_s: float = CHECK_EVERY_S,
     ) -> None:  # fmt: skip
         """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""

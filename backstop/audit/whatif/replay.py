@@ -20,7 +20,7 @@ from backstop.audit.whatif.guesses import Guesses
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
 from backstop.audit.whatif.recorded import Noted, Recorded
 from backstop.audit.whatif.stamps import Stamps
-from backstop.audit.whatif.turns import Turns
+from backstop.audit.whatif.turns import FactTurns
 from backstop.audit.whatif.unseen import seen_at, webhook_of
 from schemas.base import Message
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
@@ -116,7 +116,7 @@ class Replay:
         self._off: set[Key] = set()
         self._fired: dict[str, set[tuple[int, int]]] = {"jobs": set(), "responses": set()}
         """The places of the recorded timers that have their turn."""
-        self._turns = Turns(recorded) if self._learning else None
+        self._turns = FactTurns(recorded) if self._learning else None
         self._heap: list[tuple[int, int, int, int, int, _Entry]] = []
         self._pushed = 0
         self._last_end_ms: int | None = None

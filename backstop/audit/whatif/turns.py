@@ -11,7 +11,7 @@ Key = tuple[str, str]
 Place = tuple[int, int]
 
 
-class Turns:
+class FactTurns:
     """The facts of each key have their turn in the order of their places, once each."""
 
     def __init__(self, recorded: Recorded) -> None:
