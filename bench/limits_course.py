@@ -16,7 +16,7 @@ from typing import Literal
 
 from schemas.base import Priority
 from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
-from streams.policy.limiter import Told
+from streams.policy.limiter import LimitsTold
 from streams.policy.limits import LimitRules, read_rules
 from streams.policy.sizes import Asked
 from streams.policy.waiting import Waiter
@@ -71,19 +71,19 @@ class Provider:
             self.refused[now_ms // 60_000] += 1
         return accepted, math.ceil((charge - self.level) * 60 / self.limit) * 1_000
 
-    def told(self, headers: Headers) -> Told | None:
+    def told(self, headers: Headers) -> LimitsTold | None:
         """What the answer that was just given tells."""
         match headers:
             case "none":
                 return None
             case "true":
-                return Told(tokens_per_min=self.limit, tokens_left=max(0.0, self.level))
+                return LimitsTold(tokens_per_min=self.limit, tokens_left=max(0.0, self.level))
             case "zero":
-                return Told(tokens_per_min=self.limit, tokens_left=0.0)
+                return LimitsTold(tokens_per_min=self.limit, tokens_left=0.0)
             case "low":
-                return Told(tokens_per_min=self.limit / 50, tokens_left=self.level)
+                return LimitsTold(tokens_per_min=self.limit / 50, tokens_left=self.level)
             case "high":
-                return Told(tokens_per_min=self.limit * 50, tokens_left=self.limit * 50)
+                return LimitsTold(tokens_per_min=self.limit * 50, tokens_left=self.limit * 50)
 
 
 @dataclass(frozen=True, slots=True)

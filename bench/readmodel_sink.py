@@ -84,7 +84,7 @@ async def sink(url: str, jobs: int, batch: int) -> None:
         applied = partial(store.apply, moves=moves, records=records, now_ms=0, build=database.build)
         writes = await database.write(applied)
         for place, end in ends.items():
-            at[place] = store.Owned(end, at[place].epoch)
+            at[place] = store.OwnedPartition(end, at[place].epoch)
         rows += len(writes.rows)
         slowest_s = max(slowest_s, time.monotonic() - batch_s)
     took_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s

@@ -165,7 +165,7 @@ class OpenAgain:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class StreamEnded:
     """The provider's terminal event."""
 
     number: int
@@ -183,7 +183,7 @@ class NotStreamable:
     """The provider tells no partial output of this response, now or later."""
 
 
-StreamStep = Told | Dropped | OpenAgain | Ended | TooMuch
+StreamStep = Told | Dropped | OpenAgain | StreamEnded | TooMuch
 
 
 class ResponseStream(Protocol):

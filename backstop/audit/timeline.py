@@ -227,7 +227,7 @@ def _status(state: Any) -> str:
         return f"finished: {state.outcome}"
     if isinstance(state, job.Absent | job.Waiting | job.Active | job.BackingOff):
         return job.status(state)
-    assert isinstance(state, response.Absent | response.Unclaimed | response.Running | response.Ended)
+    assert isinstance(state, response.AbsentResponse | response.Unclaimed | response.RunningResponse | response.Ended)
     return f"ended: {state.status}" if isinstance(state, response.Ended) else state.kind
 
 

@@ -21,11 +21,11 @@ from backstop.readmodel.database import Connection, Database, DatabaseAwayError,
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.readmodel.parse import parse
 from backstop.readmodel.settings import ProjectionSettings
-from backstop.readmodel.store import Move, Owned
+from backstop.readmodel.store import Move, OwnedPartition
 from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
 from backstop.runtime.kafka.consumer_group import ConsumerGroup
 from backstop.runtime.kafka.dead_letters import dead_letter
-from backstop.runtime.kafka.fetch_pace import GatheringPace
+from backstop.runtime.kafka.fetch_wait import GatheringPace
 from backstop.runtime.kafka.lifetimes import broker_errors
 from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.process.clock import NowMs, monotonic_s
@@ -72,7 +72,7 @@ class Projector:
             moving=self._forget_claims, pace=GatheringPace(GATHER_MS), isolation_level="read_committed",
             max_poll_interval_ms=POLL_INTERVAL_MAX_MS,
         )  # fmt: skip
-        self._owned: dict[Partition, Owned] = {}
+        self._owned: dict[Partition, OwnedPartition] = {}
         self._moves = 0
         """Counts rebalances: work begun before one is not finished after it."""
         self._writing = asyncio.Lock()

@@ -13,7 +13,7 @@ from backstop.readmodel.database import Connection
 from backstop.readmodel.figures import EndedJob
 from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.ledger import COST_COLUMNS, COST_KEY, SPEND_COLUMNS
-from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownJob, LateUsage, Position, TimelineEntry
+from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownSubmission, LateUsage, Position, TimelineEntry
 from backstop.readmodel.store import DEAD_LETTER_COLUMNS, JOB_COLUMNS, dead_letter_from, row_from
 from schemas.base import Body, Usage
 from schemas.statuses import OPEN_JOB_STATUSES
@@ -106,10 +106,10 @@ def request_of(conn: Connection, job_id: str) -> Body | None:
     return _BODY.validate_json(bytes(found[0][0])) if found else None
 
 
-def find_known(conn: Connection, job_id: str) -> KnownJob | None:
+def find_known(conn: Connection, job_id: str) -> KnownSubmission | None:
     """The job of any tenant: ids are unique over all tenants, because they carry the tenant's name."""
     found = conn.rows("SELECT job_id, tenant, request_sha256, status FROM jobs WHERE job_id = ?", (job_id,))
-    return KnownJob(*found[0]) if found else None
+    return KnownSubmission(*found[0]) if found else None
 
 
 def find_existing(conn: Connection, job_ids: Sequence[str]) -> set[str]:

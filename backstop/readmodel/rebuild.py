@@ -20,7 +20,7 @@ from backstop.readmodel.projector import TOPICS
 from backstop.readmodel.queries import digest
 from backstop.readmodel.retention import BEGINNING, Removable, removable_of, remove_ended
 from backstop.readmodel.settings import ProjectionSettings
-from backstop.readmodel.store import Move, Owned
+from backstop.readmodel.store import Move, OwnedPartition
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.failpoints import failpoint
@@ -113,7 +113,7 @@ class _Replay:
         self._reader = reader
         self._rebuilt = rebuilt
         self._live = live
-        self._owned: dict[Partition, Owned] = {}
+        self._owned: dict[Partition, OwnedPartition] = {}
         self._records = 0
 
     async def run(self) -> int:
@@ -143,7 +143,7 @@ class _Replay:
                 log.error("rebuild_record_failed", record=str(error))
                 records = [record for record in records if record.position != error.position]
         for partition, raws in batch.items():
-            self._owned[partition] = Owned(raws[-1].offset + 1, self._owned[partition].epoch)
+            self._owned[partition] = OwnedPartition(raws[-1].offset + 1, self._owned[partition].epoch)
             self._records += len(raws)
         failpoint("projection.rebuilding")
 

@@ -184,7 +184,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownJob:
+class KnownSubmission:
     """The fields by which the ingress tells a repeated submission from a conflict."""
 
     job_id: str

@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Owned:
+class OwnedPartition:
     """A claimed partition: its next offset, and the epoch of the claim."""
 
     next_offset: int
@@ -86,16 +86,16 @@ class Move:
     epoch: int
 
 
-def claim(conn: Connection, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Owned]:
+def claim(conn: Connection, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], OwnedPartition]:
     """Claim these (topic, partition) pairs; former owners are fenced from now on."""
-    owned: dict[tuple[str, int], Owned] = {}
+    owned: dict[tuple[str, int], OwnedPartition] = {}
     for topic, part in sorted(partitions):
         ((next_offset, epoch),) = conn.rows(
             "INSERT INTO consumer_offsets (topic, part, next_offset, epoch) VALUES (?, ?, 0, 1) "
             "ON CONFLICT (topic, part) DO UPDATE SET epoch = consumer_offsets.epoch + 1 RETURNING next_offset, epoch",
             (topic, part),
         )
-        owned[topic, part] = Owned(next_offset, epoch)
+        owned[topic, part] = OwnedPartition(next_offset, epoch)
     return owned
 
 

@@ -19,7 +19,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace
+from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait
 from backstop.runtime.records import Record, record_of
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
@@ -44,7 +44,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
     seek_epoch: int = 0
     """Counts seeks. Written only in the thread's loop; other threads may read it."""
 
-    _pace: FetchPace
+    _fetch_wait: FetchWait
 
     _paused_of: Any = None
     """The assignment whose partitions were paused last, all but `_paused_but`."""
@@ -58,7 +58,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
     """Partitions to fetch. The main loop replaces the whole set, see `want`."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
-        self._pace = FetchPace()
+        self._fetch_wait = FetchWait()
         consumer = super()._create_worker_consumer(transport)
         # Without its own transactions Faust reads uncommitted records, and has no setting for it. Set before the start.
         consumer._isolation_level = "read_committed"
@@ -101,7 +101,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                     continue
                 self._pause_unwanted(consumer)
                 found = self._take(fetcher)
-                self._pace.saw(consumer, records=bool(found))
+                self._fetch_wait.saw(consumer, records=bool(found))
                 if found or remaining_s <= 0:
                     return found
                 waiter = fetcher._create_fetch_waiter()

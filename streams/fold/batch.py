@@ -61,7 +61,7 @@ JOB_FOLD: Fold[job.JobState] = Fold(
     encode_state=encode_job_state, decode_state=decode_job_state,
 )  # fmt: skip
 RESPONSE_FOLD: Fold[response.ResponseState] = Fold(
-    name="response_fold", topic="responses", facts=RESPONSE_FACT, absent=response.Absent(), step=response.step,
+    name="response_fold", topic="responses", facts=RESPONSE_FACT, absent=response.AbsentResponse(), step=response.step,
     due_ms=response.due_ms, encode_state=encode_response_state, decode_state=decode_response_state,
 )  # fmt: skip
 

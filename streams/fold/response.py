@@ -38,20 +38,31 @@ from schemas.responses import (
 from schemas.statuses import SettledStatus
 from streams.fold.response_hedges import asks, confirmed, hedge_of, stamped
 from streams.fold.response_states import (
-    Absent,
-    Claim,
+    AbsentResponse,
     Ended,
+    ReceivedWebhooks,
+    ResponseClaim,
     ResponseState,
-    Running,
-    Sight,
+    RunningResponse,
+    SeenSoFar,
     Unclaimed,
-    Webhooks,
     due_ms,
 )
 from streams.fold.step import Ignored, Step
 from streams.fold.told import adoption_refused, offered, told
 
-__all__ = ["Absent", "Claim", "Ended", "ResponseState", "Running", "Sight", "Unclaimed", "Webhooks", "due_ms", "step"]
+__all__ = [
+    "AbsentResponse",
+    "Ended",
+    "ReceivedWebhooks",
+    "ResponseClaim",
+    "ResponseState",
+    "RunningResponse",
+    "SeenSoFar",
+    "Unclaimed",
+    "due_ms",
+    "step",
+]
 
 UNCLAIMED_POLLS_MAX = 5
 """Polls of an unclaimed response. One is enough unless its observation is lost."""
@@ -69,11 +80,11 @@ STUCK_ALONE_FACTOR = 3
 def step(state: ResponseState, event: ResponseFact) -> Step[ResponseState]:
     """Fold one fact of a response. Total: a fact without effect returns the state and a reason (`Step.ignored`)."""
     match state:
-        case Absent():
+        case AbsentResponse():
             return _begin(state, event)
         case Unclaimed():
             return _identify(state, event)
-        case Running():
+        case RunningResponse():
             return _advance(state, event)
         case Ended():
             return _remember(state, event)
@@ -81,22 +92,22 @@ def step(state: ResponseState, event: ResponseFact) -> Step[ResponseState]:
             assert_never(state)
 
 
-def _begin(state: Absent, event: ResponseFact) -> Step[ResponseState]:
+def _begin(state: AbsentResponse, event: ResponseFact) -> Step[ResponseState]:
     match event:
         case WebhookReceived():
             forget_at_ms = event.at_ms + event.forget_after_ms
-            webhooks = Webhooks().add(event)
+            webhooks = ReceivedWebhooks().add(event)
             return Step(Unclaimed(event.at_ms, webhooks, min(event.claim_by_ms, forget_at_ms), forget_at_ms))
         case ResponseClaimed():
-            return _claim(event, Webhooks())
+            return _claim(event, ReceivedWebhooks())
         case ResponseReleased() | ResponseDeadlineMoved() | ResponseObserved() | PollFailed() | ResponseTimerFired():
             return Step(state, ignored=Ignored.UNKNOWN_KEY)
         case _:
             assert_never(event)
 
 
-def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
-    claim = Claim(
+def _claim(event: ResponseClaimed, webhooks: ReceivedWebhooks) -> Step[ResponseState]:
+    claim = ResponseClaim(
         job_id=event.job_id,
         attempt=event.attempt,
         tenant=event.tenant,
@@ -114,7 +125,7 @@ def _claim(event: ResponseClaimed, webhooks: Webhooks) -> Step[ResponseState]:
         control=event.control is True,
     )
     poll_at_ms = _bounded(claim, event.poll_at_ms, event.at_ms)
-    running = Running(claim, poll_at_ms, webhooks=webhooks, hedge=hedge_of(event))
+    running = RunningResponse(claim, poll_at_ms, webhooks=webhooks, hedge=hedge_of(event))
     if event.released:
         return _let_go(running, event)
     if webhooks.ids or claim.made_elsewhere:
@@ -147,7 +158,7 @@ def _unclaimed_due(state: Unclaimed, event: ResponseTimerFired) -> Step[Response
     if event.due_ms != due_ms(state):
         return Step(state, ignored=Ignored.STALE)
     if event.due_ms >= state.forget_at_ms:
-        return Step(Absent())
+        return Step(AbsentResponse())
     poll = RetrieveResponse(
         id=f"{event.id}/poll",
         at_ms=event.at_ms,
@@ -171,7 +182,7 @@ def _offer(state: Unclaimed, event: ResponseObserved) -> Step[ResponseState]:
     return Step(replace(state, poll_at_ms=None), (offered(event, event.job_id, event.attempt, event.tenant),))
 
 
-def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
+def _advance(state: RunningResponse, event: ResponseFact) -> Step[ResponseState]:
     match event:
         case WebhookReceived():
             if event.webhook_id in state.webhooks.ids:
@@ -199,7 +210,7 @@ def _advance(state: Running, event: ResponseFact) -> Step[ResponseState]:
 
 
 def _claimed_again(
-    state: Running | Ended, event: ResponseClaimed, webhooks: Webhooks, known: Ignored
+    state: RunningResponse | Ended, event: ResponseClaimed, webhooks: ReceivedWebhooks, known: Ignored
 ) -> Step[ResponseState]:
     """Two jobs claim one response: the claim of a create wins over an adoption; otherwise the first claim stands."""
     held = state.claim
@@ -214,7 +225,9 @@ def _claimed_again(
     return Step(state, ignored=known)
 
 
-def _given_back(state: Running, event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> Step[ResponseState]:
+def _given_back(
+    state: RunningResponse, event: ResponseObserved, job_id: str, attempt: int, tenant: str
+) -> Step[ResponseState]:
     """The metadata of an adopted response name another job. The adopting job gets none of its content."""
     claim = state.claim
     unclaimed = Unclaimed(claim.claimed_at_ms, state.webhooks, None, event.at_ms + claim.forget_after_ms, state.polls)
@@ -222,7 +235,7 @@ def _given_back(state: Running, event: ResponseObserved, job_id: str, attempt: i
     return Step(unclaimed, (offered(event, job_id, attempt, tenant), refused))
 
 
-def _observed(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+def _observed(state: RunningResponse, event: ResponseObserved) -> Step[ResponseState]:
     if state.claim.made_elsewhere and event.job_id not in (None, state.claim.job_id):
         assert event.job_id is not None and event.attempt is not None and event.tenant is not None  # noqa: PT018
         return _given_back(state, event, event.job_id, event.attempt, event.tenant)
@@ -237,12 +250,12 @@ def _observed(state: Running, event: ResponseObserved) -> Step[ResponseState]:
             return _settle(state, event, event.outcome)
 
 
-def _poll_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
+def _poll_due(state: RunningResponse, event: ResponseTimerFired) -> Step[ResponseState]:
     claim = state.claim
     if event.due_ms != state.poll_at_ms:
         return _hedge_due(state, event) if asks(state, event) else Step(state, ignored=Ignored.STALE)
     if event.due_ms >= state.over_at_ms + claim.forget_after_ms:
-        return Step(Absent())
+        return Step(AbsentResponse())
     next_poll_at_ms = _bounded(claim, max(event.next_poll_at_ms, event.due_ms + 1), event.due_ms)
     polled = replace(state, poll_at_ms=next_poll_at_ms, polls=state.polls + 1, hedge=stamped(state, event))
     if event.due_ms < state.over_at_ms or _may_be_anothers(state):
@@ -250,7 +263,7 @@ def _poll_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
     return Step(polled, (_cancel(state, event, f"{event.id}/cancel"),))
 
 
-def _hedge_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]:
+def _hedge_due(state: RunningResponse, event: ResponseTimerFired) -> Step[ResponseState]:
     """A hedge is permitted if a poll shows that the response still runs; or it is asked for again, later."""
     hedge = stamped(state, event)
     if hedge is None or hedge.permit is None:
@@ -258,7 +271,7 @@ def _hedge_due(state: Running, event: ResponseTimerFired) -> Step[ResponseState]
     return Step(replace(state, polls=state.polls + 1, hedge=hedge), (_poll(state, event, "timer"),))
 
 
-def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[ResponseState]:
+def _let_go(state: RunningResponse, event: ResponseReleased | ResponseClaimed) -> Step[ResponseState]:
     """Release the response: cancel it now. Its next timer, within `CANCEL_AGAIN_MS`, repeats the cancel."""
     poll_at_ms = min(state.poll_at_ms, event.at_ms + CANCEL_AGAIN_MS)
     released = replace(state, released_at_ms=event.at_ms, poll_at_ms=poll_at_ms, hedge=None)
@@ -267,7 +280,7 @@ def _let_go(state: Running, event: ResponseReleased | ResponseClaimed) -> Step[R
     return Step(released, (_cancel(released, event, f"{event.response_id}/cancel"),))
 
 
-def _moved(state: Running, event: ResponseDeadlineMoved) -> Step[ResponseState]:
+def _moved(state: RunningResponse, event: ResponseDeadlineMoved) -> Step[ResponseState]:
     """The job waits until another deadline. If that is near, the response is polled at once."""
     if event.job_id != state.claim.job_id:
         return Step(state, ignored=Ignored.CONFLICT)
@@ -277,12 +290,12 @@ def _moved(state: Running, event: ResponseDeadlineMoved) -> Step[ResponseState]:
     return Step(replace(state, claim=claim, poll_at_ms=min(state.poll_at_ms, max(event.last_poll_at_ms, event.at_ms))))
 
 
-def _may_be_anothers(state: Running) -> bool:
+def _may_be_anothers(state: RunningResponse) -> bool:
     """Whether the response was adopted and no poll has shown its metadata yet."""
     return state.claim.made_elsewhere and state.sight.status is None
 
 
-def _runs(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+def _runs(state: RunningResponse, event: ResponseObserved) -> Step[ResponseState]:
     sight = _seen(state, event)
     after = replace(state, sight=sight)
     if sight.told == "stuck" or state.released_at_ms is not None or not _stuck(after, event):
@@ -293,7 +306,7 @@ def _runs(state: Running, event: ResponseObserved) -> Step[ResponseState]:
     return replace(again, outputs=(told(stuck, event, "stuck"),))
 
 
-def _stuck(state: Running, event: ResponseObserved) -> bool:
+def _stuck(state: RunningResponse, event: ResponseObserved) -> bool:
     claim, since_ms = state.claim, state.sight.since_ms
     patience_ms = claim.stuck_after_ms
     if claim.stuck_factor is not None and event.typical_ms is not None:
@@ -305,7 +318,7 @@ def _stuck(state: Running, event: ResponseObserved) -> bool:
     return event.at_ms - since_ms >= patience_ms * (1 if others else STUCK_ALONE_FACTOR)
 
 
-def _seen(state: Running, event: ResponseObserved) -> Sight:
+def _seen(state: RunningResponse, event: ResponseObserved) -> SeenSoFar:
     """Note the observed status and since when it holds. The first observed status counts from the claim."""
     sight = state.sight
     if sight.status is None:
@@ -314,7 +327,7 @@ def _seen(state: Running, event: ResponseObserved) -> Sight:
     return replace(sight, status=event.raw_status, since_ms=since_ms, missing_since_ms=None)
 
 
-def _missing(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+def _missing(state: RunningResponse, event: ResponseObserved) -> Step[ResponseState]:
     """A 404: the response is not there yet, not at this replica, or no longer there."""
     sight = state.sight
     if event.at_ms < state.claim.claimed_at_ms + state.claim.missing_grace_ms:
@@ -330,7 +343,7 @@ def _missing(state: Running, event: ResponseObserved) -> Step[ResponseState]:
     return replace(again, outputs=(told(missing, event, "missing"),))
 
 
-def _odd(state: Running, event: ResponseObserved) -> Step[ResponseState]:
+def _odd(state: RunningResponse, event: ResponseObserved) -> Step[ResponseState]:
     """An unknown status: polled on, and settled as incomplete after `ODD_PATIENCE_MS`."""
     sight = _seen(state, event)
     if sight.status != state.sight.status:  # The patience begins with the first observation of the status.
@@ -340,7 +353,9 @@ def _odd(state: Running, event: ResponseObserved) -> Step[ResponseState]:
     return _poll_again(state, replace(state, sight=sight), event)
 
 
-def _poll_again(before: Running, after: Running, event: ResponseObserved | PollFailed) -> Step[ResponseState]:
+def _poll_again(
+    before: RunningResponse, after: RunningResponse, event: ResponseObserved | PollFailed
+) -> Step[ResponseState]:
     """Move the next poll to the time that the poller stamped, if that is sooner: an old observation must not delay a
     poll.
 
@@ -355,7 +370,7 @@ def _poll_again(before: Running, after: Running, event: ResponseObserved | PollF
     return Step(after)
 
 
-def _settle(state: Running, event: ResponseObserved, status: SettledStatus) -> Step[ResponseState]:
+def _settle(state: RunningResponse, event: ResponseObserved, status: SettledStatus) -> Step[ResponseState]:
     return Step(Ended(state.claim, status, event.at_ms + state.claim.forget_after_ms), (told(state, event, status),))
 
 
@@ -363,13 +378,13 @@ def _remember(state: Ended, event: ResponseFact) -> Step[ResponseState]:
     if isinstance(event, ResponseTimerFired):
         if event.due_ms != state.forget_at_ms:
             return Step(state, ignored=Ignored.STALE)
-        return Step(Absent())
+        return Step(AbsentResponse())
     if isinstance(event, ResponseClaimed):
-        return _claimed_again(state, event, Webhooks(), Ignored.LATE)
+        return _claimed_again(state, event, ReceivedWebhooks(), Ignored.LATE)
     return Step(state, ignored=Ignored.LATE)
 
 
-def _poll(state: Running, event: Message, reason: PollReason) -> RetrieveResponse:
+def _poll(state: RunningResponse, event: Message, reason: PollReason) -> RetrieveResponse:
     assert isinstance(event, WebhookReceived | ResponseClaimed | ResponseTimerFired)
     return RetrieveResponse(
         id=f"{event.id}/poll",
@@ -387,19 +402,19 @@ def _poll(state: Running, event: Message, reason: PollReason) -> RetrieveRespons
 
 
 def _cancel(
-    state: Running, event: ResponseReleased | ResponseClaimed | ResponseTimerFired, command_id: str
+    state: RunningResponse, event: ResponseReleased | ResponseClaimed | ResponseTimerFired, command_id: str
 ) -> CancelResponse:
     return CancelResponse(
         id=command_id, at_ms=event.at_ms, response_id=event.response_id, job_id=_named(state.claim)
     )  # fmt: skip
 
 
-def _named(claim: Claim) -> str | None:
+def _named(claim: ResponseClaim) -> str | None:
     """The job that the metadata must name. None for a response made elsewhere: any answer shows its owner."""
     return None if claim.made_elsewhere else claim.job_id
 
 
-def _bounded(claim: Claim, poll_at_ms: int, now_ms: int) -> int:
+def _bounded(claim: ResponseClaim, poll_at_ms: int, now_ms: int) -> int:
     """The time of a poll, but not after the last poll before the deadline, unless that time has passed."""
     if poll_at_ms > claim.last_poll_at_ms > now_ms:
         return claim.last_poll_at_ms

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from schemas.jobs import HedgePermitted
 from schemas.responses import ResponseClaimed, ResponseObserved, ResponseTimerFired
-from streams.fold.response_states import Hedge, Running
+from streams.fold.response_states import Hedge, RunningResponse
 
 PERMIT_VALID_MS = 60_000
 """From a permission to the observation that confirms it. A poll is answered or given up long before."""
@@ -21,12 +21,12 @@ def hedge_of(event: ResponseClaimed) -> Hedge | None:
     return None if event.hedge is None else Hedge(event.hedge.model, event.hedge.at_ms)
 
 
-def asks(state: Running, event: ResponseTimerFired) -> bool:
+def asks(state: RunningResponse, event: ResponseTimerFired) -> bool:
     """Whether the timer is the one that asks for the permission."""
     return state.hedge is not None and state.hedge.ask_at_ms == event.due_ms
 
 
-def stamped(state: Running, event: ResponseTimerFired) -> Hedge | None:
+def stamped(state: RunningResponse, event: ResponseTimerFired) -> Hedge | None:
     """The hedge after a timer. A timer without a stamp, such as an older release writes, asks for nothing more."""
     hedge = state.hedge
     if hedge is None or event.due_ms >= state.over_at_ms:
@@ -37,7 +37,7 @@ def stamped(state: Running, event: ResponseTimerFired) -> Hedge | None:
     return replace(hedge, ask_at_ms=None if ask_at_ms is None else max(ask_at_ms, event.due_ms + 1))
 
 
-def confirmed(state: Running, event: ResponseObserved) -> tuple[Running, tuple[HedgePermitted, ...]]:
+def confirmed(state: RunningResponse, event: ResponseObserved) -> tuple[RunningResponse, tuple[HedgePermitted, ...]]:
     """Pass on a permission: `event` shows that the response runs."""
     hedge = state.hedge
     if hedge is None or hedge.permit is None or event.at_ms < hedge.permitted_at_ms:

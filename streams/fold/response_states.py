@@ -13,7 +13,7 @@ A forgotten id that comes again only costs one poll."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ResponseClaim:
     """The job and attempt that the response belongs to, with the times and limits for its polling."""
 
     job_id: str
@@ -40,21 +40,21 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Webhooks:
+class ReceivedWebhooks:
     """The webhooks received for a response: their ids, to recognise repeats, and the times of the first one."""
 
     ids: tuple[str, ...] = ()
     first_at_ms: int | None = None
     ended_at_ms: int | None = None
 
-    def add(self, event: WebhookReceived) -> "Webhooks":
+    def add(self, event: WebhookReceived) -> "ReceivedWebhooks":
         first_at_ms = event.at_ms if self.first_at_ms is None else self.first_at_ms
         ended_at_ms = event.ended_at_ms if self.ended_at_ms is None else self.ended_at_ms
-        return Webhooks((*self.ids, event.webhook_id)[-WEBHOOKS_REMEMBERED_MAX:], first_at_ms, ended_at_ms)
+        return ReceivedWebhooks((*self.ids, event.webhook_id)[-WEBHOOKS_REMEMBERED_MAX:], first_at_ms, ended_at_ms)
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class SeenSoFar:
     """What the last observations of a running response showed, as far as decisions depend on it."""
 
     status: str | None = None
@@ -78,7 +78,7 @@ class Hedge:
 
 
 @dataclass(frozen=True, slots=True)
-class Absent:
+class AbsentResponse:
     kind: Literal["absent"] = "absent"
 
 
@@ -89,7 +89,7 @@ class Unclaimed:
     """
 
     first_seen_ms: int
-    webhooks: Webhooks
+    webhooks: ReceivedWebhooks
     poll_at_ms: int | None
     forget_at_ms: int
     polls: int = 0
@@ -97,14 +97,14 @@ class Unclaimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningResponse:
     """Claimed, and not known to have ended. The next poll is due at `poll_at_ms`."""
 
-    claim: Claim
+    claim: ResponseClaim
     poll_at_ms: int
     polls: int = 0
-    webhooks: Webhooks = Webhooks()
-    sight: Sight = Sight()
+    webhooks: ReceivedWebhooks = ReceivedWebhooks()
+    sight: SeenSoFar = SeenSoFar()
     released_at_ms: int | None = None
     hedge: Hedge | None = None
     kind: Literal["running"] = "running"
@@ -120,23 +120,23 @@ class Running:
 class Ended:
     """Settled. The row is kept until `forget_at_ms`."""
 
-    claim: Claim
+    claim: ResponseClaim
     status: SettledStatus
     forget_at_ms: int
     kind: Literal["ended"] = "ended"
 
 
-ResponseState = Absent | Unclaimed | Running | Ended
+ResponseState = AbsentResponse | Unclaimed | RunningResponse | Ended
 
 
 def due_ms(state: ResponseState) -> int | None:
-    """When the scheduler must write the next `ResponseTimerFired` (unix ms). Only `Absent` has no due time."""
+    """When the scheduler must write the next `ResponseTimerFired` (unix ms). Only `AbsentResponse` has no due time."""
     match state:
-        case Absent():
+        case AbsentResponse():
             return None
         case Unclaimed():
             return state.forget_at_ms if state.poll_at_ms is None else state.poll_at_ms
-        case Running():
+        case RunningResponse():
             ask_at_ms = state.hedge.ask_at_ms if state.hedge is not None else None
             return state.poll_at_ms if ask_at_ms is None else min(state.poll_at_ms, ask_at_ms)
         case Ended():

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from schemas.responses import ResponseTimerFired
-from streams.fold.response import CANCEL_AGAIN_MS, ResponseState, Running, Unclaimed
+from streams.fold.response import CANCEL_AGAIN_MS, ResponseState, RunningResponse, Unclaimed
 from streams.policy.polls import NextPoll, Webhooks
 
 
@@ -17,7 +17,7 @@ def stamped_timer(
     """
     following = NextPoll(now_ms)
     match state:
-        case Running():
+        case RunningResponse():
             following = webhooks.next_poll(
                 response_id=response_id,
                 latency_class=state.claim.latency_class,

@@ -13,14 +13,17 @@ _JOB: TypeAdapter[job.JobState] = TypeAdapter(
     Annotated[job.Absent | job.Waiting | job.Active | job.BackingOff | job.Finished, Field(discriminator="kind")]
 )
 _RESPONSE: TypeAdapter[response.ResponseState] = TypeAdapter(
-    Annotated[response.Absent | response.Unclaimed | response.Running | response.Ended, Field(discriminator="kind")]
+    Annotated[
+        response.AbsentResponse | response.Unclaimed | response.RunningResponse | response.Ended,
+        Field(discriminator="kind"),
+    ]
 )
 
 
-_RESPONSE_SIGHT: TypeAdapter[response.Sight] = TypeAdapter(response.Sight)
+_RESPONSE_SIGHT: TypeAdapter[response.SeenSoFar] = TypeAdapter(response.SeenSoFar)
 _PLAIN: dict[str, Any] = {
     "stream": False, "missing_patience_ms": 120_000, "stuck_after_ms": None, "stuck_factor": None, "include": [],
-    "window_ms": None, "released_at_ms": None, "sight": _RESPONSE_SIGHT.dump_python(response.Sight(), mode="json"),
+    "window_ms": None, "released_at_ms": None, "sight": _RESPONSE_SIGHT.dump_python(response.SeenSoFar(), mode="json"),
     "unpaid_ends": 0, "doubts": 0, "streak": 0, "streak_cause": None, "continuation_id": None, "unpaid_ends_max": 100,
     "doubts_max": 12, "on_account": "wait", "answered": False, "said": "", "code": None, "usage": None, "last": False,
     "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,

@@ -4,7 +4,7 @@ from schemas.base import FoundBy
 from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled
 from schemas.responses import ResponseClaimed, ResponseObserved
 from schemas.statuses import GIVEN_UP_STATUSES, SettledStatus
-from streams.fold.response_states import Running
+from streams.fold.response_states import RunningResponse
 
 
 def offered(event: ResponseObserved, job_id: str, attempt: int, tenant: str) -> AttemptAccepted:
@@ -37,7 +37,7 @@ def adoption_refused(
     )
 
 
-def told(state: Running, event: ResponseObserved, status: SettledStatus) -> AttemptSettled:
+def told(state: RunningResponse, event: ResponseObserved, status: SettledStatus) -> AttemptSettled:
     """Tell the job fold of the end of a response, or that the response is missing or stuck.
 
     The id is derived from the response: one fact per response for `missing`, `stuck` and the end each.
@@ -75,7 +75,7 @@ def told(state: Running, event: ResponseObserved, status: SettledStatus) -> Atte
     )
 
 
-def _without_end(state: Running, event: ResponseObserved, status: SettledStatus) -> str | None:
+def _without_end(state: RunningResponse, event: ResponseObserved, status: SettledStatus) -> str | None:
     sight = state.sight
     if status == "stuck" and sight.since_ms is not None:
         return f"it stood at {sight.status!r} for {event.at_ms - sight.since_ms} ms"

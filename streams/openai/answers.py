@@ -44,7 +44,7 @@ FaultKind = Literal["never_sent", "lost", "timeout", "unexpected"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProviderAnswer:
     """A complete HTTP answer. Header names are in lower case; `body` is parsed JSON or `NOT_JSON`."""
 
     status: int
@@ -68,7 +68,7 @@ class Fault:
     detail: str = ""
 
 
-Reply = Answer | Fault
+Reply = ProviderAnswer | Fault
 
 
 _GAVE_UP_4XX = frozenset({408, 499})
@@ -109,7 +109,7 @@ def read_cancel(
     reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
 ) -> Seen | NotCancelled | AskAgain | Refused:
     """The outcome of a cancel. An object that comes with HTTP 200 is an observation, whatever its status."""
-    if isinstance(reply, Answer) and reply.status in (400, 404, 405, 409, 422, 501):
+    if isinstance(reply, ProviderAnswer) and reply.status in (400, 404, 405, 409, 422, 501):
         return NotCancelled(_error_of(reply).code)
     answer = read_poll(reply, now_ms, job_id, rules)
     return NotCancelled("missing") if isinstance(answer, Missing) else answer
@@ -117,19 +117,19 @@ def read_cancel(
 
 def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused:
     """Why no stream came."""
-    if isinstance(reply, Answer) and reply.status == 400:
+    if isinstance(reply, ProviderAnswer) and reply.status == 400:
         return NotStreamable()
     read = read_poll(reply, now_ms)
     # Missing: not yet, or no more. Seen: an object where a stream was asked for.
     return read if isinstance(read, AskAgain | Refused) else AskAgain("no_stream")
 
 
-def _see(answer: Answer, rules: Iterable[Rule], job_id: str | None = None) -> Seen | Unseen:
+def _see(answer: ProviderAnswer, rules: Iterable[Rule], job_id: str | None = None) -> Seen | Unseen:
     seen = see(answer.body, answer.headers, job_id, rules)
     return replace(seen, whole=answer.whole) if isinstance(seen, Seen) else seen
 
 
-def _not_seen(answer: Answer, now_ms: int) -> AskAgain | Refused:
+def _not_seen(answer: ProviderAnswer, now_ms: int) -> AskAgain | Refused:
     error = _error_of(answer)
     wait_ms = retry_after_ms(answer.headers, now_ms)
     if answer.status == 401 or (answer.status == 403 and error.from_api):
@@ -152,7 +152,7 @@ class _Error:
     said: Said
 
 
-def _error_of(answer: Answer) -> _Error:
+def _error_of(answer: ProviderAnswer) -> _Error:
     """The error in an answer: OpenAI's form, others (`{"detail": …}`, `{"error": "…"}`, RFC 9457), or plain text."""
     body = answer.body
     inner = body.get("error") if isinstance(body, dict) else None
@@ -182,7 +182,7 @@ def _words(inner: Any, fields: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _taken(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rejected | Unknown:
+def _taken(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rejected | Unknown:
     """The outcome of a 2xx: a response that runs or has ended, an error object, or an unusable body."""
     body = answer.body
     if not isinstance(body, dict):
@@ -207,13 +207,13 @@ def _taken(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rej
     )
 
 
-def _unusable(answer: Answer, why: str) -> Unknown:
+def _unusable(answer: ProviderAnswer, why: str) -> Unknown:
     begins = answer.text if answer.body is NOT_JSON else repr(answer.body)
     said = shown(begins, ANSWER_CHARS_SHOWN) or "an empty body"
     return Unknown(f"{why}: http_{answer.status}", said, alarm=True)
 
 
-def _declined(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Rejected | Unknown:
+def _declined(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Rejected | Unknown:
     """The outcome of an error, with any HTTP status."""
     error, status = _error_of(answer), answer.status
     told_ms = retry_after_ms(answer.headers, now_ms)
@@ -236,7 +236,7 @@ def _declined(answer: Answer, now_ms: int, rules: Iterable[Rule]) -> Rejected | 
     )
 
 
-def _refuses(answer: Answer, error: _Error, told_ms: int) -> bool:
+def _refuses(answer: ProviderAnswer, error: _Error, told_ms: int) -> bool:
     """Whether the answer proves that the provider did not take the create."""
     status = answer.status
     if 200 <= status < 300 or status in (429, 501):

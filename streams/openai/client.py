@@ -24,11 +24,11 @@ from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
 from schemas.statuses import OPEN_RESPONSE_STATUSES
 from streams.answer_memory import holding
 from streams.openai.account import OpenAIAccount
-from streams.openai.answers import Answer, Fault, FaultKind, Reply
+from streams.openai.answers import Fault, FaultKind, ProviderAnswer, Reply
 from streams.openai.bounded import CUT, LARGE, AnswerLimits, is_event_stream, pieces_of
 from streams.openai.foreign_json import NOT_JSON, beginning, parse
 from streams.openai.large_reader import Large
-from streams.openai.requests import Requests
+from streams.openai.requests import RequestSender
 from streams.openai.sse import EventReader, EventTooLargeError
 from streams.openai.transport import HttpClient, tls_context, watched
 from streams.provider import CallLimits, CallMetrics, Operation
@@ -44,7 +44,7 @@ EVENT_BYTES_MAX = 16 << 20
 """Limit of one event. The first events contain the request's instructions and tools; the last one also the output."""
 
 Call = Callable[[], Awaitable[httpx2.Response]]
-Read = Callable[[httpx2.Response], Awaitable[Answer]]
+Read = Callable[[httpx2.Response], Awaitable[ProviderAnswer]]
 
 NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 """Errors without a connection, so that no request was sent. Judged by aiohttp's own error and the progress of the call:
@@ -76,7 +76,7 @@ class OpenAIClient:
         self._poll_timeout_s = limits.poll_timeout_ms / 1_000
         self._poll_timeouts = httpx2.Timeout(self._poll_timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
         self._answers = AnswerLimits.of(limits)
-        self._requests = Requests(make_sdk(account, limits.calls_max + CONNECTIONS_SPARE, self._answers))
+        self._requests = RequestSender(make_sdk(account, limits.calls_max + CONNECTIONS_SPARE, self._answers))
 
     async def create(
         self, request: Mapping[str, Any], *, job_id: str, attempt: int, tenant: str, timeout_ms: int, rest: bytes = b""
@@ -136,11 +136,11 @@ class OpenAIClient:
     async def _observed(self, operation: Operation, call: Call, timeout_s: float, read: Read | None = None) -> Reply:
         started_s = monotonic_s()
         reply = await reply_of(call, timeout_s, read or whole_answer, streams=read is not None)
-        status_class = f"{reply.status // 100}xx" if isinstance(reply, Answer) else reply.kind
+        status_class = f"{reply.status // 100}xx" if isinstance(reply, ProviderAnswer) else reply.kind
         self._metrics.request(operation, status_class, monotonic_s() - started_s)
         if isinstance(reply, Fault) and PROXY_REFUSED in reply.detail:
             self._metrics.alarm("proxy")
-        if isinstance(reply, Answer) and reply.cut:
+        if isinstance(reply, ProviderAnswer) and reply.cut:
             self._metrics.alarm("answer_too_large")
             log.error("answer_too_large", operation=operation, http_status=reply.status)
         return reply
@@ -228,7 +228,7 @@ def _names(error: BaseException) -> str:
     return f"{names}: {PROXY_REFUSED}{refusal.status} to CONNECT" if refusal is not None else names
 
 
-async def whole_answer(response: httpx2.Response) -> Answer:
+async def whole_answer(response: httpx2.Response) -> ProviderAnswer:
     return _answer(response)
 
 
@@ -242,12 +242,12 @@ class FirstAnswer:
 
     def __init__(self, answers: AnswerLimits) -> None:
         self._answers = answers
-        self.known: Answer | None = None
+        self.known: ProviderAnswer | None = None
         self._events = 0
         self._beginning = b""
         self._too_large = False
 
-    async def read(self, response: httpx2.Response) -> Answer:
+    async def read(self, response: httpx2.Response) -> ProviderAnswer:
         try:
             if not is_event_stream(response):
                 return _answer(response)
@@ -262,7 +262,7 @@ class FirstAnswer:
             self._too_large = True
         finally:
             await response.aclose()
-        return self.known or Answer(response.status_code, _headers(response), streamed=True, text=self._said())
+        return self.known or ProviderAnswer(response.status_code, _headers(response), streamed=True, text=self._said())
 
     async def _take(self, response: httpx2.Response, events: list[bytes], chunk: bytes) -> bool:
         """Take some events. True if the answer is complete."""
@@ -274,7 +274,9 @@ class FirstAnswer:
             if body is not None or (error is not None and self.known is None):
                 whole = read.text if body is not None else None
                 body_or_error = error if body is None else body
-                self.known = Answer(response.status_code, _headers(response), body_or_error, whole, streamed=True)
+                self.known = ProviderAnswer(
+                    response.status_code, _headers(response), body_or_error, whole, streamed=True
+                )
             # An error after a response object is no refusal: a poll must find out how the response ended.
             if error is not None or (body is not None and not _is_held(body)):
                 return True
@@ -313,14 +315,14 @@ def _headers(response: httpx2.Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
 
 
-def _answer(response: httpx2.Response) -> Answer:
+def _answer(response: httpx2.Response) -> ProviderAnswer:
     cut, large = CUT in response.extensions, response.extensions.get(LARGE)
     if isinstance(large, Large):
         body, whole = large.head, large.text
     else:
         body, whole = (beginning(response.content) or NOT_JSON) if cut else parse(response.content), None
     text = _text(response.content) if body is NOT_JSON else ""
-    return Answer(response.status_code, _headers(response), body, whole, text=text, cut=cut)
+    return ProviderAnswer(response.status_code, _headers(response), body, whole, text=text, cut=cut)
 
 
 def _text(content: bytes) -> str:

@@ -23,7 +23,7 @@ _OF_ONE_CALL: Final = frozenset(
 )
 
 
-class Requests:
+class RequestSender:
     """Makes and sends the requests of one account."""
 
     def __init__(self, sdk: AsyncOpenAI) -> None:

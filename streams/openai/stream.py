@@ -13,7 +13,7 @@ import httpx2
 
 from streams.answer_memory import Hold
 from streams.openai.account import OpenAIAccount
-from streams.openai.answers import Answer, Reply
+from streams.openai.answers import ProviderAnswer, Reply
 from streams.openai.bounded import AnswerLimits, is_event_stream, pieces_of
 from streams.openai.client import (
     CONNECT_TIMEOUT_S,
@@ -24,7 +24,7 @@ from streams.openai.client import (
     reply_of,
     whole_answer,
 )
-from streams.openai.requests import Requests
+from streams.openai.requests import RequestSender
 from streams.openai.sse import EventReader
 from streams.provider import CallLimits
 
@@ -38,7 +38,7 @@ class StreamEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened(Answer):
+class _Opened(ProviderAnswer):
     response: httpx2.Response
 
 
@@ -57,7 +57,7 @@ class OpenAIStreams:
         self._timeouts = httpx2.Timeout(
             self._open_timeout_s, read=silence_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S
         )
-        self._requests = Requests(make_sdk(account, limits.streams_max, answers))
+        self._requests = RequestSender(make_sdk(account, limits.streams_max, answers))
 
     @asynccontextmanager
     async def opened(self, response_id: str, after: int) -> AsyncIterator[AsyncIterator[StreamEvent] | Reply]:
@@ -75,7 +75,7 @@ class OpenAIStreams:
             connection.push_async_callback(response.aclose)
             return response
 
-        async def read(response: httpx2.Response) -> Answer:
+        async def read(response: httpx2.Response) -> ProviderAnswer:
             if is_event_stream(response):
                 return _Opened(response.status_code, response=response)
             return await whole_answer(response)

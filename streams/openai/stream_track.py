@@ -13,7 +13,7 @@ Rules, before the code:
 from typing import Any
 
 from schemas.partials import END_EVENTS, LIFECYCLE_EVENTS
-from streams.provider import Dropped, Ended, OpenAgain, StreamStep, Told, TooMuch
+from streams.provider import Dropped, OpenAgain, StreamEnded, StreamStep, Told, TooMuch
 
 NUMBER_MAX = 1 << 53
 
@@ -44,7 +44,7 @@ class Track:
                 self._doubted = number
                 return OpenAgain("disorder")
             self._sparse = True
-        return Ended(number) if kind in END_EVENTS else self._tell(kind, number, event, size_bytes)
+        return StreamEnded(number) if kind in END_EVENTS else self._tell(kind, number, event, size_bytes)
 
     def _tell(self, kind: str, number: int, event: dict[str, Any], size_bytes: int) -> Told | TooMuch:
         if kind in LIFECYCLE_EVENTS:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from schemas.base import Priority
-from streams.policy.lane_queue import WHY_OF_TENANT, Held, Lane, Rank, Why
-from streams.policy.limiter import NO_RATES, Limiter, Told, Wait
+from streams.policy.lane_queue import WHY_OF_TENANT, LaneQueue, Rank, ReservedAttempt, Why
+from streams.policy.limiter import NO_RATES, Limiter, LimitsTold, NotNow
 from streams.policy.limits import LimitRules
 from streams.policy.run_times import RunTimes
 from streams.policy.sizes import Asked, Sizes
@@ -66,9 +66,9 @@ class Admission:
     def __init__(self, rules: LimitRules, account: str) -> None:
         self._rules = rules
         self._account = account
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, LaneQueue] = {}
         self._waiters: dict[int, dict[bytes, Waiter]] = {}
-        self._held: dict[int, dict[bytes, Held]] = {}
+        self._held: dict[int, dict[bytes, ReservedAttempt]] = {}
         self._base = 1.0
         self.sizes = Sizes()
         self.run_times = RunTimes()
@@ -123,7 +123,7 @@ class Admission:
         return None if until_ms is None else NotYet(lane.why, max(1, until_ms - now_ms))
 
     def _next_of(
-        self, lane: Lane, rank: Rank, model: str, now_ms: int, gate: Callable[[str], int],
+        self, lane: LaneQueue, rank: Rank, model: str, now_ms: int, gate: Callable[[str], int],
         waits: Callable[[Place], bool],
     ) -> Grant | TooLate | Gone | NotYet | None:  # fmt: skip
         while (priority := rank.first()) is not None:
@@ -174,12 +174,12 @@ class Admission:
             own = self._of_tenant(lane, asked, now_ms)
             if own is not None:
                 own.in_flight += 1
-            self._hold(place, Held(asked, priority, 0.0, answered=True, accepted_at_ms=accepted_at_ms))
+            self._hold(place, ReservedAttempt(asked, priority, 0.0, answered=True, accepted_at_ms=accepted_at_ms))
             return
         tokens, weight = self.sizes.estimate(asked).tokens, self._rules.weight(asked.tenant)
         lane_ms = self._lane_ms(lane, asked.model, tokens)
         standing = lane.standing((priority, asked.tenant), weight, lane_ms, 1, now_ms)
-        self._reserve(lane, place, Held(asked, priority, tokens, standing, lane_ms), now_ms)
+        self._reserve(lane, place, ReservedAttempt(asked, priority, tokens, standing, lane_ms), now_ms)
 
     def may_spend(self, asked: Asked, now_ms: int) -> Why | None:
         """Whether an attempt that waits for no turn, such as a hedge, may begin now: None, or what it is short of.
@@ -200,7 +200,7 @@ class Admission:
         """Whether one more attempt could begin now, and takes the turn of none that waits."""
         return self.may_spend(asked, now_ms) is None
 
-    def accepted(self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0) -> None:
+    def accepted(self, place: Place, now_ms: int, told: LimitsTold | None = None, age_ms: int = 0) -> None:
         """The create was accepted. `told`: what its answer told of the limits, `age_ms` ago."""
         held = self._held.get(place[0], {}).get(place[1])
         if held is None or held.answered:
@@ -214,7 +214,7 @@ class Admission:
         lane.limiter.told(told, now_ms, age_ms=age_ms)
 
     def refused(
-        self, place: Place, now_ms: int, told: Told | None = None, age_ms: int = 0, *, limited: bool = False,
+        self, place: Place, now_ms: int, told: LimitsTold | None = None, age_ms: int = 0, *, limited: bool = False,
         told_ms: int = 0,
     ) -> None:  # fmt: skip
         """The create was refused, or never sent: what it reserved is given back. `told`: as in `accepted`."""
@@ -297,7 +297,7 @@ class Admission:
         return sum(map(len, self._waiters.values()))
 
     def _grant(
-        self, lane: Lane, waiter: Waiter, tokens: float, standing: Standing, now_ms: int, closed_ms: int
+        self, lane: LaneQueue, waiter: Waiter, tokens: float, standing: Standing, now_ms: int, closed_ms: int
     ) -> Grant | NotYet:  # fmt: skip
         if closed_ms:
             lane.why, waiter.delayed = "lane", True
@@ -305,10 +305,10 @@ class Admission:
         place = (waiter.partition, waiter.key)
         self.drop(place)
         lane_ms = self._lane_ms(lane, waiter.asked.model, tokens)
-        self._reserve(lane, place, Held(waiter.asked, waiter.priority, tokens, standing, lane_ms), now_ms)
+        self._reserve(lane, place, ReservedAttempt(waiter.asked, waiter.priority, tokens, standing, lane_ms), now_ms)
         return Grant(waiter, tokens, lane.why if waiter.delayed else "turn")
 
-    def _reserve(self, lane: Lane, place: Place, held: Held, now_ms: int) -> None:
+    def _reserve(self, lane: LaneQueue, place: Place, held: ReservedAttempt, now_ms: int) -> None:
         tokens, tenant = held.tokens, held.asked.tenant
         lane.limiter.take(tokens, now_ms, held.standing)
         own = self._of_tenant(lane, held.asked, now_ms)
@@ -318,16 +318,16 @@ class Admission:
         lane.served((held.priority, tenant), tokens, held.standing)
         lane.used(held, self._rules.weight(tenant), now_ms)
 
-    def _lane_ms(self, lane: Lane, model: str, tokens: float) -> float | None:
+    def _lane_ms(self, lane: LaneQueue, model: str, tokens: float) -> float | None:
         return lane.limiter.lane_ms(tokens, self.run_times.median_ms(model))
 
-    def _hold(self, place: Place, held: Held) -> None:
+    def _hold(self, place: Place, held: ReservedAttempt) -> None:
         self._held.setdefault(place[0], {})[place[1]] = held
 
-    def _take_held(self, place: Place) -> Held | None:
+    def _take_held(self, place: Place) -> ReservedAttempt | None:
         return self._held.get(place[0], {}).pop(place[1], None)
 
-    def _of_tenant(self, lane: Lane, asked: Asked, now_ms: int) -> Limiter | None:
+    def _of_tenant(self, lane: LaneQueue, asked: Asked, now_ms: int) -> Limiter | None:
         """The tenant's limiter; None if it has no limits of its own."""
         limiter = lane.tenants.get(asked.tenant)
         if limiter is None:
@@ -337,13 +337,13 @@ class Admission:
             limiter = lane.tenants[asked.tenant] = Limiter(rates, now_ms, lane.limiter.share)
         return limiter
 
-    def _lane(self, model: str, now_ms: int) -> Lane:
+    def _lane(self, model: str, now_ms: int) -> LaneQueue:
         lane = self._lanes.get(model)
         if lane is None:
             if len(self._lanes) >= LANES_MAX:
                 self._forget_idle()
             rates = self._rules.lane(self._account, model)
-            lane = self._lanes[model] = Lane(Limiter(rates, now_ms, self._base))
+            lane = self._lanes[model] = LaneQueue(Limiter(rates, now_ms, self._base))
         return lane
 
     def _forget_idle(self) -> None:
@@ -353,5 +353,5 @@ class Admission:
                 return
 
 
-def _ms(wait: Wait) -> int:
+def _ms(wait: NotNow) -> int:
     return ASK_AGAIN_MS if wait.ms is None else max(1, wait.ms)

@@ -29,7 +29,7 @@ WHY_OF_TENANT: Final[dict[Reason, Why]] = {
 
 
 @dataclass(slots=True)
-class Held:
+class ReservedAttempt:
     asked: Asked
     priority: Priority
     tokens: float
@@ -101,7 +101,7 @@ class Rank:
         return "ahead" if priority == "interactive" else "within"
 
 
-class Lane:
+class LaneQueue:
     def __init__(self, limiter: Limiter) -> None:
         self.limiter = limiter
         self.tenants: dict[str, Limiter] = {}
@@ -164,7 +164,7 @@ class Lane:
         """The jobs of a member that waits."""
         return self._rank_of[member].queue(member)
 
-    def used(self, held: Held, weight: float, now_ms: int) -> None:
+    def used(self, held: ReservedAttempt, weight: float, now_ms: int) -> None:
         """`held` begins. Its member goes to the other rank if it passes its share by that, or is below it again."""
         member = (held.priority, held.asked.tenant)
         if held.lane_ms is not None:
@@ -179,7 +179,7 @@ class Lane:
         if (group := rank.classes.get(member[0])) is not None:
             group.tenants.served(member[1], tokens)
 
-    def corrected(self, held: Held, used: float, lane_ms: float | None) -> None:
+    def corrected(self, held: ReservedAttempt, used: float, lane_ms: float | None) -> None:
         """What `held` reserved turned out to be `used`, and to keep the lane busy for `lane_ms`."""
         rank, tenant = self.rank(held.standing), held.asked.tenant
         rank.turns.corrected(held.priority, held.tokens, used)

@@ -75,7 +75,7 @@ NO_RATES = Rates()
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LimitsTold:
     """What an answer told of the limits. None: nothing."""
 
     requests_per_min: float | None = None
@@ -85,7 +85,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class NotNow:
     """Not now. `ms` is None where only the end of another attempt changes it."""
 
     reason: Reason
@@ -100,7 +100,7 @@ class Limiter:
     now_ms: int
     share: float = 1.0
     in_flight: int = 0
-    _told: Told = Told()
+    _told: LimitsTold = LimitsTold()
     _told_ms: int = 0
     _unanswered: float = 0.0
     """Tokens reserved by creates that have no answer yet."""
@@ -142,18 +142,18 @@ class Limiter:
         self.share = share
         self._fit(now_ms)
 
-    def wait(self, tokens: float, now_ms: int, standing: Standing = "within") -> Wait | None:
+    def wait(self, tokens: float, now_ms: int, standing: Standing = "within") -> NotNow | None:
         """Why a job of so many expected tokens may not go now; None if it may."""
         if self._concurrent is not None and self.in_flight >= self._concurrent:
-            return Wait("concurrent", None)
+            return NotNow("concurrent", None)
         if self._requests is not None and (wait_ms := self._requests.wait_ms(now_ms, standing)):
-            return Wait("requests_per_min", wait_ms)
+            return NotNow("requests_per_min", wait_ms)
         if self.rates.tokens_per_day is not None:
             self._to_day(now_ms)
             if self._day_used and self._day_used + tokens > self.rates.tokens_per_day * self.share:
-                return Wait("tokens_per_day", DAY_MS - now_ms % DAY_MS)
+                return NotNow("tokens_per_day", DAY_MS - now_ms % DAY_MS)
         if self._tokens is not None and (wait_ms := self._tokens.wait_ms(tokens, now_ms, standing)):
-            return Wait("tokens_per_min", wait_ms)
+            return NotNow("tokens_per_min", wait_ms)
         return None
 
     def lane_ms(self, tokens: float, run_ms: float) -> float | None:
@@ -236,7 +236,7 @@ class Limiter:
         if self._tokens is not None:
             self._tokens.correct(tokens - used, standing)
 
-    def told(self, told: Told | None, now_ms: int, *, age_ms: int = 0) -> None:
+    def told(self, told: LimitsTold | None, now_ms: int, *, age_ms: int = 0) -> None:
         """What the answer to a create told, `age_ms` ago. None: nothing.
 
         To be called after the answer's own `answered` or `refused`.
@@ -248,7 +248,7 @@ class Limiter:
                 self._fit(now_ms)
             return
         before, self._told_ms = self._told, now_ms
-        self._told = Told(
+        self._told = LimitsTold(
             told.requests_per_min or before.requests_per_min, told.tokens_per_min or before.tokens_per_min
         )
         if self._told != before:
@@ -329,7 +329,7 @@ class Limiter:
             self._day, self._day_used = day, 0.0
 
 
-NOTHING_TOLD = Told()
+NOTHING_TOLD = LimitsTold()
 
 
 def _least(*limits: float | None) -> float | None:

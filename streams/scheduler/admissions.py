@@ -17,7 +17,7 @@ from streams.fold.attempts import OutcomeUnknown, Running, Submitting
 from streams.fold.batch import JOB_FOLD, Folded
 from streams.fold.rows import decode_row
 from streams.policy.admission import Admission
-from streams.policy.limiter import Told
+from streams.policy.limiter import LimitsTold
 from streams.policy.sizes import Asked, asked_for
 from streams.policy.waiting import Place, Waiter
 
@@ -146,8 +146,8 @@ def asked_of(spec: job.Spec) -> tuple[Asked, Priority]:
     return asked_for(spec.tenant, spec.model, size_bytes, turn.output_tokens_max), turn.priority
 
 
-def told_of(limits: ToldLimits | None) -> Told | None:
-    return None if limits is None else Told(**limits.model_dump())
+def told_of(limits: ToldLimits | None) -> LimitsTold | None:
+    return None if limits is None else LimitsTold(**limits.model_dump())
 
 
 def waiter_of(partition: int, key: bytes, state: job.Waiting | job.BackingOff) -> Waiter:

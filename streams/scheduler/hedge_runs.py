@@ -43,7 +43,7 @@ class HedgeRuns:
                 state = RESPONSE_FOLD.decode_state(decode_row(row)[0])
             except ValidationError:
                 continue  # A newer release wrote it; `IndexedRows` counts it.
-            if isinstance(state, response.Running) and state.hedge is not None and state.released_at_ms is None:
+            if isinstance(state, response.RunningResponse) and state.hedge is not None and state.released_at_ms is None:
                 self._began(partition, key.decode(), state.hedge.model, state.claim.claimed_at_ms)
 
     def own(self, partitions: Collection[int]) -> None:

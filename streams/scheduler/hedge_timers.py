@@ -31,7 +31,7 @@ class HedgeTimers:
         if row is None or _HEDGE not in row:
             return self._polls(due, row, now_ms)
         state = RESPONSE_FOLD.decode_state(decode_row(row)[0])
-        if not isinstance(state, response.Running) or state.hedge is None:
+        if not isinstance(state, response.RunningResponse) or state.hedge is None:
             return self._polls(due, row, now_ms)
         row_due_ms = response.due_ms(state)
         assert row_due_ms is not None, "a running response has a next action"
@@ -50,7 +50,9 @@ class HedgeTimers:
             due_ms=row_due_ms, next_poll_at_ms=state.poll_at_ms, permit=permit,
         )  # fmt: skip
 
-    def _asked(self, response_id: str, state: response.Running, now_ms: int) -> tuple[HedgePermit | None, int | None]:
+    def _asked(
+        self, response_id: str, state: response.RunningResponse, now_ms: int
+    ) -> tuple[HedgePermit | None, int | None]:
         """A permission, or when to ask again."""
         hedge, claim = state.hedge, state.claim
         assert hedge is not None, "only such a response asks"

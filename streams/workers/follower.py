@@ -184,7 +184,7 @@ def _followed(partition: int, key: bytes, row: bytes | None) -> Followed | None:
     if row is None or MARK not in row:
         return None
     state = decode_response_state(decode_row(row)[0])
-    if not isinstance(state, response.Running) or not state.claim.stream:
+    if not isinstance(state, response.RunningResponse) or not state.claim.stream:
         return None
     claim = state.claim
     return Followed(key.decode(), claim.job_id, claim.attempt, claim.tenant, partition)

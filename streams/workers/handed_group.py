@@ -57,7 +57,7 @@ class HandedGroup(ConsumerGroup):
             for partition, records in self._handed(consumer, room).items():
                 found[partition] = [*found.get(partition, ()), *records]
             self._pause(consumer)
-        self._pace.saw(consumer, records=bool(found))
+        self._fetch_wait.saw(consumer, records=bool(found))
         return self._epoch, found
 
     async def _some(self, within_s: float) -> None:

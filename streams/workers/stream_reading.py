@@ -20,10 +20,10 @@ from schemas.partials import PartialOutput, TruncationReason
 from streams.provider import (
     AskAgain,
     Dropped,
-    Ended,
     NotStreamable,
     OpenAgain,
     Refused,
+    StreamEnded,
     StreamStep,
     Told,
     TooMuch,
@@ -162,7 +162,7 @@ class Following:
                     case OpenAgain():
                         self._metrics.lost(step.why)
                         return 0
-                    case Ended():
+                    case StreamEnded():
                         return _Over(end_number=step.number)
                     case TooMuch():
                         return self._truncated(step.why)

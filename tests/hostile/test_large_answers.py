@@ -12,7 +12,7 @@ import pytest
 
 from schemas.base import BlobBody
 from schemas.codec import canonical
-from streams.provider import Accepted, CallLimits, Ended, Rejected, TooMuch
+from streams.provider import Accepted, CallLimits, Rejected, StreamEnded, TooMuch
 from tests.hostile.pauses import least_pause_s
 from tests.hostile.test_huge_answers import MIB, followed, plain
 from tests.support.accounts import account_at, provider_of
@@ -117,7 +117,7 @@ LARGE_TEXT: Final = b'[{"text":"' + "😀".encode() * (EVENT_BYTES // 4) + b'"}]
 
 @pytest.mark.parametrize("output", [LARGE_TEXT, OUTPUTS["empty lists"]])
 def test_a_large_event_at_the_end_of_a_stream_ends_it(output: bytes) -> None:
-    assert followed(events(event("response.completed", output))) == Ended(0)
+    assert followed(events(event("response.completed", output))) == StreamEnded(0)
 
 
 def test_a_large_event_that_is_not_at_the_end_is_not_published_in_part() -> None:

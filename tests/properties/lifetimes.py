@@ -62,7 +62,7 @@ class Life:
         step: Any
         for fact in facts:
             if fact.topic == ResponseClaimed.topic:
-                before = self.responses.get(fact.key, response.Absent())
+                before = self.responses.get(fact.key, response.AbsentResponse())
                 step = response.step(before, fact)  # type: ignore[arg-type]
                 self.responses[fact.key] = step.state
             else:

@@ -31,8 +31,8 @@ def _submits_again(state: Any, event: Any) -> Step[Any]:
 
 def _claims_again(state: Any, event: Any) -> Step[Any]:
     """Dedupe off: a repeated claim begins the response anew."""
-    known = isinstance(state, response.Running | response.Ended)
-    return response.step(response.Absent() if known and isinstance(event, ResponseClaimed) else state, event)
+    known = isinstance(state, response.RunningResponse | response.Ended)
+    return response.step(response.AbsentResponse() if known and isinstance(event, ResponseClaimed) else state, event)
 
 
 def _webhooks_again(state: Any, event: Any) -> Step[Any]:
@@ -52,7 +52,7 @@ def _result_at_every_completed(state: Any, event: Any) -> Step[Any]:
 def _settles_again(state: Any, event: Any) -> Step[Any]:
     """Each poll of an ended response settles it once more."""
     if isinstance(state, response.Ended) and isinstance(event, ResponseObserved) and event.outcome == "completed":
-        return response.step(response.Running(state.claim, 0), event)
+        return response.step(response.RunningResponse(state.claim, 0), event)
     return response.step(state, event)
 
 
@@ -101,7 +101,7 @@ def _any_tenant(state: Any, event: Any) -> Step[Any]:
 
 def _believes_webhooks(state: Any, event: Any) -> Step[Any]:
     """A webhook is taken for the proof."""
-    if isinstance(state, response.Running) and isinstance(event, WebhookReceived):
+    if isinstance(state, response.RunningResponse) and isinstance(event, WebhookReceived):
         seen = ResponseObserved(
             id=event.id, at_ms=event.at_ms, response_id=event.response_id, command_id="", outcome="completed",
             response=REQUEST, next_poll_at_ms=event.at_ms,

@@ -17,7 +17,7 @@ from streams.fold.job_states import Waiting
 from streams.fold.step import Ignored
 from streams.policy.admission import Admission, Grant
 from streams.policy.buckets import BURST_S
-from streams.policy.limiter import Limiter, Rates, Told
+from streams.policy.limiter import Limiter, LimitsTold, Rates
 from streams.policy.limits import read_rules
 from tests.properties.test_admission import TOKENS, granted, waiter
 from tests.support.builders import T0, submitted
@@ -50,7 +50,7 @@ def test_a_clock_that_steps_back_gives_no_more_than_the_time_that_passed(steps_m
             limiter.take(TOKENS, now_ms)
             taken += TOKENS
         limiter.told(
-            Told(tokens_left=random.choice((None, 0.0, 1e9))), now_ms, age_ms=random.choice((-90_000, 0, 90_000))
+            LimitsTold(tokens_left=random.choice((None, 0.0, 1e9))), now_ms, age_ms=random.choice((-90_000, 0, 90_000))
         )
     assert taken <= PER_MIN * latest_ms / MINUTE + TOKENS + 1e-6
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.base import Cause
 from schemas.jobs import JobPolicy
-from streams.openai.answers import Answer, read_poll
+from streams.openai.answers import ProviderAnswer, read_poll
 from streams.openai.causes import CAUSE_OF_CODE
 from streams.policy.retry import ODD_TRIES_MAX, TOLD_JITTER_MS_MAX
 from streams.provider import AskAgain, Missing, Refused
@@ -122,7 +122,7 @@ def test_a_poll_that_hears_something_else_ends_nothing(cause: Cause, told_ms: in
 
 
 ANSWERS = st.builds(
-    lambda status, code, told, shape: Answer(status, {"retry-after": str(told)} if told else {}, shape(code)),
+    lambda status, code, told, shape: ProviderAnswer(status, {"retry-after": str(told)} if told else {}, shape(code)),
     st.sampled_from((400, 401, 402, 403, 404, 408, 409, 423, 425, 429, 500, 501, 502, 503, 504, 507, 529)),
     st.sampled_from(sorted(CAUSE_OF_CODE)),
     st.integers(0, 200_000),

@@ -236,7 +236,7 @@ class World(Invariants):
         log: LogName = "responses" if event.topic == ResponseClaimed.topic else "jobs"
         book = self.books.get((log, event.key))
         if book is None:
-            absent = response.Absent() if log == "responses" else job.Absent()
+            absent = response.AbsentResponse() if log == "responses" else job.Absent()
             book = self.books[log, event.key] = Book(absent)
         before, step = book.state, self.response_step if log == "responses" else self.job_step
         done = step(before, event)
@@ -255,7 +255,7 @@ class World(Invariants):
     def refold(self, log: LogName, key: str) -> None:
         """I4: the log folded from the beginning gives the same bytes and the same outputs."""
         book = self.books[log, key]
-        state: Any = response.Absent() if log == "responses" else job.Absent()
+        state: Any = response.AbsentResponse() if log == "responses" else job.Absent()
         step = self.response_step if log == "responses" else self.job_step
         for fact, done in zip(book.facts, book.steps, strict=True):
             again = step(state, fact)
@@ -294,7 +294,7 @@ def _timer(log: LogName, key: str, due_ms: int, at_ms: int, state: Any) -> Messa
     """A timer that asks for a hedge has the permission. Any other one says when to ask."""
     if log == "jobs":
         return build.job_timer(due_ms, at_ms, key)
-    hedge = state.hedge if isinstance(state, response.Running) else None
+    hedge = state.hedge if isinstance(state, response.RunningResponse) else None
     stamp: dict[str, Any] = {}
     if hedge is not None:
         asks = hedge.ask_at_ms is not None and hedge.ask_at_ms <= at_ms

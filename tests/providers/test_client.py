@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backstop.dev.ports import Ports
-from streams.openai.answers import Answer, read_create, read_poll
+from streams.openai.answers import ProviderAnswer, read_create, read_poll
 from streams.openai.client import OpenAIClient
 from streams.provider import Accepted, Seen
 from tests.providers.servers import LiteLlm, Ogx, Stub
@@ -66,7 +66,7 @@ async def _created(client: OpenAIClient, provider: Provider, prompt: str) -> Any
         {"model": provider.model, "input": prompt}, job_id="job_1", attempt=1, tenant="acme",
         timeout_ms=CREATE_TIMEOUT_MS,
     )  # fmt: skip
-    assert isinstance(answer, Answer), answer
+    assert isinstance(answer, ProviderAnswer), answer
     assert answer.status == 200, answer
     return answer.body
 
@@ -82,7 +82,7 @@ def test_a_created_response_is_found_by_its_id_with_its_metadata(name: str, prov
 
             async def ended() -> Any:
                 answer = await client.retrieve(created["id"], include=("message.output_text.logprobs",))
-                assert isinstance(answer, Answer), answer
+                assert isinstance(answer, ProviderAnswer), answer
                 assert answer.status == 200, answer
                 return answer.body if answer.body["status"] == "completed" else None
 
@@ -109,14 +109,14 @@ def test_a_missing_and_an_ended_response_are_answered_without_an_error(
 
             async def ended() -> bool:
                 answer = await client.retrieve(created["id"])
-                return isinstance(answer, Answer) and answer.body["status"] == "completed"
+                return isinstance(answer, ProviderAnswer) and answer.body["status"] == "completed"
 
             await eventually(ended, 60)
             return [await client.retrieve("resp_nowhere"), await client.cancel(created["id"])]
 
     missing, late = asyncio.run(scenario())
-    assert isinstance(missing, Answer), missing
-    assert isinstance(late, Answer), late
+    assert isinstance(missing, ProviderAnswer), missing
+    assert isinstance(late, ProviderAnswer), late
     assert 400 <= missing.status < 600, missing
     assert 400 <= late.status < 600, late
 
@@ -162,7 +162,7 @@ def test_a_killed_ogx_does_not_resume_its_responses_and_still_reports_them_as_op
             statuses = []
             for response in created:
                 answer = await client.retrieve(response["id"])
-                assert isinstance(answer, Answer), answer
+                assert isinstance(answer, ProviderAnswer), answer
                 statuses.append(answer.body["status"])
             assert stub.calls().total() == runs
             return statuses

@@ -36,7 +36,7 @@ class Refold:
         if log == "jobs":
             done = job.step(self.rows.get((log, key), job.Absent()), decode(JOB_FACT, value))
         else:
-            done = response.step(self.rows.get((log, key), response.Absent()), decode(RESPONSE_FACT, value))
+            done = response.step(self.rows.get((log, key), response.AbsentResponse()), decode(RESPONSE_FACT, value))
         self.rows[log, key] = done.state
         return done
 

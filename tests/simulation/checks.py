@@ -236,7 +236,9 @@ class Checks:
                     continue
                 told = {f"{record.message_id}/observed", f"{record.message_id}/failed"} & facts
                 state = self._responses.states.get(record.key or b"")
-                if record.message_id.endswith("/cancel") and isinstance(state, response.Running | response.Ended):
+                if record.message_id.endswith("/cancel") and isinstance(
+                    state, response.RunningResponse | response.Ended
+                ):
                     continue  # It may have expired: its row's timer polls again, or nothing is left to cancel.
                 if not told and told_ms.get(record.key, -1) < record.timestamp_ms - SKEW_MS:
                     self._fail("skipped", f"poll {record.message_id} is committed and made no fact")

@@ -18,7 +18,7 @@ from backstop.readmodel.database import FencedError
 from backstop.readmodel.parse import parse
 from backstop.readmodel.schema import statements
 from backstop.readmodel.sqlite import SqliteConnection
-from backstop.readmodel.store import Move, Owned
+from backstop.readmodel.store import Move, OwnedPartition
 from schemas.codec import PoisonError
 from tests.simulation.broker import Broker, Record
 from tests.simulation.chaos import EPOCH_MS, Met
@@ -54,7 +54,7 @@ class ReadModel:
             if not (unguarded and "TRIGGER" in statement):
                 self._raw.execute(statement)
         self.conn = (_Unguarded if unguarded else SqliteConnection)(self._raw)
-        self._owned: dict[Place, Owned] = {}
+        self._owned: dict[Place, OwnedPartition] = {}
         self.repeated: list[str] = []
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class ReadModel:
         self._done(place, records, writes)
 
     def _done(self, place: Place, records: Sequence[Record], writes: Writes) -> None:
-        self._owned[place] = Owned(records[-1].offset + 1, self._owned[place].epoch)
+        self._owned[place] = OwnedPartition(records[-1].offset + 1, self._owned[place].epoch)
         self.repeated += writes.repeated_results
 
     def _crash(self, place: Place, records: Sequence[Record]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from streams.openai.answers import Answer, Fault, Reply
+from streams.openai.answers import Fault, ProviderAnswer, Reply
 from streams.openai.foreign_json import NOT_JSON
 from tests.simulation.chaos import EPOCH_MS, Chaos, Life
 
@@ -227,8 +227,8 @@ class Provider:
         return body | changes
 
 
-def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Answer:
-    return Answer(status, headers or {}, {"error": {"code": code, "message": "no"}})
+def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> ProviderAnswer:
+    return ProviderAnswer(status, headers or {}, {"error": {"code": code, "message": "no"}})
 
 
 HEARD: dict[str, Reply] = {
@@ -238,32 +238,32 @@ HEARD: dict[str, Reply] = {
     "timeout": Fault("timeout"),
     "408": _error(408, "timeout"),
     "500": _error(500, "server_error"),
-    "502": Answer(502, {}, NOT_JSON),
+    "502": ProviderAnswer(502, {}, NOT_JSON),
     "503": _error(503, "server_error"),
-    "504": Answer(504, {}, NOT_JSON),
+    "504": ProviderAnswer(504, {}, NOT_JSON),
     "503_overloaded": _error(503, "server_is_overloaded", {"retry-after": "1"}),
     "429": _error(429, "rate_limit_exceeded", {"retry-after": "0.5"}),
     "429_long": _error(429, "rate_limit_exceeded", {"retry-after": "20"}),
     "429_quota": _error(429, "insufficient_quota"),
     "429_billing": _error(429, "billing_not_active"),
     "503_wait": _error(503, "slow_down", {"retry-after": "10"}),
-    "529": Answer(529, {}, NOT_JSON),
+    "529": ProviderAnswer(529, {}, NOT_JSON),
     "400_locked": _error(400, "conversation_locked"),
-    "400_queue_full": Answer(400, {}, {"detail": "The queue is full. Try again later."}),
-    "200_error": Answer(
+    "400_queue_full": ProviderAnswer(400, {}, {"detail": "The queue is full. Try again later."}),
+    "200_error": ProviderAnswer(
         200, {}, {"error": {"code": "server_error", "message": "no", "type": "server_error", "param": None}}
     ),
-    "html_403": Answer(403, {}, NOT_JSON),
+    "html_403": ProviderAnswer(403, {}, NOT_JSON),
     "400": _error(400, "invalid_request"),
     "401": _error(401, "invalid_api_key"),
     "404": _error(404, "not_found"),
     "409": _error(409, "conflict"),
-    "307": Answer(307, {}, NOT_JSON),
-    "empty": Answer(200, {}, {}),
-    "html": Answer(200, {}, NOT_JSON),
-    "null": Answer(200, {}, None),
-    "list": Answer(200, {}, [1]),
-    "no_content": Answer(204, {}, NOT_JSON),
+    "307": ProviderAnswer(307, {}, NOT_JSON),
+    "empty": ProviderAnswer(200, {}, {}),
+    "html": ProviderAnswer(200, {}, NOT_JSON),
+    "null": ProviderAnswer(200, {}, None),
+    "list": ProviderAnswer(200, {}, [1]),
+    "no_content": ProviderAnswer(204, {}, NOT_JSON),
 }
 """Fault of a call → the reply that the client gets."""
 
@@ -312,10 +312,10 @@ class Client:
             await asyncio.sleep(CREATE_TIMEOUT_S)
         await life.point("create.answer")
         if fault == "accepted_unknown_status":
-            return Answer(200, {}, self._provider.shown(response, status="pondering"))
+            return ProviderAnswer(200, {}, self._provider.shown(response, status="pondering"))
         if fault in ("accepted_409", "accepted_503"):  # An error object would say that it was not accepted.
-            return Answer(int(fault.removeprefix("accepted_")), {}, NOT_JSON)
-        return HEARD.get(fault.removeprefix("accepted_")) or Answer(200, {}, self._provider.shown(response))
+            return ProviderAnswer(int(fault.removeprefix("accepted_")), {}, NOT_JSON)
+        return HEARD.get(fault.removeprefix("accepted_")) or ProviderAnswer(200, {}, self._provider.shown(response))
 
     async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
         life, chaos = self._life, self._life.chaos
@@ -344,15 +344,15 @@ class Client:
             return HEARD["404"]
         match fault:
             case "unknown_status":
-                return Answer(200, {}, self._provider.shown(response, status="pondering"))
+                return ProviderAnswer(200, {}, self._provider.shown(response, status="pondering"))
             case "regress" if response.shown_end:
-                return Answer(200, {}, self._provider.shown(response, status="in_progress", output=[]))
+                return ProviderAnswer(200, {}, self._provider.shown(response, status="in_progress", output=[]))
             case "another_id":
-                return Answer(200, {}, self._provider.shown(response, id="resp_other"))
+                return ProviderAnswer(200, {}, self._provider.shown(response, id="resp_other"))
             case "no_output":
-                return Answer(200, {}, self._provider.shown(response, output=None))
+                return ProviderAnswer(200, {}, self._provider.shown(response, output=None))
             case _:
-                return Answer(200, {}, self._provider.shown(response))
+                return ProviderAnswer(200, {}, self._provider.shown(response))
 
     async def cancel(self, response_id: str) -> Reply:
         life, chaos = self._life, self._life.chaos
@@ -366,10 +366,12 @@ class Client:
         elif fault in HEARD:
             reply = HEARD[fault]
         elif fault == "runs_on":
-            reply = Answer(200, {}, self._provider.shown(response))
+            reply = ProviderAnswer(200, {}, self._provider.shown(response))
         else:
             self._provider.cancel(response)
-            reply = Fault("lost") if fault == "accepted_lost" else Answer(200, {}, self._provider.shown(response))
+            reply = (
+                Fault("lost") if fault == "accepted_lost" else ProviderAnswer(200, {}, self._provider.shown(response))
+            )
             if chaos.chance(chaos.mixture.cancel_fault / 3) and response.cancelled:
                 chaos.met.add("cancelled then completed")
                 response.cancelled = False

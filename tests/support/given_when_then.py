@@ -55,7 +55,7 @@ def given_state(state: State) -> Given:
 
 def fold(events: Sequence[Message]) -> Any:
     """The state after these facts, all of one job or all of one response."""
-    state: State = response.Absent() if events[0].topic == ResponseClaimed.topic else job.Absent()
+    state: State = response.AbsentResponse() if events[0].topic == ResponseClaimed.topic else job.Absent()
     for event in events:
         state = fold_one(state, event).state
     return state

@@ -115,7 +115,7 @@ def _shape(state: Any) -> tuple[Any, ...]:
             return (state.kind, kinds, counts, hedged, state.spec.request is None, getattr(state, "last", None))
         case job.Finished():
             return (state.kind, len(state.uncounted) > 0)
-        case response.Running():
+        case response.RunningResponse():
             sight = (state.sight.status, state.sight.told, state.sight.missing_since_ms is None)
             hedge = state.hedge and (state.hedge.permit is None)
             due = (state.poll_at_ms >= state.claim.last_poll_at_ms, state.poll_at_ms >= DEADLINE + FORGET_AFTER)
@@ -182,7 +182,7 @@ def _response_facts(state: response.ResponseState) -> Iterator[tuple[str, Messag
         yield "ResponseObserved (odd)", observed(AT + late_ms, "odd", raw_status="paused")
     for status in ("completed", "failed", "incomplete", "cancelled"):
         yield "ResponseObserved (ended)", observed(AT, status, raw_status=status)
-    adopted_elsewhere = isinstance(state, response.Running) and state.claim.made_elsewhere
+    adopted_elsewhere = isinstance(state, response.RunningResponse) and state.claim.made_elsewhere
     if isinstance(state, response.Unclaimed) or adopted_elsewhere:
         other: Any = OTHER_JOB
         yield "ResponseObserved (names another job)", observed(AT, raw_status="completed", **other)
@@ -190,7 +190,7 @@ def _response_facts(state: response.ResponseState) -> Iterator[tuple[str, Messag
     if due is not None:
         yield "ResponseTimerFired", response_timer(due)
         yield "ResponseTimerFired", response_timer(due, next_poll_at_ms=DEADLINE + FORGET_AFTER)
-        if isinstance(state, response.Running) and state.hedge is not None:
+        if isinstance(state, response.RunningResponse) and state.hedge is not None:
             yield "ResponseTimerFired (permits a hedge)", response_timer(due, permit=PERMIT)
 
 
@@ -199,7 +199,7 @@ def _job_node(state: job.JobState) -> str:
 
 
 def _response_node(state: response.ResponseState) -> str:
-    released = isinstance(state, response.Running) and state.released_at_ms is not None
+    released = isinstance(state, response.RunningResponse) and state.released_at_ms is not None
     return "released" if released else state.kind
 
 
@@ -228,7 +228,7 @@ def _of_attempts(before: Any, after: Any) -> Iterator[tuple[str, str]]:
 
 
 JOB = Machine(job.Absent(), job.step, _job_facts, _job_node)
-RESPONSE = Machine(response.Absent(), response.step, _response_facts, _response_node)
+RESPONSE = Machine(response.AbsentResponse(), response.step, _response_facts, _response_node)
 JOB_NODES = ("absent", "waiting", "submitting", "unknown", "running", "backing_off", "finished")
 ATTEMPT_NODES = ("absent", "submitting", "outcome_unknown", "running", "abandoned", "given_up", "over")
 RESPONSE_NODES = ("absent", "unclaimed", "running", "released", "ended")

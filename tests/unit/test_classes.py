@@ -14,12 +14,6 @@ PARAMETERS_MAX: Final = 8
 NOT_OURS: Final = {"PartitionRecords"}
 """Its constructor has the parameters that aiokafka calls it with."""
 
-SHARED: Final = {
-    "Absent", "Answer", "Claim", "Ended", "Held", "KnownJob", "Lane", "Owned", "Requests", "Running", "Sight",
-    "Told", "Wait", "Webhooks",
-}  # fmt: skip
-"""Still in two packages, each of which imports its own only. No name may be added."""
-
 
 def classes() -> Iterator[tuple[str, ast.ClassDef]]:
     for package in PACKAGES:
@@ -34,8 +28,7 @@ def test_no_two_classes_have_the_same_name() -> None:
     for place, node in classes():
         places[node.name].append(place)
     assert len(places) > 500
-    assert {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED} == {}
-    assert [name for name in SHARED if len(places[name]) < 2] == [], "no longer shared"
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_no_constructor_has_more_parameters_than_a_reader_keeps_in_mind() -> None:

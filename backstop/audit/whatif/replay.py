@@ -195,7 +195,7 @@ class Replay:
                 moved_ms = entry.moved_ms or 0
                 return self._stamps.accepted(fact, recorded=recorded, moved_ms=moved_ms)
             case ResponseTimerFired(), None:
-                state = self._states.get(("responses", fact.key), response.Absent())
+                state = self._states.get(("responses", fact.key), response.AbsentResponse())
                 given = fact if recorded else None
                 return self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, given)
             case ((JobSubmitted() | ResponseAdopted()), None):

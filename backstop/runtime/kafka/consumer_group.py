@@ -18,7 +18,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace
+from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait
 from backstop.runtime.kafka.lifetimes import started
 from backstop.runtime.process.identity import own_name
 from backstop.runtime.records import Partition, Record, record_of
@@ -55,7 +55,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     def __init__(
         self, settings: RuntimeSettings, *, topics: Sequence[str], group: str, session_timeout_ms: int = 10_000,
-        moving: Callable[[], Awaitable[None]] | None = None, pace: FetchPace | None = None,
+        moving: Callable[[], Awaitable[None]] | None = None, pace: FetchWait | None = None,
         consumer: Callable[..., Any] = AIOKafkaConsumer, **options: Any,
     ) -> None:  # fmt: skip
         """:param moving: is awaited before and after partitions move.
@@ -81,7 +81,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         }
         self._moving = moving
         self._consumer: Any = None
-        self._pace = pace or FetchPace()
+        self._fetch_wait = pace or FetchWait()
         self._commit_lock = asyncio.Lock()
         self._epoch = 0
         self._open = False
@@ -131,7 +131,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """At most `records_max` new records; none if none came within `wait_ms`, or during a rebalance."""
         consumer = self._live()
         batches = await consumer.getmany(timeout_ms=wait_ms, max_records=records_max)
-        self._pace.saw(consumer, records=bool(batches))
+        self._fetch_wait.saw(consumer, records=bool(batches))
         if not self._open:
             # A rebalance is under way: the next owner reads these records again.
             return GroupRecords(self._epoch)

@@ -9,7 +9,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FETCH_GAP_MS, GatheringPace
+from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FETCH_GAP_MS, GatheringPace
 from backstop.runtime.kafka.lifetimes import running
 from backstop.runtime.settings import RuntimeSettings
 

@@ -4,7 +4,7 @@ from backstop.readmodel import queries, store
 from backstop.readmodel.batch import ParsedRecord, Writes
 from backstop.readmodel.database import Database
 from backstop.readmodel.rows import JobRow
-from backstop.readmodel.store import Move, Owned
+from backstop.readmodel.store import Move, OwnedPartition
 from tests.unit.backstop.readmodel.conftest import NOW_MS
 
 PARTITIONS = (("jobs", 0), ("responses", 0), ("results", 0), ("dead-letters", 0))
@@ -13,7 +13,7 @@ PARTITIONS = (("jobs", 0), ("responses", 0), ("results", 0), ("dead-letters", 0)
 class Projection:
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.owned: dict[tuple[str, int], Owned] = {}
+        self.owned: dict[tuple[str, int], OwnedPartition] = {}
 
     async def take_over(self) -> "Projection":
         await self.database.open()
@@ -35,7 +35,7 @@ class Projection:
         ]
         writes = await self.database.write(lambda conn: store.apply(conn, moves, records, now_ms, self.database.build))
         for move in moves:
-            self.owned[move.topic, move.partition] = Owned(move.new, move.epoch)
+            self.owned[move.topic, move.partition] = OwnedPartition(move.new, move.epoch)
         return writes
 
     async def row(self, job_id: str, tenant: str = "default") -> JobRow | None:

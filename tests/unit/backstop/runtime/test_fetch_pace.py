@@ -7,7 +7,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
 
-from backstop.runtime.kafka.fetch_pace import BUSY_WAIT_MS, FetchPace, GatheringPace
+from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait, GatheringPace
 
 HERE, THERE = 1, 2
 ALL = [TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("results", 0)]
@@ -43,7 +43,7 @@ class Fetcher:
         return fetches, {}, self._fetcher_timeout, False, []
 
 
-def paced(pace: FetchPace, fetcher: Fetcher) -> Any:
+def paced(pace: FetchWait, fetcher: Fetcher) -> Any:
     """A function that asks the fetcher what to fetch, as aiokafka does."""
     pace.saw(SimpleNamespace(_fetcher=fetcher), records=True)
 
@@ -59,8 +59,8 @@ def held_ms(fetches: list[Any]) -> dict[int, int]:
     return {node: request.build(FetchRequest_v11).max_wait_time for node, request in fetches}
 
 
-@pytest.mark.parametrize("pace", [FetchPace(), GatheringPace(60_000)])
-def test_a_fetch_starts_a_gap_after_the_one_before(pace: FetchPace) -> None:
+@pytest.mark.parametrize("pace", [FetchWait(), GatheringPace(60_000)])
+def test_a_fetch_starts_a_gap_after_the_one_before(pace: FetchWait) -> None:
     ask = paced(pace, Fetcher(ALL))
     first, second = ask(), ask()
     assert first.fetches
@@ -69,7 +69,7 @@ def test_a_fetch_starts_a_gap_after_the_one_before(pace: FetchPace) -> None:
 
 
 def test_a_busy_consumer_lets_the_broker_hold_a_fetch_for_a_moment_only() -> None:
-    assert held_ms(paced(FetchPace(), Fetcher(ALL))().fetches) == {HERE: BUSY_WAIT_MS}
+    assert held_ms(paced(FetchWait(), Fetcher(ALL))().fetches) == {HERE: BUSY_WAIT_MS}
 
 
 def test_a_gathering_reader_lets_the_broker_hold_a_fetch_of_all_partitions() -> None:

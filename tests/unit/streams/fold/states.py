@@ -115,14 +115,14 @@ def unheard_of(attempt: int = 1) -> AttemptBrief:
 CLAIM_AT = T0 + 100
 
 
-def claim(claimed_at_ms: int = CLAIM_AT, attempt: int = 1) -> response.Claim:
-    return response.Claim(
+def claim(claimed_at_ms: int = CLAIM_AT, attempt: int = 1) -> response.ResponseClaim:
+    return response.ResponseClaim(
         JOB, attempt, TENANT, claimed_at_ms, DEADLINE - 10_000, POLICY.missing_grace_ms, FORGET_AFTER
     )  # fmt: skip
 
 
-def webhooks(first_at_ms: int, *ids: str, ended_at_ms: int | None = None) -> response.Webhooks:
-    return response.Webhooks(ids or ("wh_1",), first_at_ms, ended_at_ms)
+def webhooks(first_at_ms: int, *ids: str, ended_at_ms: int | None = None) -> response.ReceivedWebhooks:
+    return response.ReceivedWebhooks(ids or ("wh_1",), first_at_ms, ended_at_ms)
 
 
 def poll(at_ms: int, cause: str, reason: Any, polls: int = 0, **changes: Any) -> RetrieveResponse:

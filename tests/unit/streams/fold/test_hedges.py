@@ -278,14 +278,16 @@ def test_a_row_with_a_hedge_comes_back() -> None:
 # ---- the response
 
 ASK_AT = T0 + 190_000
-RUNNING = response.Running(claim(), CLAIM_AT + 200_000, hedge=Hedge(MODEL, ASK_AT))
+RUNNING = response.RunningResponse(claim(), CLAIM_AT + 200_000, hedge=Hedge(MODEL, ASK_AT))
 PERMITTED = replace(RUNNING, polls=1, hedge=Hedge(MODEL, None, PERMIT, ASK_AT + 20))
 PASSED_ON = hedge_permitted(ASK_AT + 500, id=f"{RESP}/hedge/{ASK_AT + 20}")
 
 
 def test_a_claim_with_terms_asks_at_its_time() -> None:
-    state = response.step(response.Absent(), claimed(CLAIM_AT, hedge=HedgeTerms(model=MODEL, at_ms=CLAIM_AT + 9))).state
-    assert isinstance(state, response.Running)
+    state = response.step(
+        response.AbsentResponse(), claimed(CLAIM_AT, hedge=HedgeTerms(model=MODEL, at_ms=CLAIM_AT + 9))
+    ).state
+    assert isinstance(state, response.RunningResponse)
     assert state.hedge == Hedge(MODEL, CLAIM_AT + 9)
     assert response.due_ms(state) == CLAIM_AT + 9
 
@@ -294,7 +296,7 @@ def test_without_a_time_the_poll_is_due_and_its_timer_sets_one() -> None:
     unknown_yet = replace(RUNNING, hedge=Hedge(MODEL, None))
     assert response.due_ms(unknown_yet) == RUNNING.poll_at_ms
     polled = response.step(unknown_yet, response_timer(RUNNING.poll_at_ms, hedge_at_ms=RUNNING.poll_at_ms + 7))
-    assert isinstance(polled.state, response.Running)
+    assert isinstance(polled.state, response.RunningResponse)
     assert polled.state.hedge == Hedge(MODEL, RUNNING.poll_at_ms + 7)
     assert len(polled.outputs) == 1
 
@@ -307,7 +309,7 @@ def test_a_permission_makes_a_poll_and_leaves_the_schedule_alone() -> None:
 def test_the_timer_of_a_poll_may_have_the_permission_too() -> None:
     due = RUNNING.poll_at_ms
     done = response.step(replace(RUNNING, hedge=Hedge(MODEL, due + 5)), response_timer(due, permit=PERMIT))
-    assert isinstance(done.state, response.Running)
+    assert isinstance(done.state, response.RunningResponse)
     assert done.state.hedge == Hedge(MODEL, None, PERMIT, due)
     assert len(done.outputs) == 1
 
@@ -329,7 +331,7 @@ def test_an_observation_of_a_response_that_runs_passes_the_permission_on_once() 
     running = observed(ASK_AT + 500, "running", raw_status="in_progress", next_poll_at_ms=DEADLINE)
     done = response.step(PERMITTED, running)
     assert done.outputs == (PASSED_ON,)
-    assert isinstance(done.state, response.Running)
+    assert isinstance(done.state, response.RunningResponse)
     assert done.state.hedge is None
     assert response.step(done.state, running).outputs == ()
 
@@ -347,7 +349,7 @@ def test_an_observation_of_a_response_that_runs_passes_the_permission_on_once() 
 def test_other_observations_do_not(event: Any) -> None:
     done = response.step(PERMITTED, event)
     assert not any(isinstance(output, HedgePermitted) for output in done.outputs)
-    assert isinstance(done.state, response.Running)
+    assert isinstance(done.state, response.RunningResponse)
     assert done.state.hedge == PERMITTED.hedge
 
 
@@ -359,21 +361,21 @@ def test_an_end_settles_and_no_hedge_follows() -> None:
 def test_a_permission_lapses() -> None:
     late_ms = ASK_AT + 20 + PERMIT_VALID_MS + 1
     done = response.step(PERMITTED, observed(late_ms, "running", raw_status="queued"))
-    assert isinstance(done.state, response.Running)
+    assert isinstance(done.state, response.RunningResponse)
     assert (done.state.hedge, done.outputs) == (Hedge(MODEL, None), ())
 
 
 def test_a_released_response_is_not_hedged() -> None:
     for state in (RUNNING, PERMITTED):
         done = response.step(state, released(ASK_AT + 100))
-        assert isinstance(done.state, response.Running)
+        assert isinstance(done.state, response.RunningResponse)
         assert done.state.hedge is None
         assert done.outputs == (cancel(ASK_AT + 100, f"{RESP}/cancel"),)
 
 
 def test_a_stuck_or_missing_response_is_not_hedged() -> None:
     for told_before in ("stuck", "missing"):
-        state = replace(PERMITTED, sight=response.Sight("queued", CLAIM_AT, told=told_before))
+        state = replace(PERMITTED, sight=response.SeenSoFar("queued", CLAIM_AT, told=told_before))
         done = response.step(state, observed(ASK_AT + 500, "running", raw_status="queued"))
         assert not any(isinstance(output, HedgePermitted) for output in done.outputs)
 

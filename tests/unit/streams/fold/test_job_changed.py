@@ -136,7 +136,7 @@ def test_the_row_comes_back_and_a_row_without_changes_is_as_before() -> None:
         assert b"retry_of" not in encode_job_state(state)
 
 
-MOVED = response.Running(claim(), T0 + 20_000)
+MOVED = response.RunningResponse(claim(), T0 + 20_000)
 
 
 def test_a_moved_deadline_moves_the_last_poll_and_the_time_from_which_a_poll_is_a_cancel() -> None:

@@ -25,7 +25,7 @@ def test_it_is_claimed_and_cancelled_once(outcome: str, adopted: bool) -> None:
     assert (claim.response_id, claim.job_id, claim.attempt, claim.tenant) == ("resp_2", JOB, 2, TENANT)
     assert (claim.poll_at_ms, claim.forget_after_ms) == (late.poll_at_ms, FORGET_AFTER)
     assert claim.released is True
-    (cancel,) = response.step(response.Absent(), claim).outputs
+    (cancel,) = response.step(response.AbsentResponse(), claim).outputs
     assert cancel == CancelResponse(id="resp_2/cancel", at_ms=ENDED_MS + 50, response_id="resp_2", job_id=JOB)
     again = job.step(step.state, late)
     assert (again.state, again.outputs) == (step.state, ())

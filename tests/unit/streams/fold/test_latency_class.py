@@ -15,7 +15,7 @@ def test_the_fold_copies_the_class_and_never_asks_for_it() -> None:
     (claim,) = (output for output in accepted.outputs if isinstance(output, ResponseClaimed))
     assert claim.latency_class == LEAF
 
-    running = response.step(response.Absent(), claim).state
+    running = response.step(response.AbsentResponse(), claim).state
     assert decode_response_state(encode_response_state(running)) == running
     (poll,) = response.step(running, build.webhook(build.T0 + 20)).outputs
     assert isinstance(poll, RetrieveResponse)
@@ -23,5 +23,5 @@ def test_the_fold_copies_the_class_and_never_asks_for_it() -> None:
 
 
 def test_a_response_without_a_class_has_the_row_that_it_had_before() -> None:
-    running = response.step(response.Absent(), build.claimed(build.T0)).state
+    running = response.step(response.AbsentResponse(), build.claimed(build.T0)).state
     assert b"latency_class" not in encode_response_state(running)

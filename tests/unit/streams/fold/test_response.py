@@ -11,13 +11,13 @@ from schemas.jobs import AttemptSettled
 from streams.fold.response import (
     ODD_PATIENCE_MS,
     UNCLAIMED_POLLS_MAX,
-    Absent,
+    AbsentResponse,
     Ended,
+    ReceivedWebhooks,
     ResponseState,
-    Running,
-    Sight,
+    RunningResponse,
+    SeenSoFar,
     Unclaimed,
-    Webhooks,
     due_ms,
 )
 from streams.fold.response_states import WEBHOOKS_REMEMBERED_MAX
@@ -47,20 +47,20 @@ PATIENCE = POLICY.missing_patience_ms
 
 
 def test_the_content_of_a_webhook_settles_nothing() -> None:
-    with_webhook = Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0 + 200))
+    with_webhook = RunningResponse(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0 + 200))
     claims_failure = webhook(T0 + 200, event_type="response.failed", raw='{"type":"response.failed"}')
     given(claimed(CLAIM_AT)).when(claims_failure).then(Step(with_webhook, (poll(T0 + 200, "wh_1", "webhook"),)))
 
 
 def test_a_webhook_of_an_unknown_type_makes_a_poll_too() -> None:
-    with_webhook = Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0 + 200))
+    with_webhook = RunningResponse(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0 + 200))
     odd = webhook(T0 + 200, event_type="response.dreamt")
     given(claimed(CLAIM_AT)).when(odd).then(Step(with_webhook, (poll(T0 + 200, "wh_1", "webhook"),)))
 
 
 def test_a_second_webhook_of_another_id_makes_a_second_poll_that_counts_on() -> None:
     seen = given(claimed(CLAIM_AT), webhook(T0 + 200)).when(webhook(T0 + 300, "wh_2"))
-    with_webhook = Running(claim(), CLAIM_AT + 20_000, polls=2, webhooks=webhooks(T0 + 200, "wh_1", "wh_2"))
+    with_webhook = RunningResponse(claim(), CLAIM_AT + 20_000, polls=2, webhooks=webhooks(T0 + 200, "wh_1", "wh_2"))
     seen.then(Step(with_webhook, (poll(T0 + 300, "wh_2", "webhook", polls=1),)))
 
 
@@ -71,8 +71,11 @@ def test_a_repeated_webhook_before_and_after_the_claim_is_known_as_one() -> None
 def test_more_webhooks_than_are_remembered_cost_one_poll_each_and_no_room() -> None:
     many = [webhook(T0 + 200 + n, f"wh_{n}") for n in range(WEBHOOKS_REMEMBERED_MAX)]
     kept = (*(f"wh_{n}" for n in range(1, WEBHOOKS_REMEMBERED_MAX)), "wh_more")
-    expected = Running(
-        claim(), CLAIM_AT + 20_000, polls=WEBHOOKS_REMEMBERED_MAX + 1, webhooks=Webhooks(kept, first_at_ms=T0 + 200)
+    expected = RunningResponse(
+        claim(),
+        CLAIM_AT + 20_000,
+        polls=WEBHOOKS_REMEMBERED_MAX + 1,
+        webhooks=ReceivedWebhooks(kept, first_at_ms=T0 + 200),
     )
     seen = given(claimed(CLAIM_AT), *many).when(webhook(T0 + 900, "wh_more"))
     seen.then(Step(expected, (poll(T0 + 900, "wh_more", "webhook", polls=WEBHOOKS_REMEMBERED_MAX),)))
@@ -111,17 +114,19 @@ def test_a_status_that_goes_back_after_the_end_is_late() -> None:
 
 def test_a_404_within_the_grace_means_not_yet() -> None:
     seen = given(claimed(CLAIM_AT)).when(observed(GRACE_ENDS - 1, "missing", next_poll_at_ms=CLAIM_AT + 5_000))
-    seen.then(Step(Running(claim(), CLAIM_AT + 5_000)))
+    seen.then(Step(RunningResponse(claim(), CLAIM_AT + 5_000)))
 
 
 def test_one_404_after_the_grace_is_asked_again_and_any_other_answer_begins_anew() -> None:
     seen = given(claimed(CLAIM_AT)).when(observed(GRACE_ENDS, "missing"))
-    seen.then(Step(Running(claim(), CLAIM_AT + 20_000, sight=Sight(missing_since_ms=GRACE_ENDS))))
+    seen.then(Step(RunningResponse(claim(), CLAIM_AT + 20_000, sight=SeenSoFar(missing_since_ms=GRACE_ENDS))))
     again = given(
         claimed(CLAIM_AT), observed(GRACE_ENDS, "missing"), observed(GRACE_ENDS + 5, "running", raw_status="queued")
     )
     again.when(observed(GRACE_ENDS + PATIENCE + 5, "missing")).then(
-        Step(Running(claim(), CLAIM_AT + 20_000, sight=Sight("queued", CLAIM_AT, GRACE_ENDS + PATIENCE + 5)))
+        Step(
+            RunningResponse(claim(), CLAIM_AT + 20_000, sight=SeenSoFar("queued", CLAIM_AT, GRACE_ENDS + PATIENCE + 5))
+        )
     )
 
 
@@ -131,7 +136,7 @@ def test_404s_without_a_break_are_reported_to_the_job_once_and_a_later_end_too()
         last_ms, "missing", id=f"{RESP}/missing", found_by="poll", polls=0, cause="faulty", code="response_missing",
         message=f"it was answered with 404 for {PATIENCE} ms", said_by="backstop",
     )  # fmt: skip
-    after = Running(claim(), CLAIM_AT + 20_000, sight=Sight(missing_since_ms=GRACE_ENDS, told="missing"))
+    after = RunningResponse(claim(), CLAIM_AT + 20_000, sight=SeenSoFar(missing_since_ms=GRACE_ENDS, told="missing"))
     history = given(claimed(CLAIM_AT), observed(GRACE_ENDS, "missing"))
     history.when(observed(last_ms - 1, "missing")).then_ignored(Ignored.STALE)
     history.when(observed(last_ms, "missing")).then(Step(after, (told,)))
@@ -213,26 +218,28 @@ def test_stuck_may_be_a_multiple_of_the_typical_run_time() -> None:
 
 
 def test_no_poll_is_planned_past_the_last_one_before_the_deadline() -> None:
-    given_state(Absent()).when(claimed(CLAIM_AT, poll_at_ms=DEADLINE + 1)).then(Step(Running(claim(), LAST_POLL)))
+    given_state(AbsentResponse()).when(claimed(CLAIM_AT, poll_at_ms=DEADLINE + 1)).then(
+        Step(RunningResponse(claim(), LAST_POLL))
+    )
 
 
 def test_a_timer_plans_no_poll_past_the_last_one() -> None:
     due = CLAIM_AT + 20_000
     seen = given(claimed(CLAIM_AT)).when(response_timer(due, next_poll_at_ms=DEADLINE))
-    seen.then(Step(Running(claim(), LAST_POLL, polls=1), (poll(due, f"{RESP}/timer/{due}", "timer"),)))
+    seen.then(Step(RunningResponse(claim(), LAST_POLL, polls=1), (poll(due, f"{RESP}/timer/{due}", "timer"),)))
 
 
 def test_after_the_last_poll_polling_goes_on_as_stamped() -> None:
-    state = Running(claim(), LAST_POLL)
+    state = RunningResponse(claim(), LAST_POLL)
     seen = given_state(state).when(response_timer(LAST_POLL, next_poll_at_ms=DEADLINE + 60_000))
-    expected = Running(claim(), DEADLINE + 60_000, polls=1)
+    expected = RunningResponse(claim(), DEADLINE + 60_000, polls=1)
     seen.then(Step(expected, (poll(LAST_POLL, f"{RESP}/timer/{LAST_POLL}", "timer"),)))
 
 
 def test_a_stamp_in_the_past_still_moves_the_next_poll_on() -> None:
     due = CLAIM_AT + 20_000
     seen = given(claimed(CLAIM_AT)).when(response_timer(due, next_poll_at_ms=0))
-    seen.then(Step(Running(claim(), due + 1, polls=1), (poll(due, f"{RESP}/timer/{due}", "timer"),)))
+    seen.then(Step(RunningResponse(claim(), due + 1, polls=1), (poll(due, f"{RESP}/timer/{due}", "timer"),)))
 
 
 def test_the_timer_of_a_poll_fires_once() -> None:
@@ -248,7 +255,7 @@ def test_an_unclaimed_response_is_polled_at_so_often_and_then_waits_to_be_forgot
         assert due is not None
         done = fold_one(state, response_timer(due))
         state, polls = done.state, polls + len(done.outputs)
-    assert (state, polls) == (Absent(), UNCLAIMED_POLLS_MAX)
+    assert (state, polls) == (AbsentResponse(), UNCLAIMED_POLLS_MAX)
 
 
 def test_an_orphan_whose_first_poll_was_a_404_is_still_offered_to_its_job() -> None:
@@ -263,11 +270,11 @@ def test_an_orphan_whose_first_poll_was_a_404_is_still_offered_to_its_job() -> N
 
 
 def test_a_poll_that_would_come_after_the_forgetting_is_the_forgetting() -> None:
-    given_state(Absent()).when(webhook(T0, claim_by_ms=T0 + 2 * FORGET_AFTER)).then(
+    given_state(AbsentResponse()).when(webhook(T0, claim_by_ms=T0 + 2 * FORGET_AFTER)).then(
         Step(Unclaimed(T0, webhooks(T0), T0 + FORGET_AFTER, T0 + FORGET_AFTER))
     )
     state = Unclaimed(T0, webhooks(T0), T0 + FORGET_AFTER, T0 + FORGET_AFTER)
-    given_state(state).when(response_timer(T0 + FORGET_AFTER)).then(Step(Absent()))
+    given_state(state).when(response_timer(T0 + FORGET_AFTER)).then(Step(AbsentResponse()))
 
 
 @pytest.mark.parametrize("lacking", ["job_id", "attempt", "tenant"])
@@ -287,7 +294,7 @@ def test_an_offer_names_the_job_attempt_and_tenant_of_the_metadata() -> None:
 
 def test_a_foreign_response_can_still_be_claimed() -> None:
     foreign = Unclaimed(T0, webhooks(T0), None, T0 + FORGET_AFTER, polls=1)
-    expected = Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0))
+    expected = RunningResponse(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0))
     given_state(foreign).when(claimed(CLAIM_AT)).then(Step(expected, (poll(CLAIM_AT, f"{RESP}/claimed", "claim"),)))
 
 
@@ -303,18 +310,20 @@ def test_after_a_failed_poll_brought_the_next_one_forward_the_older_timer_is_sta
 
 
 def test_a_response_that_outlives_its_jobs_deadline_is_cancelled_at_each_poll() -> None:
-    late = Running(claim(), DEADLINE + 5_000, polls=3)
+    late = RunningResponse(claim(), DEADLINE + 5_000, polls=3)
     fired = response_timer(DEADLINE + 5_000, next_poll_at_ms=DEADLINE + 60_000)
     again = CancelResponse(id=f"{fired.id}/cancel", at_ms=fired.at_ms, response_id=RESP, job_id=JOB)
     given_state(late).when(fired).then(Step(replace(late, poll_at_ms=DEADLINE + 60_000, polls=4), (again,)))
 
 
 def test_until_the_deadline_a_poll_after_the_last_planned_one_is_still_a_poll() -> None:
-    running = Running(claim(), DEADLINE - 1, polls=3)
+    running = RunningResponse(claim(), DEADLINE - 1, polls=3)
     step = given_state(running).when(response_timer(DEADLINE - 1, next_poll_at_ms=DEADLINE + 60_000)).step
     assert [type(output) for output in step.outputs] == [RetrieveResponse]
 
 
 def test_a_response_that_never_ends_is_forgotten_with_its_job() -> None:
     at_ms = DEADLINE + FORGET_AFTER
-    given_state(Running(claim(), at_ms)).when(response_timer(at_ms, next_poll_at_ms=at_ms + 1)).then(Step(Absent()))
+    given_state(RunningResponse(claim(), at_ms)).when(response_timer(at_ms, next_poll_at_ms=at_ms + 1)).then(
+        Step(AbsentResponse())
+    )

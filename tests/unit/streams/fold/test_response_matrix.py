@@ -14,7 +14,17 @@ from schemas.responses import (
     ResponseTimerFired,
     WebhookReceived,
 )
-from streams.fold.response import Absent, Ended, ResponseState, Running, Sight, Unclaimed, Webhooks, due_ms, step
+from streams.fold.response import (
+    AbsentResponse,
+    Ended,
+    ReceivedWebhooks,
+    ResponseState,
+    RunningResponse,
+    SeenSoFar,
+    Unclaimed,
+    due_ms,
+    step,
+)
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
     FORGET_AFTER,
@@ -38,9 +48,9 @@ from tests.unit.streams.fold.states import CLAIM_AT, cancel, claim, offer, poll,
 
 AT = T0 + 1_000
 UNCLAIMED = Unclaimed(T0, webhooks(T0), T0 + 15_000, T0 + FORGET_AFTER)
-RUNNING = Running(claim(), T0 + 20_000)
+RUNNING = RunningResponse(claim(), T0 + 20_000)
 ENDED = Ended(claim(), "completed", AT + FORGET_AFTER)
-ELSEWHERE = Running(replace(claim(), made_elsewhere=True), T0 + 20_000)
+ELSEWHERE = RunningResponse(replace(claim(), made_elsewhere=True), T0 + 20_000)
 OTHER_JOB = {"job_id": "other:job", "attempt": 1, "tenant": "other"}
 TAKEN = adoption_refused(AT)
 
@@ -48,19 +58,19 @@ TAKEN = adoption_refused(AT)
 CASES = (
     Case(
         "a webhook of an absent response makes it unclaimed",
-        Absent(),
+        AbsentResponse(),
         webhook(AT, ended_at_ms=AT - 500),
         Step(Unclaimed(AT, webhooks(AT, ended_at_ms=AT - 500), AT + 15_000, AT + FORGET_AFTER)),
     ),
     Case(
         "a claim makes a response running, to be looked at when the claim says",
-        Absent(),
+        AbsentResponse(),
         claimed(AT),
-        Step(Running(claim(AT), AT + 20_000)),
+        Step(RunningResponse(claim(AT), AT + 20_000)),
     ),
-    ignored("an observation of nothing is ignored", Absent(), observed(AT), Ignored.UNKNOWN_KEY),
-    ignored("a failed poll of an unknown response is ignored", Absent(), poll_failed(AT), Ignored.UNKNOWN_KEY),
-    ignored("a timer of nothing is ignored", Absent(), response_timer(AT), Ignored.UNKNOWN_KEY),
+    ignored("an observation of nothing is ignored", AbsentResponse(), observed(AT), Ignored.UNKNOWN_KEY),
+    ignored("a failed poll of an unknown response is ignored", AbsentResponse(), poll_failed(AT), Ignored.UNKNOWN_KEY),
+    ignored("a timer of nothing is ignored", AbsentResponse(), response_timer(AT), Ignored.UNKNOWN_KEY),
     ignored("a repeated webhook before the claim is ignored", UNCLAIMED, webhook(AT), Ignored.DUPLICATE),
     Case(
         "another webhook before the claim is kept, and the first one's times stay",
@@ -73,7 +83,7 @@ CASES = (
         UNCLAIMED,
         claimed(CLAIM_AT),
         Step(
-            Running(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0)),
+            RunningResponse(claim(), CLAIM_AT + 20_000, polls=1, webhooks=webhooks(T0)),
             (poll(CLAIM_AT, f"{RESP}/claimed", "claim"),),
         ),
     ),
@@ -105,7 +115,7 @@ CASES = (
         "an unclaimed response is forgotten when its window ends",
         replace(UNCLAIMED, poll_at_ms=None),
         response_timer(T0 + FORGET_AFTER),
-        Step(Absent()),
+        Step(AbsentResponse()),
     ),
     Case(
         "an observation whose metadata names a job offers the response to that job",
@@ -152,7 +162,7 @@ CASES = (
     ignored("another job can't release it", RUNNING, released(AT, job_id="x"), Ignored.CONFLICT),
     Case(
         "what was made elsewhere is polled at once, and any answer is taken",
-        Absent(),
+        AbsentResponse(),
         claimed(CLAIM_AT, made_elsewhere=True),
         Step(
             replace(ELSEWHERE, polls=1, poll_at_ms=CLAIM_AT + 20_000),
@@ -182,7 +192,7 @@ CASES = (
         ELSEWHERE,
         claimed(AT, **OTHER_JOB),  # type: ignore[arg-type]
         Step(
-            Running(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
+            RunningResponse(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
             (TAKEN,),
         ),
     ),
@@ -191,7 +201,7 @@ CASES = (
         replace(ENDED, claim=ELSEWHERE.claim),
         claimed(AT, **OTHER_JOB),  # type: ignore[arg-type]
         Step(
-            Running(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
+            RunningResponse(replace(claim(AT), job_id="other:job", tenant="other"), AT + 20_000),
             (TAKEN,),
         ),
     ),
@@ -200,7 +210,7 @@ CASES = (
         ELSEWHERE,
         observed(AT, raw_status="completed", response=REQUEST, **OTHER_JOB),  # type: ignore[arg-type]
         Step(
-            Unclaimed(CLAIM_AT, Webhooks(), None, AT + FORGET_AFTER),
+            Unclaimed(CLAIM_AT, ReceivedWebhooks(), None, AT + FORGET_AFTER),
             (
                 accepted(
                     AT,
@@ -239,10 +249,10 @@ CASES = (
     ),
     Case(
         "and then cancels",
-        replace(ELSEWHERE, released_at_ms=AT, sight=Sight("queued", CLAIM_AT)),
+        replace(ELSEWHERE, released_at_ms=AT, sight=SeenSoFar("queued", CLAIM_AT)),
         response_timer(T0 + 20_000),
         Step(
-            replace(ELSEWHERE, released_at_ms=AT, polls=1, poll_at_ms=T0 + 80_000, sight=Sight("queued", CLAIM_AT)),
+            replace(ELSEWHERE, released_at_ms=AT, polls=1, poll_at_ms=T0 + 80_000, sight=SeenSoFar("queued", CLAIM_AT)),
             (cancel(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}/cancel", job_id=None),),
         ),
     ),
@@ -257,7 +267,7 @@ CASES = (
     ),
     ignored(
         "an observation that it still runs as it did, to be polled later than planned, is ignored",
-        replace(RUNNING, sight=Sight("queued", CLAIM_AT)),
+        replace(RUNNING, sight=SeenSoFar("queued", CLAIM_AT)),
         observed(AT, "running", raw_status="queued"),
         Ignored.STALE,
     ),
@@ -265,13 +275,13 @@ CASES = (
         "the first sight of a status counts from the acceptance",
         RUNNING,
         observed(AT, "running", raw_status="queued"),
-        Step(replace(RUNNING, sight=Sight("queued", CLAIM_AT))),
+        Step(replace(RUNNING, sight=SeenSoFar("queued", CLAIM_AT))),
     ),
     Case(
         "another status is a change",
-        replace(RUNNING, sight=Sight("queued", CLAIM_AT, missing_since_ms=AT - 5)),
+        replace(RUNNING, sight=SeenSoFar("queued", CLAIM_AT, missing_since_ms=AT - 5)),
         observed(AT, "running", raw_status="in_progress"),
-        Step(replace(RUNNING, sight=Sight("in_progress", AT))),
+        Step(replace(RUNNING, sight=SeenSoFar("in_progress", AT))),
     ),
     Case(
         "a release cancels at once, and again soon",
@@ -289,20 +299,20 @@ CASES = (
             (cancel(T0 + 20_000, f"{RESP}/timer/{T0 + 20_000}/cancel"),),
         ),
     ),
-    ignored("a release of nothing is ignored", Absent(), released(AT), Ignored.UNKNOWN_KEY),
+    ignored("a release of nothing is ignored", AbsentResponse(), released(AT), Ignored.UNKNOWN_KEY),
     ignored("a release of an unclaimed response is stale", UNCLAIMED, released(AT), Ignored.STALE),
     ignored("a release after the end is late", ENDED, released(AT), Ignored.LATE),
     Case(
         "a response that is claimed as released is cancelled at once",
-        Absent(),
+        AbsentResponse(),
         claimed(AT, released=True),
-        Step(Running(claim(AT), AT + 20_000, released_at_ms=AT), (cancel(AT, f"{RESP}/cancel"),)),
+        Step(RunningResponse(claim(AT), AT + 20_000, released_at_ms=AT), (cancel(AT, f"{RESP}/cancel"),)),
     ),
     Case(
         "an observation that it runs may bring the next poll forward",
         RUNNING,
         observed(AT, "running", raw_status="queued", next_poll_at_ms=AT + 5),
-        Step(replace(RUNNING, poll_at_ms=AT + 5, sight=Sight("queued", CLAIM_AT))),
+        Step(replace(RUNNING, poll_at_ms=AT + 5, sight=SeenSoFar("queued", CLAIM_AT))),
     ),
     Case(
         "a failed poll may bring the next one forward",
@@ -330,15 +340,15 @@ CASES = (
         "an ended response is forgotten when its window ends",
         ENDED,
         response_timer(AT + FORGET_AFTER),
-        Step(Absent()),
+        Step(AbsentResponse()),
     ),
-    ignored("a moved deadline of nothing is ignored", Absent(), deadline_moved(AT, T0), Ignored.UNKNOWN_KEY),
+    ignored("a moved deadline of nothing is ignored", AbsentResponse(), deadline_moved(AT, T0), Ignored.UNKNOWN_KEY),
     ignored("a moved deadline of an unclaimed response is stale", UNCLAIMED, deadline_moved(AT, T0), Ignored.STALE),
     Case(
         "a moved deadline moves the last poll before it",
         RUNNING,
         deadline_moved(AT, AT + 25_000),
-        Step(Running(replace(claim(), last_poll_at_ms=AT + 15_000, change=1), AT + 15_000)),
+        Step(RunningResponse(replace(claim(), last_poll_at_ms=AT + 15_000, change=1), AT + 15_000)),
     ),
     ignored(
         "a released response has no deadline to move",
@@ -357,7 +367,7 @@ def test_the_step_is_as_written_down(case: Case) -> None:
 
 
 def test_no_pair_of_state_and_fact_is_left_out() -> None:
-    states = (Absent, Unclaimed, Running, Ended)
+    states = (AbsentResponse, Unclaimed, RunningResponse, Ended)
     facts = (
         WebhookReceived,
         ResponseClaimed,
@@ -378,7 +388,7 @@ def test_every_reason_to_ignore_that_a_response_has_is_met() -> None:
 @pytest.mark.parametrize(
     ("state", "due"),
     [
-        (Absent(), None),
+        (AbsentResponse(), None),
         (UNCLAIMED, T0 + 15_000),
         (replace(UNCLAIMED, poll_at_ms=None), T0 + FORGET_AFTER),
         (RUNNING, T0 + 20_000),

@@ -39,11 +39,11 @@ JOB_STATES: tuple[job.JobState, ...] = (
     finished("expired", T0, "r1", "r2"),
 )
 RESPONSE_STATES: tuple[response.ResponseState, ...] = (
-    response.Absent(),
+    response.AbsentResponse(),
     response.Unclaimed(T0, webhooks(T0, "a", "b", ended_at_ms=7), None, T0 + 5, polls=3),
-    response.Running(claim(), T0, polls=2, webhooks=webhooks(T0)),
-    response.Running(claim(), T0),
-    response.Running(replace(claim(), stream=True), T0),
+    response.RunningResponse(claim(), T0, polls=2, webhooks=webhooks(T0)),
+    response.RunningResponse(claim(), T0),
+    response.RunningResponse(replace(claim(), stream=True), T0),
     response.Ended(claim(), "missing", T0),
 )
 

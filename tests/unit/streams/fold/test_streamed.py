@@ -45,7 +45,7 @@ def test_the_claim_of_a_streamed_attempt_says_that_it_can_be_followed() -> None:
     assert isinstance(claim, ResponseClaimed)
     assert claim.stream is True
     running = fold((claim,))
-    assert isinstance(running, response.Running)
+    assert isinstance(running, response.RunningResponse)
     assert running.claim.stream
 
 

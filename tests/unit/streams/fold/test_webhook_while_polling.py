@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.commands import RetrieveResponse
-from streams.fold.response import Running
+from streams.fold.response import RunningResponse
 from tests.support.builders import RESP, T0, claimed, response_timer, webhook
 from tests.support.given_when_then import fold, fold_one
 
@@ -19,7 +19,7 @@ def test_a_webhook_makes_a_poll_while_a_timers_poll_is_on_its_way(polls: int) ->
         assert [output.reason for output in step.outputs if isinstance(output, RetrieveResponse)] == ["timer"]
         state = step.state
     with_webhook = fold_one(state, webhook(due + 1))
-    assert isinstance(with_webhook.state, Running)
+    assert isinstance(with_webhook.state, RunningResponse)
     (output,) = with_webhook.outputs
     assert isinstance(output, RetrieveResponse)
     assert (output.key, output.reason) == (RESP, "webhook")

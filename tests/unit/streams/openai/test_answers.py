@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.jobs import AttemptAccepted
-from streams.openai.answers import Answer, Fault, read_cancel, read_create, read_poll
+from streams.openai.answers import Fault, ProviderAnswer, read_cancel, read_create, read_poll
 from streams.openai.causes import Rule
 from streams.openai.waits import WAIT_MS_MAX, go_duration_ms, limit_reset_ms, poll_after_ms, retry_after_ms
 from streams.provider import Accepted, AskAgain, Missing, NotCancelled, Refused, Rejected, Seen, Unknown
@@ -32,7 +32,7 @@ REFUSALS = [
     (error(429, "organization_spend_limit_exceeded"), "account", "organization_spend_limit_exceeded"),
     (error(429, None, None), "limited", "http_429"),
     (error(429, "resource_unavailable"), "overloaded", "resource_unavailable"),
-    (Answer(429, {}, None), "limited", "http_429"),
+    (ProviderAnswer(429, {}, None), "limited", "http_429"),
     (HTML_429, "limited", "edge_block"),
     (HTML_403, "limited", "edge_block"),
     (error(503, "server_is_overloaded", "service_unavailable_error"), "overloaded", "server_is_overloaded"),
@@ -40,8 +40,8 @@ REFUSALS = [
     (error(503, "whatever"), "overloaded", "whatever"),
     (error(502, "whatever"), "faulty", "whatever"),
     (error(529, None, "overloaded_error"), "overloaded", "overloaded_error"),
-    (Answer(504, {"retry-after": "4"}, text="<html>"), "faulty", "http_504"),
-    (Answer(503, {}, {"detail": "no workers"}), "overloaded", "http_503"),
+    (ProviderAnswer(504, {"retry-after": "4"}, text="<html>"), "faulty", "http_504"),
+    (ProviderAnswer(503, {}, {"detail": "no workers"}), "overloaded", "http_503"),
     (error(500, "server_is_overloaded"), "overloaded", "server_is_overloaded"),
     (error(409, "conversation_locked"), "later", "conversation_locked"),
     (error(425, "too_early"), "later", "too_early"),
@@ -51,34 +51,38 @@ REFUSALS = [
         "later",
         "invalid_request_error",
     ),
-    (Answer(400, {}, {"detail": "The queue is full. Try again later."}), "later", "http_400"),
-    (Answer(400, {}, {"error": "Queue full"}), "later", "http_400"),
-    (Answer(400, {}, {"detail": "of tomorrow"}), "odd", "http_400"),
-    (Answer(400, text="of tomorrow"), "odd", "http_400"),
-    (Answer(400), "odd", "http_400"),
-    (Answer(404, text="<html>"), "odd", "http_404"),
-    (Answer(418, {}, {}), "odd", "http_418"),
+    (ProviderAnswer(400, {}, {"detail": "The queue is full. Try again later."}), "later", "http_400"),
+    (ProviderAnswer(400, {}, {"error": "Queue full"}), "later", "http_400"),
+    (ProviderAnswer(400, {}, {"detail": "of tomorrow"}), "odd", "http_400"),
+    (ProviderAnswer(400, text="of tomorrow"), "odd", "http_400"),
+    (ProviderAnswer(400), "odd", "http_400"),
+    (ProviderAnswer(404, text="<html>"), "odd", "http_404"),
+    (ProviderAnswer(418, {}, {}), "odd", "http_418"),
     (error(400, "invalid_value", "invalid_request_error"), "never", "invalid_value"),
     (error(400, "of_tomorrow", "invalid_request_error"), "never", "of_tomorrow"),
     (error(404, "model_not_found"), "never", "model_not_found"),
     (error(413), "never", "http_413"),
     (error(422), "never", "http_422"),
     (error(401, "invalid_api_key"), "account", "invalid_api_key"),
-    (Answer(401), "account", "http_401"),
+    (ProviderAnswer(401), "account", "http_401"),
     (error(403, "of_tomorrow"), "account", "of_tomorrow"),
     (error(403, "content_policy_violation"), "never", "content_policy_violation"),
-    (Answer(301), "account", "http_301"),
-    (Answer(307), "account", "http_307"),
+    (ProviderAnswer(301), "account", "http_301"),
+    (ProviderAnswer(307), "account", "http_307"),
     (error(402, "billing_hard_limit"), "account", "billing_hard_limit"),
     (error(200, "server_is_overloaded"), "overloaded", "server_is_overloaded"),
     (error(200, "insufficient_quota"), "account", "insufficient_quota"),
-    (Answer(200, {}, {"error": "boom"}), "faulty", "http_200"),
-    (Answer(200, {}, {"type": "error", "error": {"type": "overloaded_error"}}), "overloaded", "overloaded_error"),
+    (ProviderAnswer(200, {}, {"error": "boom"}), "faulty", "http_200"),
+    (
+        ProviderAnswer(200, {}, {"type": "error", "error": {"type": "overloaded_error"}}),
+        "overloaded",
+        "overloaded_error",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("answer", "cause", "code"), REFUSALS)
-def test_a_refused_create_says_why(answer: Answer, cause: str, code: str) -> None:
+def test_a_refused_create_says_why(answer: ProviderAnswer, cause: str, code: str) -> None:
     verdict = read_create(answer, NOW_MS)
     assert isinstance(verdict, Rejected)
     assert (verdict.cause, verdict.code, verdict.alarm) == (cause, code, cause == "account")
@@ -89,7 +93,7 @@ def test_a_refused_create_says_why(answer: Answer, cause: str, code: str) -> Non
 @pytest.mark.parametrize("status", [408, 409, 425, 499, 500, 502, 503, 504, 507, 520, 529, 599, 100, 0, 999])
 def test_an_answer_that_does_not_say_whether_it_was_taken_is_unknown(status: int) -> None:
     unknown = Unknown(f"http_{status}", "<html> oops", answered=status >= 500)
-    assert read_create(Answer(status, text="<html> oops"), NOW_MS) == unknown
+    assert read_create(ProviderAnswer(status, text="<html> oops"), NOW_MS) == unknown
 
 
 @pytest.mark.parametrize("status", [408, 499])
@@ -123,7 +127,7 @@ def test_an_operators_own_rule_wins() -> None:
     ],
 )
 def test_the_providers_message_is_found_in_each_form_and_cleaned(body: Any, said: str) -> None:
-    verdict = read_create(Answer(400, {}, body), 0)
+    verdict = read_create(ProviderAnswer(400, {}, body), 0)
     assert isinstance(verdict, Rejected)
     assert verdict.message == said
 
@@ -136,7 +140,7 @@ def test_the_providers_message_is_found_in_each_form_and_cleaned(body: Any, said
 def test_a_wait_in_the_message_is_used(words: str, wait_ms: int) -> None:
     refused = read_create(error(429, "rate_limit_exceeded", None, words), 0)
     ended = read_poll(
-        Answer(200, {}, response(status="failed", error={"code": "rate_limit_exceeded", "message": words})), 0
+        ProviderAnswer(200, {}, response(status="failed", error={"code": "rate_limit_exceeded", "message": words})), 0
     )
     assert isinstance(refused, Rejected)
     assert isinstance(ended, Seen)
@@ -147,19 +151,19 @@ def test_a_wait_in_the_message_is_used(words: str, wait_ms: int) -> None:
 @pytest.mark.parametrize("state", ["queued", "in_progress", "new"])
 def test_a_create_is_accepted_by_its_id_whatever_its_status(status: int, state: str) -> None:
     body = {"id": "resp_1", "object": "response", "status": state}
-    assert read_create(Answer(status, {"x-request-id": "req_1"}, body), 0) == Accepted("resp_1", state, "req_1")
+    assert read_create(ProviderAnswer(status, {"x-request-id": "req_1"}, body), 0) == Accepted("resp_1", state, "req_1")
 
 
 @pytest.mark.parametrize("state", ["completed", "failed", "incomplete", "cancelled"])
 def test_a_create_that_shows_the_end_is_its_end(state: str) -> None:
-    accepted = read_create(Answer(200, {}, response(status=state, background=False)), 0)
+    accepted = read_create(ProviderAnswer(200, {}, response(status=state, background=False)), 0)
     assert isinstance(accepted, Accepted)
     assert accepted.end is not None
     assert (accepted.response_id, accepted.end.outcome) == (RESPONSE_ID, state)
 
 
 def test_an_end_needs_no_id() -> None:
-    accepted = read_create(Answer(200, {}, {"object": "response", "status": "completed", "output": None}), 0)
+    accepted = read_create(ProviderAnswer(200, {}, {"object": "response", "status": "completed", "output": None}), 0)
     assert isinstance(accepted, Accepted)
     assert accepted.end is not None
     assert (accepted.response_id, accepted.end.body["output"]) == ("", [])
@@ -167,18 +171,18 @@ def test_an_end_needs_no_id() -> None:
 
 def test_a_create_is_accepted_however_odd_the_rest() -> None:
     body = {"id": "resp_1", "object": "response", "status": [], "output": "x", "error": {"code": "server_error"}}
-    assert read_create(Answer(200, {}, body), 0) == Accepted("resp_1", "unknown", None)
+    assert read_create(ProviderAnswer(200, {}, body), 0) == Accepted("resp_1", "unknown", None)
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=1_024))
 def test_an_id_is_opaque(response_id: str) -> None:
     body = {"id": response_id, "object": "response", "status": "queued"}
-    assert read_create(Answer(200, {}, body), 0) == Accepted(response_id, "queued")
+    assert read_create(ProviderAnswer(200, {}, body), 0) == Accepted(response_id, "queued")
 
 
 @pytest.mark.parametrize("bad", [None, "", 7, "a b", "x" * 1_025, "resp_é", "a\n", [], {}])
 def test_a_create_without_a_usable_id_is_unknown_and_shown(bad: Any) -> None:
-    verdict = read_create(Answer(200, {}, {"id": bad, "object": "response", "status": "queued"}), 0)
+    verdict = read_create(ProviderAnswer(200, {}, {"id": bad, "object": "response", "status": "queued"}), 0)
     assert isinstance(verdict, Unknown)
     assert (verdict.reason, verdict.alarm) == ("no_usable_id: http_200", True)
     assert verdict.said.startswith("{'id': ")
@@ -186,7 +190,7 @@ def test_a_create_without_a_usable_id_is_unknown_and_shown(bad: Any) -> None:
 
 @pytest.mark.parametrize("body", [{}, None, [], [1], "x", 1, {"id": "resp_1"}, {"id": "resp_1", "object": "error"}])
 def test_a_create_without_a_response_is_unknown(body: Any) -> None:
-    verdict = read_create(Answer(200, {}, body), 0)
+    verdict = read_create(ProviderAnswer(200, {}, body), 0)
     assert isinstance(verdict, Unknown)
     assert (verdict.reason, verdict.alarm) == ("no_response_object: http_200", True)
 
@@ -294,7 +298,7 @@ STATUSES = st.sampled_from([200, 204, 301, 400, 401, 403, 404, 408, 409, 429, 50
 
 @given(STATUSES, HEADERS, FIELDS | JSON)
 def test_reading_is_total_over_answers(status: int, headers: dict[str, str], body: Any) -> None:
-    answer = Answer(status, headers, body)
+    answer = ProviderAnswer(status, headers, body)
     verdict = read_create(answer, NOW_MS)
     assert isinstance(verdict, Accepted | Rejected | Unknown)
     if isinstance(verdict, Accepted):

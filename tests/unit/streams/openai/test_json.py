@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import canonical
-from streams.openai.answers import Answer, read_create
+from streams.openai.answers import ProviderAnswer, read_create
 from streams.openai.foreign_json import NOT_JSON, beginning, parse
 from streams.provider import Unknown
 from tests.unit.streams.workers import misbehaving as server
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_proxy")
 def test_the_beginning_of_an_answer_that_is_no_json_is_kept(body: bytes, text: str) -> None:
     for status in (200, 400, 500):
         reply, _ = create_against(server.answer(status, body, content_type="text/plain"))
-        assert isinstance(reply, Answer)
+        assert isinstance(reply, ProviderAnswer)
         assert reply.text == text
 
 
@@ -59,7 +59,7 @@ def test_parsed_json_can_be_written(content: bytes) -> None:
 
 def test_nesting_without_end_is_no_json() -> None:
     assert parse(b"[" * 100_000) is NOT_JSON
-    assert isinstance(read_create(Answer(200, {}, parse(b"[" * 100_000 + b"]" * 100_000)), 0), Unknown)
+    assert isinstance(read_create(ProviderAnswer(200, {}, parse(b"[" * 100_000 + b"]" * 100_000)), 0), Unknown)
 
 
 @pytest.mark.parametrize(

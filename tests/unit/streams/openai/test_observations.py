@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from schemas.base import Terms
-from streams.openai.answers import Answer, Fault, read_cancel, read_create, read_poll
+from streams.openai.answers import Fault, ProviderAnswer, read_cancel, read_create, read_poll
 from streams.openai.causes import CAUSE_OF_CODE
 from streams.openai.observations import owner_of
 from streams.provider import AskAgain, Missing, NotCancelled, Owner, Refused, Rejected, Seen, Tokens
@@ -15,7 +15,7 @@ from tests.unit.streams.workers.misbehaving import completed, response
 
 def test_a_completed_response_is_seen_whole() -> None:
     body = completed()
-    assert read_poll(Answer(200, {"openai-poll-after-ms": "1500"}, body), 0) == Seen(
+    assert read_poll(ProviderAnswer(200, {"openai-poll-after-ms": "1500"}, body), 0) == Seen(
         outcome="completed",
         raw_status="completed",
         body=body,
@@ -31,7 +31,7 @@ def test_a_completed_response_is_seen_whole() -> None:
 
 @pytest.mark.parametrize("status", ["queued", "in_progress"])
 def test_an_open_response_runs(status: str) -> None:
-    seen = read_poll(Answer(200, {}, response(status=status)), 0)
+    seen = read_poll(ProviderAnswer(200, {}, response(status=status)), 0)
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.raw_status, seen.cause, seen.usage) == ("running", status, None, None)
 
@@ -52,7 +52,7 @@ def test_an_open_response_runs(status: str) -> None:
     ],
 )
 def test_a_failed_response_says_why(fault: Any, cause: str, code: str, known: bool) -> None:
-    seen = read_poll(Answer(200, {}, response(status="failed", error=fault)), 0)
+    seen = read_poll(ProviderAnswer(200, {}, response(status="failed", error=fault)), 0)
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.cause, seen.code, seen.code_known) == ("failed", cause, code, known)
 
@@ -60,7 +60,7 @@ def test_a_failed_response_says_why(fault: Any, cause: str, code: str, known: bo
 @pytest.mark.parametrize("code", sorted(CAUSE_OF_CODE))
 def test_a_code_means_the_same_at_the_create_and_after_it(code: str) -> None:
     refused = read_create(error(400, code), 0)
-    ended = read_poll(Answer(200, {}, response(status="failed", error={"code": code})), 0)
+    ended = read_poll(ProviderAnswer(200, {}, response(status="failed", error={"code": code})), 0)
     assert isinstance(refused, Rejected)
     assert isinstance(ended, Seen)
     assert refused.cause == ended.cause
@@ -68,7 +68,7 @@ def test_a_code_means_the_same_at_the_create_and_after_it(code: str) -> None:
 
 @pytest.mark.parametrize("reason", ["max_output_tokens", "max_messages", "content_filter", "steered"])
 def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
-    seen = read_poll(Answer(200, {}, response(status="incomplete", incomplete_details={"reason": reason})), 0)
+    seen = read_poll(ProviderAnswer(200, {}, response(status="incomplete", incomplete_details={"reason": reason})), 0)
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.cause, seen.code) == ("incomplete", "never", reason)
 
@@ -86,7 +86,7 @@ def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
     ],
 )
 def test_no_response_or_that_of_another_job_is_polled_again(body: Any, reason: str) -> None:
-    assert read_poll(Answer(200, {}, body), 0, "job_of_somebody_else") == AskAgain(reason)
+    assert read_poll(ProviderAnswer(200, {}, body), 0, "job_of_somebody_else") == AskAgain(reason)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_no_response_or_that_of_another_job_is_polled_again(body: Any, reason: s
     ],
 )
 def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str) -> None:
-    seen = read_poll(Answer(200, {}, body), 0, "job_1")
+    seen = read_poll(ProviderAnswer(200, {}, body), 0, "job_1")
     assert isinstance(seen, Seen)
     assert (seen.outcome, seen.over) == (outcome, outcome not in ("running", "odd"))
     assert isinstance(seen.body["output"], list)
@@ -114,8 +114,8 @@ def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str)
     ("answer", "meaning"),
     [
         (error(404, None, "invalid_request_error"), Missing()),
-        (Answer(404, {}, {"message": "Response not found", "type": "invalid_request_error"}), Missing()),
-        (Answer(404), AskAgain("http_404")),
+        (ProviderAnswer(404, {}, {"message": "Response not found", "type": "invalid_request_error"}), Missing()),
+        (ProviderAnswer(404), AskAgain("http_404")),
         (error(401, "invalid_api_key", None, "no"), Refused("invalid_api_key", "no")),
         (error(403, "no_access", None, "no"), Refused("no_access", "no")),
         (HTML_403, AskAgain("edge_block", 0, limited=True)),
@@ -125,23 +125,23 @@ def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str)
         (error(400, "bad"), AskAgain("http_400")),
         (error(500, "x", retry_after="1"), AskAgain("http_500", 1_000)),
         (HTML_502, AskAgain("http_502")),
-        (Answer(307), AskAgain("http_307")),
-        (Answer(204), AskAgain("no_response_object")),
-        (Answer(200), AskAgain("no_response_object")),
+        (ProviderAnswer(307), AskAgain("http_307")),
+        (ProviderAnswer(204), AskAgain("no_response_object")),
+        (ProviderAnswer(200), AskAgain("no_response_object")),
         (Fault("never_sent", "ConnectError"), AskAgain("never_sent: ConnectError")),
         (Fault("timeout"), AskAgain("timeout")),
     ],
 )
-def test_a_poll_that_sees_nothing_says_why(answer: Answer | Fault, meaning: object) -> None:
+def test_a_poll_that_sees_nothing_says_why(answer: ProviderAnswer | Fault, meaning: object) -> None:
     assert read_poll(answer, NOW_MS) == meaning
 
 
 def test_a_cancel_observes_with_any_status_and_is_declined_by_400_404_and_409() -> None:
     for body in (response(status="cancelled"), completed(), response(status="in_progress")):
-        assert isinstance(read_cancel(Answer(200, {}, body), 0), Seen)
+        assert isinstance(read_cancel(ProviderAnswer(200, {}, body), 0), Seen)
     assert read_cancel(error(400, "not_background"), 0) == NotCancelled("not_background")
-    assert read_cancel(Answer(404, {}, {"message": "x"}), 0) == NotCancelled("http_404")
-    assert read_cancel(Answer(409), 0) == NotCancelled("http_409")
+    assert read_cancel(ProviderAnswer(404, {}, {"message": "x"}), 0) == NotCancelled("http_404")
+    assert read_cancel(ProviderAnswer(409), 0) == NotCancelled("http_409")
     assert read_cancel(error(500), 0) == AskAgain("http_500")
 
 
@@ -182,6 +182,6 @@ def test_backstops_metadata_is_told_from_a_users(metadata: dict[str, str], owner
 def test_odd_numbers_of_a_response_are_left_out() -> None:
     body = completed(created_at=float("inf"), metadata=None)
     body |= {"completed_at": -1, "usage": {"input_tokens": True, "output_tokens": -4, "total_tokens": "9"}}
-    seen = read_poll(Answer(200, {"openai-poll-after-ms": "-3"}, body), 0)
+    seen = read_poll(ProviderAnswer(200, {"openai-poll-after-ms": "-3"}, body), 0)
     assert isinstance(seen, Seen)
     assert (seen.created_at_ms, seen.ended_at_ms, seen.usage, seen.poll_after_ms) == (None, None, Tokens(), 0)

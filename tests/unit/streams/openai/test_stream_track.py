@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streams.openai.sse import EventReader, EventTooLargeError
 from streams.openai.stream_track import Track
-from streams.provider import Dropped, Ended, OpenAgain, Told, TooMuch
+from streams.provider import Dropped, OpenAgain, StreamEnded, Told, TooMuch
 
 TEXT = "response.output_text.delta"
 
@@ -55,7 +55,7 @@ def test_the_first_events_are_published_without_their_response() -> None:
 @pytest.mark.parametrize("kind", ["completed", "failed", "incomplete", "cancelled"])
 def test_a_terminal_event_is_a_number_and_nothing_more(kind: str) -> None:
     event = {"type": f"response.{kind}", "sequence_number": 0, "response": {"id": "resp_1"}}
-    assert track().take(event, 1 << 30) == Ended(0)
+    assert track().take(event, 1 << 30) == StreamEnded(0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.jobs import ToldLimits
-from streams.openai.answers import Answer, read_create
+from streams.openai.answers import ProviderAnswer, read_create
 from streams.openai.foreign_json import NOT_JSON
 from streams.openai.told_limits import told_limits
 from streams.provider import Accepted, Rejected, Unknown
@@ -39,12 +39,12 @@ def test_whatever_comes_is_read_or_left_out(headers: dict[str, str]) -> None:
 
 
 def test_they_come_with_acceptances_and_refusals_alike() -> None:
-    accepted = read_create(Answer(200, HEADERS, response()), 0)
+    accepted = read_create(ProviderAnswer(200, HEADERS, response()), 0)
     assert isinstance(accepted, Accepted)
-    refused = read_create(Answer(429, HEADERS, {"error": {"code": "rate_limit_exceeded", "type": "tokens"}}), 0)
+    refused = read_create(ProviderAnswer(429, HEADERS, {"error": {"code": "rate_limit_exceeded", "type": "tokens"}}), 0)
     assert isinstance(refused, Rejected)
     assert accepted.limits == refused.limits == TOLD
-    assert isinstance(read_create(Answer(200, HEADERS, NOT_JSON), 0), Unknown)
-    plain = read_create(Answer(200, {}, response()), 0)
+    assert isinstance(read_create(ProviderAnswer(200, HEADERS, NOT_JSON), 0), Unknown)
+    plain = read_create(ProviderAnswer(200, {}, response()), 0)
     assert isinstance(plain, Accepted)
     assert plain.limits is None

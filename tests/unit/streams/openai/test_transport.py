@@ -17,7 +17,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from backstop.runtime.errors import ConfigurationError
-from streams.openai.answers import Answer, Fault, Reply, read_create
+from streams.openai.answers import Fault, ProviderAnswer, Reply, read_create
 from streams.openai.transport import tls_context
 from streams.provider import Rejected
 from streams.workers.metrics import WorkerMetrics
@@ -140,7 +140,7 @@ def test_through_a_tunnel_to_a_server_that_only_our_ca_knows(
     monkeypatch.setenv("HTTPS_PROXY", proxy.url())
     with asyncio.Runner(loop_factory=loop) as runner:
         reply, state = runner.run(tls_scenario(server_tls))
-    assert isinstance(reply, Answer), reply
+    assert isinstance(reply, ProviderAnswer), reply
     assert reply.status == 200
     assert state.posts == 1
     assert "proxy-authorization" not in state.requests[0].headers
@@ -158,7 +158,7 @@ def test_a_proxy_may_speak_tls_itself(
         monkeypatch.setenv("HTTPS_PROXY", proxy.url(scheme="https"))
         with asyncio.Runner(loop_factory=loop) as runner:
             reply, state = runner.run(tls_scenario(server_tls))
-    assert isinstance(reply, Answer), reply
+    assert isinstance(reply, ProviderAnswer), reply
     assert state.posts == 1
 
 
@@ -190,7 +190,7 @@ def test_which_way_a_call_takes_is_said_by_the_environment(
             return await ask(state.base_url), state
 
     reply, state = asyncio.run(scenario())
-    assert isinstance(reply, Answer), reply
+    assert isinstance(reply, ProviderAnswer), reply
     assert reply.status == 200
     (request,) = state.requests
     # proxy.py adds a header with its name when it forwards a plain request.
@@ -272,7 +272,7 @@ def test_a_folder_of_certificates_does_too(
     monkeypatch.delenv("SSL_CERT_FILE")
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     reply, _ = asyncio.run(tls_scenario(server_tls))
-    assert isinstance(reply, Answer), reply
+    assert isinstance(reply, ProviderAnswer), reply
 
 
 def test_a_gateway_that_asks_for_a_certificate_is_shown_ours(authority: trustme.CA, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_gateway_that_asks_for_a_certificate_is_shown_ours(authority: trustme.
     ours.private_key_pem.write_to_path(key)
     for context in (tls_context(both, None), tls_context(certificate, key)):
         reply, state = asyncio.run(tls_scenario(strict, tls=context))
-        assert isinstance(reply, Answer), reply
+        assert isinstance(reply, ProviderAnswer), reply
         assert state.posts == 1
     _, state = asyncio.run(tls_scenario(strict))
     assert state.requests == []
@@ -327,6 +327,6 @@ def test_a_poll_goes_through_the_proxy_too(proxy: ForwardProxy, monkeypatch: pyt
                 await client.close()
 
     reply, state = asyncio.run(scenario())
-    assert isinstance(reply, Answer), reply
+    assert isinstance(reply, ProviderAnswer), reply
     assert "via" in state.requests[0].headers  # of the second, on the same connection, the proxy does not say it
     assert [request.path for request in state.requests] == ["/v1/responses/%2E%2E", f"/v1/responses/{RESPONSE_ID}"]

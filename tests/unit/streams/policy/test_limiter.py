@@ -9,8 +9,8 @@ from streams.policy.limiter import (
     STALE_MS,
     TOLD_FOR_MS,
     Limiter,
+    LimitsTold,
     Rates,
-    Told,
 )
 
 DISCOVER = Rates(discover=True)
@@ -27,15 +27,15 @@ def serve(limiter: Limiter, since_ms: int, until_ms: int, share: float = 1.0) ->
 @pytest.mark.parametrize(
     ("rates", "told", "tokens_per_min"),
     [
-        (Rates(tokens_per_min=100), Told(tokens_per_min=60), 60),
-        (Rates(tokens_per_min=100), Told(tokens_per_min=1_000), 100),
-        (Rates(tokens_per_min=100), Told(requests_per_min=5), 100),
-        (Rates(concurrent=4), Told(tokens_per_min=60), 60),
-        (DISCOVER, Told(tokens_per_min=60), 60),
-        (DISCOVER, Told(requests_per_min=5), FIRST_TOKENS_PER_MIN),
+        (Rates(tokens_per_min=100), LimitsTold(tokens_per_min=60), 60),
+        (Rates(tokens_per_min=100), LimitsTold(tokens_per_min=1_000), 100),
+        (Rates(tokens_per_min=100), LimitsTold(requests_per_min=5), 100),
+        (Rates(concurrent=4), LimitsTold(tokens_per_min=60), 60),
+        (DISCOVER, LimitsTold(tokens_per_min=60), 60),
+        (DISCOVER, LimitsTold(requests_per_min=5), FIRST_TOKENS_PER_MIN),
     ],
 )
-def test_the_lower_of_what_is_set_and_told_counts(rates: Rates, told: Told, tokens_per_min: float) -> None:
+def test_the_lower_of_what_is_set_and_told_counts(rates: Rates, told: LimitsTold, tokens_per_min: float) -> None:
     limiter = Limiter(rates, 0)
     limiter.told(told, 1_000)
     assert limiter.tokens_per_min == tokens_per_min
@@ -44,7 +44,7 @@ def test_the_lower_of_what_is_set_and_told_counts(rates: Rates, told: Told, toke
 def test_a_limit_that_is_told_anew_counts_at_once_in_both_directions() -> None:
     limiter = Limiter(DISCOVER, 0)
     for tokens in (1_000, 500, 8_000):
-        limiter.told(Told(tokens_per_min=tokens), 1_000)
+        limiter.told(LimitsTold(tokens_per_min=tokens), 1_000)
         assert limiter.tokens_per_min == tokens
 
 
@@ -52,7 +52,7 @@ def test_what_is_left_counts_less_what_is_on_its_way() -> None:
     limiter = Limiter(Rates(tokens_per_min=60_000), 0, share=0.5)
     assert limiter.wait(1_000, 3_000) is None
     limiter.take(400, 3_000)
-    limiter.told(Told(tokens_left=1_800), 3_000)
+    limiter.told(LimitsTold(tokens_left=1_800), 3_000)
     assert limiter.wait(500, 3_000) is None
     wait = limiter.wait(600, 3_000)
     assert wait is not None
@@ -61,19 +61,19 @@ def test_what_is_left_counts_less_what_is_on_its_way() -> None:
 
 def test_what_was_left_long_ago_is_not_believed() -> None:
     limiter = Limiter(Rates(tokens_per_min=60_000), 0)
-    limiter.told(Told(tokens_left=0), 3_000, age_ms=STALE_MS + 1)
+    limiter.told(LimitsTold(tokens_left=0), 3_000, age_ms=STALE_MS + 1)
     assert limiter.wait(1_000, 3_000) is None
 
 
 def test_requests_that_are_left_bound_those_that_go() -> None:
     limiter = Limiter(Rates(requests_per_min=600), 0)
-    limiter.told(Told(requests_per_min=600, requests_left=2), 10_000)
+    limiter.told(LimitsTold(requests_per_min=600, requests_left=2), 10_000)
     gone = 0
     while limiter.wait(0, 10_000) is None:
         limiter.take(0, 10_000)
         gone += 1
     assert gone == 2
-    limiter.told(Told(requests_per_min=600, requests_left=0), 10_000)
+    limiter.told(LimitsTold(requests_per_min=600, requests_left=0), 10_000)
     wait = limiter.wait(0, 10_000)
     assert wait is not None
     assert wait.ms is not None
@@ -82,7 +82,7 @@ def test_requests_that_are_left_bound_those_that_go() -> None:
 
 def test_told_limits_are_forgotten_if_answers_tell_no_more() -> None:
     limiter = Limiter(Rates(tokens_per_min=100), 0)
-    limiter.told(Told(tokens_per_min=10), 0)
+    limiter.told(LimitsTold(tokens_per_min=10), 0)
     limiter.told(None, TOLD_FOR_MS)
     assert limiter.tokens_per_min == 10
     limiter.told(None, TOLD_FOR_MS + 1)

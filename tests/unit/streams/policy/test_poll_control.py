@@ -2,7 +2,7 @@
 
 from schemas.codec import encode
 from streams.fold.batch import RESPONSE_FOLD
-from streams.fold.response import Absent, Running, step
+from streams.fold.response import AbsentResponse, RunningResponse, step
 from streams.fold.response_timer import stamped_timer
 from streams.policy.polls import PollPolicy, Webhooks
 from tests.support.builders import T0, accepted, claimed
@@ -33,14 +33,14 @@ def test_a_control_job_is_polled_as_if_no_webhook_came() -> None:
 
 
 def test_the_fold_hands_the_stamp_to_the_claim_the_commands_and_the_timers() -> None:
-    state = step(Absent(), claimed(T0, control=True, poll_at_ms=T0 + 1_000)).state
-    assert isinstance(state, Running)
+    state = step(AbsentResponse(), claimed(T0, control=True, poll_at_ms=T0 + 1_000)).state
+    assert isinstance(state, RunningResponse)
     assert state.claim.control
     timer = stamped_timer(Webhooks(PollPolicy()), "resp_1", state, T0 + 1_000, T0 + 1_000)
     assert step(state, timer).outputs[0].control is True  # type: ignore[attr-defined]
 
 
 def test_records_and_rows_of_all_other_jobs_are_as_before() -> None:
-    state = step(Absent(), claimed(T0)).state
+    state = step(AbsentResponse(), claimed(T0)).state
     assert b"control" not in RESPONSE_FOLD.encode_state(state)
     assert b"control" not in encode(accepted(T0))

@@ -2,7 +2,7 @@
 
 from schemas.responses import ResponseFact, ResponseTimerFired
 from streams.fold.batch import RESPONSE_FOLD
-from streams.fold.response import CANCEL_AGAIN_MS, Absent, ResponseState, Running, due_ms, step
+from streams.fold.response import CANCEL_AGAIN_MS, AbsentResponse, ResponseState, RunningResponse, due_ms, step
 from streams.fold.rows import encode_response_state, encode_row
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.scheduler.due import Due
@@ -13,7 +13,7 @@ POLICY = PollPolicy(first_poll_ms=3_000, spacing_min_ms=1_000, spacing_max_ms=5_
 
 
 def folded(*facts: ResponseFact) -> ResponseState:
-    state: ResponseState = Absent()
+    state: ResponseState = AbsentResponse()
     for fact in facts:
         state = step(state, fact).state
     return state
@@ -64,5 +64,5 @@ def test_a_response_whose_job_is_over_is_cancelled_less_and_less_often() -> None
 def test_the_last_poll_before_the_deadline_is_not_put_off() -> None:
     state = folded(claimed(T0, poll_at_ms=T0 + 3_000, last_poll_at_ms=T0 + 20_000))
     looking = step(state, timer(state)).state
-    assert isinstance(looking, Running)
+    assert isinstance(looking, RunningResponse)
     assert looking.poll_at_ms == T0 + 20_000

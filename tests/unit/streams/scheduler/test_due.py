@@ -114,5 +114,5 @@ def test_words_in_a_pollers_data_do_not_pass_for_an_end() -> None:
     for each in (state, active()):
         row = encode_row(JOB_FOLD.encode_state(each), 12)
         assert row_due_ms(JOB_FOLD, row) == JOB_FOLD.due_ms(each)
-    unclaimed = response.Unclaimed(T0, response.Webhooks(('"kind":"ended"',)), None, T0 + 5)
+    unclaimed = response.Unclaimed(T0, response.ReceivedWebhooks(('"kind":"ended"',)), None, T0 + 5)
     assert row_due_ms(RESPONSE_FOLD, encode_row(RESPONSE_FOLD.encode_state(unclaimed), 3)) == T0 + 5

@@ -204,11 +204,11 @@ def test_a_hedge_that_was_refused_has_not_lost(rig: Rig) -> None:
 
 ASK_AT = T0 + 50_000
 POLL_AT = T0 + 200_000
-RUNNING = response.Running(claim(), POLL_AT, hedge=Hedge(MODEL, ASK_AT))
+RUNNING = response.RunningResponse(claim(), POLL_AT, hedge=Hedge(MODEL, ASK_AT))
 
 
 class Timers:
-    def __init__(self, rig: Rig, state: response.Running, now_ms: int) -> None:
+    def __init__(self, rig: Rig, state: response.RunningResponse, now_ms: int) -> None:
         self.index = DueIndex(lambda: now_ms, ahead_ms=DEADLINE)
         self.index.own([0])
         webhooks = Webhooks(PollPolicy())
@@ -249,19 +249,19 @@ def test_a_permission_is_stamped_on_the_timer(rig: Rig) -> None:
 
 def test_the_timer_of_a_poll_says_when_to_ask_once_that_is_known(rig: Rig) -> None:
     """The class knew nothing when the response was accepted."""
-    state = response.Running(claim(), ASK_AT, hedge=Hedge(MODEL, None))
+    state = response.RunningResponse(claim(), ASK_AT, hedge=Hedge(MODEL, None))
     fired = Timers(rig, state, ASK_AT).fired
     assert fired.hedge_at_ms == rig.hedges.hedge_at_ms(RESP, MODEL, CLAIM_AT)
 
 
 def test_one_permission_at_a_time(rig: Rig) -> None:
-    state = response.Running(claim(), LATE, hedge=Hedge(MODEL, None, PERMIT, LATE - 5))
+    state = response.RunningResponse(claim(), LATE, hedge=Hedge(MODEL, None, PERMIT, LATE - 5))
     fired = Timers(rig, state, LATE).fired
     assert (fired.permit, fired.hedge_at_ms) == (None, None)
 
 
 def test_a_response_without_hedges_has_the_timer_it_always_had(rig: Rig) -> None:
-    state = response.Running(claim(), LATE)
+    state = response.RunningResponse(claim(), LATE)
     fired = Timers(rig, state, LATE).fired
     row = encode_row(encode_response_state(state), 3)
     assert fired == response_timer(Webhooks(PollPolicy()), Due(LATE, RESP.encode(), 0), row, LATE)

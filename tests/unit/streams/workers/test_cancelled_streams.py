@@ -6,7 +6,7 @@ import pytest
 
 from schemas.base import Usage
 from schemas.jobs import UsageBooked
-from streams.fold.response import Ended, Running
+from streams.fold.response import Ended, RunningResponse
 from tests.support.waiting import eventually
 from tests.unit.streams.workers.test_follower import CLAIM, Watched, joined, told, watched
 
@@ -19,7 +19,7 @@ def booked(w: Watched) -> list[UsageBooked]:
 def test_the_output_that_was_seen_of_a_cancelled_stream_is_booked_once(status: str) -> None:
     async def case(w: Watched) -> None:
         response_id = await w.created()
-        await w.put(response_id, Running(CLAIM, 10))
+        await w.put(response_id, RunningResponse(CLAIM, 10))
         await w.told_to_the_end()
         await w.put(response_id, Ended(CLAIM, status, 20))  # type: ignore[arg-type]  # a status
         await w.put(response_id, Ended(CLAIM, status, 20))  # type: ignore[arg-type]  # as above
@@ -39,7 +39,7 @@ def test_the_output_that_was_seen_of_a_cancelled_stream_is_booked_once(status: s
 def test_a_stream_that_still_runs_when_its_cancel_is_known_is_booked_when_it_is_let_go() -> None:
     async def case(w: Watched) -> None:
         response_id = await w.created("stream_endless", sim_run_s="0")
-        await w.put(response_id, Running(CLAIM, 10))
+        await w.put(response_id, RunningResponse(CLAIM, 10))
         await eventually(lambda: joined(w.partials), what="the beginning of its output")
         seen = len(joined(w.partials).encode())
         await w.put(response_id, Ended(CLAIM, "cancelled", 20))
@@ -55,7 +55,7 @@ def test_a_worker_that_stops_books_what_it_saw_of_cancelled_streams_and_of_no_ot
         async with watched() as w:
             cancelled, running = [await w.created("stream_endless", sim_run_s="0") for _ in range(2)]
             for response_id in (cancelled, running):
-                await w.put(response_id, Running(CLAIM, 10))
+                await w.put(response_id, RunningResponse(CLAIM, 10))
             await eventually(lambda: len({each.response_id for each in w.partials if joined([each])}) == 2)
             await w.put(cancelled, Ended(CLAIM, "cancelled", 20))
             assert booked(w) == []
@@ -72,7 +72,7 @@ def test_a_stop_does_not_wait_long_for_a_broker_that_is_away(monkeypatch: pytest
     async def case() -> None:
         async with watched() as w:
             response_id = await w.created("stream_endless", sim_run_s="0")
-            await w.put(response_id, Running(CLAIM, 10))
+            await w.put(response_id, RunningResponse(CLAIM, 10))
             await eventually(lambda: joined(w.partials), what="the beginning of its output")
             await w.put(response_id, Ended(CLAIM, "cancelled", 20))
             w.publisher.away = True

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import make_clock
 from schemas.partials import PartialOutput
-from streams.fold.response import Claim, Ended, ResponseState, Running
+from streams.fold.response import Ended, ResponseClaim, ResponseState, RunningResponse
 from streams.fold.rows import encode_response_state, encode_row
 from streams.workers.access import ProviderAccess
 from streams.workers.follower import Follower
@@ -25,7 +25,7 @@ from tests.support.memory_publisher import MemoryPublisher
 from tests.support.waiting import eventually
 from tests.unit.backstop.simulator.harness import KEY, World, world
 
-CLAIM = Claim("job_1", 2, "acme", 1, 2, 3, 4, stream=True)
+CLAIM = ResponseClaim("job_1", 2, "acme", 1, 2, 3, 4, stream=True)
 
 
 class MemoryRows:
@@ -135,7 +135,7 @@ def assert_whole(partials: list[PartialOutput]) -> None:
 def test_a_stream_is_told_whole_whatever_becomes_of_its_connections(fault: str) -> None:
     async def case(w: Watched) -> None:
         response_id = await w.created(fault, sim_run_s="0.2")
-        await w.put(response_id, Running(CLAIM, 9))
+        await w.put(response_id, RunningResponse(CLAIM, 9))
         partials = await w.told_to_the_end()
         assert_whole(partials)
         assert {(each.job_id, each.attempt, each.tenant, each.response_id) for each in partials} == {
@@ -148,7 +148,7 @@ def test_a_stream_is_told_whole_whatever_becomes_of_its_connections(fault: str) 
 def test_it_is_told_while_the_response_runs_and_the_first_events_without_the_response() -> None:
     async def case(w: Watched) -> None:
         response_id = await w.created(sim_run_s="1000")
-        await w.put(response_id, Running(CLAIM, 9))
+        await w.put(response_id, RunningResponse(CLAIM, 9))
         await eventually(lambda: w.partials)
         assert [event for each in w.partials for event in each.events][:3] == [
             {"type": f"response.{kind}", "sequence_number": number}
@@ -162,10 +162,10 @@ def test_it_is_told_while_the_response_runs_and_the_first_events_without_the_res
 def test_only_running_responses_that_stream_are_followed_and_as_many_as_may_be() -> None:
     async def case(w: Watched) -> None:
         first, second = [await w.created(sim_run_s=seconds) for seconds in ("0.3", "0")]
-        await w.put("resp_plain", Running(replace(CLAIM, stream=False), 9))
+        await w.put("resp_plain", RunningResponse(replace(CLAIM, stream=False), 9))
         await w.put("resp_over", Ended(CLAIM, "completed", 9))
-        await w.put(first, Running(CLAIM, 9))
-        await w.put(second, Running(CLAIM, 9))
+        await w.put(first, RunningResponse(CLAIM, 9))
+        await w.put(second, RunningResponse(CLAIM, 9))
         await eventually(lambda: sum(each.end_number is not None for each in w.partials) == 2)
         ends = [each.response_id for each in w.partials if each.end_number is not None]
         assert ends == [first, second], "the second waited for the first"
@@ -178,8 +178,8 @@ def test_a_new_owner_of_a_partition_begins_anew_and_the_old_one_stops() -> None:
     async def case(w: Watched) -> None:
         mine = await w.created(sim_run_s="0.3")
         theirs = await w.created(sim_run_s="1000")
-        w.memory.rows[0][mine.encode()] = encode_row(encode_response_state(Running(CLAIM, 9)), 1)
-        await w.put(theirs, Running(CLAIM, 9), partition=1)
+        w.memory.rows[0][mine.encode()] = encode_row(encode_response_state(RunningResponse(CLAIM, 9)), 1)
+        await w.put(theirs, RunningResponse(CLAIM, 9), partition=1)
         await eventually(lambda: w.partials)
         w.follower.rebuilt([0], w.rows)
         await w.told_to_the_end()
@@ -193,8 +193,8 @@ def test_a_new_owner_of_a_partition_begins_anew_and_the_old_one_stops() -> None:
 def test_a_stream_that_never_ends_is_left_when_its_response_has_ended() -> None:
     async def case(w: Watched) -> None:
         endless, second = await w.created("stream_endless", sim_run_s="0"), await w.created(sim_run_s="0")
-        await w.put(endless, Running(CLAIM, 9))
-        await w.put(second, Running(CLAIM, 9))
+        await w.put(endless, RunningResponse(CLAIM, 9))
+        await w.put(second, RunningResponse(CLAIM, 9))
         await eventually(lambda: joined(w.partials) == "Echo: Hello")
         await w.put(endless, Ended(CLAIM, "completed", 9))
         await w.told_to_the_end()
@@ -213,7 +213,7 @@ def test_a_stream_that_never_ends_is_left_when_its_response_has_ended() -> None:
 )
 def test_what_is_not_told_on_says_so(limits: dict[str, int], fault: str, cut: str) -> None:
     async def case(w: Watched) -> None:
-        await w.put(await w.created(fault, sim_run_s="0"), Running(CLAIM, 9))
+        await w.put(await w.created(fault, sim_run_s="0"), RunningResponse(CLAIM, 9))
         await eventually(lambda: any(each.cut for each in w.partials))
         assert w.partials[-1].cut == cut
         assert all(each.end_number is None for each in w.partials)
@@ -226,7 +226,7 @@ def test_while_the_broker_is_away_the_stream_waits(monkeypatch: pytest.MonkeyPat
 
     async def case(w: Watched) -> None:
         w.publisher.away = True
-        await w.put(await w.created(sim_run_s="0"), Running(CLAIM, 9))
+        await w.put(await w.created(sim_run_s="0"), RunningResponse(CLAIM, 9))
         await eventually(lambda: w.w.receiver.got, what="the end of the response")
         assert w.partials == []
         w.publisher.away = False
@@ -237,7 +237,7 @@ def test_while_the_broker_is_away_the_stream_waits(monkeypatch: pytest.MonkeyPat
 
 def test_small_events_are_gathered() -> None:
     async def case(w: Watched) -> None:
-        await w.put(await w.created(sim_run_s="0"), Running(CLAIM, 9))
+        await w.put(await w.created(sim_run_s="0"), RunningResponse(CLAIM, 9))
         partials = await w.told_to_the_end()
         assert_whole(partials)
         assert len(partials) <= 3

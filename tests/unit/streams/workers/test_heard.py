@@ -10,7 +10,7 @@ from backstop.simulator.catalogue import KINDS
 from backstop.simulator.config import SimulatorConfig
 from backstop.simulator.loading import merge_profile
 from backstop.simulator.profiles import PRESETS
-from streams.openai.answers import Answer, Fault, Reply
+from streams.openai.answers import Fault, ProviderAnswer, Reply
 from tests.simulation.provider import HEARD
 from tests.simulation.test_aimed import HEARD_AS
 from tests.support.accounts import account_at, client_of
@@ -54,4 +54,4 @@ def test_the_simulation_answers_as_the_simulator_is_heard(kind: str, side: str) 
 
 def test_no_kind_of_fault_is_left_out() -> None:
     assert {*HEARD_AS, SLOW} == set(KINDS)
-    assert isinstance(HEARD["html"], Answer)
+    assert isinstance(HEARD["html"], ProviderAnswer)

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.base import Message
 from streams.fold.batch import RESPONSE_FOLD
-from streams.fold.response import Absent, step
+from streams.fold.response import AbsentResponse, step
 from streams.fold.rows import encode_row
 from streams.policy.latency import ALL, Latencies
 from streams.policy.latency_counts import bucket, value_ms
@@ -115,7 +115,7 @@ def test_a_webhook_before_the_claim_counts() -> None:
 
 
 def row(accepted_ms: int) -> bytes:
-    state = step(Absent(), build.claimed(accepted_ms, latency_class=LEAF)).state
+    state = step(AbsentResponse(), build.claimed(accepted_ms, latency_class=LEAF)).state
     return encode_row(RESPONSE_FOLD.encode_state(state), 5)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.base import InlineBody
 from schemas.jobs import AttemptAccepted, AttemptUnknown
-from streams.openai.answers import Answer, Reply, read_create
+from streams.openai.answers import ProviderAnswer, Reply, read_create
 from streams.openai.foreign_json import NOT_JSON
 from streams.provider import Accepted, Rejected, Unknown
 from tests.unit.streams.workers import misbehaving as server
@@ -89,7 +89,7 @@ ERROR = {"code": "rate_limit_exceeded", "message": "Try again in 20 s.", "param"
 )  # fmt: skip
 def test_what_is_told_first_is_the_answer(told: Any, body: Any) -> None:
     reply, _ = create_against(events({"type": "keepalive", "sequence_number": 0}, told, then=None))
-    assert isinstance(reply, Answer)
+    assert isinstance(reply, ProviderAnswer)
     assert (reply.status, reply.body, reply.streamed) == (200, body, True)
 
 
@@ -100,7 +100,7 @@ DONE = {"type": "response.completed", "sequence_number": 9, "response": server.c
 def test_a_server_that_does_not_run_in_the_background_is_heard_to_its_end() -> None:
     delta = {"type": "response.output_text.delta", "delta": "Hi."}
     reply, state = create_against(events(HELD, delta, DONE, then=None))
-    assert isinstance(reply, Answer)
+    assert isinstance(reply, ProviderAnswer)
     assert (reply.body, reply.streamed) == (DONE["response"], True)
     assert state.posts == 1
 
@@ -117,11 +117,11 @@ def test_what_was_known_before_such_a_stream_broke_is_known(told: tuple[Any, ...
 
 def test_a_stream_that_ends_without_an_event_is_reported_as_such() -> None:
     reply, _ = create_against(events({"type": "keepalive"}))
-    assert isinstance(reply, Answer)
+    assert isinstance(reply, ProviderAnswer)
     assert reply.body is NOT_JSON
     assert reply.text == 'the stream ended after 1 events, without a response: data: {"type": "keepalive"}\n\n'
     nothing, _ = create_against(events())
-    assert isinstance(nothing, Answer)
+    assert isinstance(nothing, ProviderAnswer)
     assert nothing.text == "the stream ended after 0 events, without a response: "
 
 

@@ -30,8 +30,8 @@ class Table:
 
 
 def row(*, stream: bool, ended: bool = False) -> bytes:
-    claimed = response.step(response.Absent(), claim_of(T0, stream=True if stream else None)).state
-    assert isinstance(claimed, response.Running)
+    claimed = response.step(response.AbsentResponse(), claim_of(T0, stream=True if stream else None)).state
+    assert isinstance(claimed, response.RunningResponse)
     state = response.Ended(claimed.claim, "completed", T0 + 5) if ended else claimed
     return encode_row(encode_response_state(state), 1)
 

@@ -14,7 +14,7 @@ hands out what the last fetch brought, so the next one has all partitions, and m
 fetches then, and a record that comes alone is fetched at once.
 """
 
-# ruff: noqa: SLF001 - see FetchPace
+# ruff: noqa: SLF001 - see FetchWait
 from collections import Counter
 from typing import Any
 
@@ -30,7 +30,7 @@ LOOK_AGAIN_S = 1.0
 """aiokafka walks through all partitions after this time without an event, although each change of them is an event."""
 
 
-class FetchPace:
+class FetchWait:
     """For one consumer. Changes private parts of aiokafka's fetcher: the
     version is pinned, and it has no public way to do so.
     """
@@ -80,7 +80,7 @@ class FetchPace:
         """`fetches` (pairs of a node and aiokafka's request) are about to be sent."""
 
 
-class GatheringPace(FetchPace):
+class GatheringPace(FetchWait):
     """For a reader that takes all records as they come, and may have them `gap_ms` later for fewer fetches."""
 
     def __init__(self, gap_ms: int, hold_ms: int = IDLE_WAIT_MS) -> None:
