@@ -16,7 +16,7 @@ from math import exp, sqrt
 from statistics import fmean
 
 from streams.policy.latency import Latencies
-from streams.scheduler.hedges import Hedges, NotNow, Slow
+from streams.scheduler.hedges import Hedges, NoHedgeNow, Slow
 
 MODEL = "m"
 MEDIAN_S, SIGMA = 60.0, 0.8
@@ -173,7 +173,7 @@ class _Run:
     def ask(self, now_s: float, number: int, job: Job) -> None:
         slow = Slow(str(number), MODEL, "t", _ms(job.began_s), _ms(job.began_s + DEADLINE_S))
         answer = self.hedges.ask(slow, _ms(now_s))
-        if isinstance(answer, NotNow):
+        if isinstance(answer, NoHedgeNow):
             if answer.ask_at_ms is not None:
                 self.ask_at(number, job, answer.ask_at_ms / 1_000 + 1e-3)
             return

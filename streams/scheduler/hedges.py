@@ -51,7 +51,7 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True)
-class NotNow:
+class NoHedgeNow:
     """No hedge now. Ask again at `ask_at_ms`; None: at the next poll."""
 
     why: Why
@@ -96,14 +96,14 @@ class Hedges:
         age = self._age(response_id, model, now_ms)
         return None if age is None else now_ms + max(1, age.after_ms)
 
-    def ask(self, slow: Slow, now_ms: int) -> HedgePermit | NotNow:
+    def ask(self, slow: Slow, now_ms: int) -> HedgePermit | NoHedgeNow:
         """Whether a hedge of the response may begin now. A permission is spent from the budget."""
         age = self._age(slow.response_id, slow.model, now_ms)
         if age is None:
-            return NotNow("unknown", now_ms + again_ms(now_ms - slow.accepted_at_ms))
+            return NoHedgeNow("unknown", now_ms + again_ms(now_ms - slow.accepted_at_ms))
         after_at_ms = slow.accepted_at_ms + age.after_ms
         if now_ms < after_at_ms:
-            return NotNow("young", after_at_ms)
+            return NoHedgeNow("young", after_at_ms)
         against = self._against(slow, age, now_ms)
         if against is not None:
             return against
@@ -112,20 +112,20 @@ class Hedges:
             age_ms=max(0, now_ms - slow.accepted_at_ms), after_ms=age.after_ms, share=self._share, ended=age.ended
         )
 
-    def _against(self, slow: Slow, age: HedgeAge, now_ms: int) -> NotNow | None:
+    def _against(self, slow: Slow, age: HedgeAge, now_ms: int) -> NoHedgeNow | None:
         """What speaks against a hedge of a response that is old enough. None: it is spent from the budget."""
         stops = self._of(slow.model)
         if self._troubled(slow.model):
             stops.of_lane.trouble(now_ms)
         if now_ms < stops.of_lane.until_ms:
-            return NotNow("lane", stops.of_lane.until_ms)
+            return NoHedgeNow("lane", stops.of_lane.until_ms)
         if now_ms < stops.of_class.until_ms:
-            return NotNow("class", stops.of_class.until_ms)
+            return NoHedgeNow("class", stops.of_class.until_ms)
         if slow.deadline_at_ms - now_ms < age.median_ms:
-            return NotNow("deadline")
+            return NoHedgeNow("deadline")
         if self._busy(slow.model, slow.tenant):
-            return NotNow("busy", now_ms + BUSY_AGAIN_MS)
-        return None if self._budget.take() else NotNow("budget", now_ms + again_ms(now_ms - slow.accepted_at_ms))
+            return NoHedgeNow("busy", now_ms + BUSY_AGAIN_MS)
+        return None if self._budget.take() else NoHedgeNow("budget", now_ms + again_ms(now_ms - slow.accepted_at_ms))
 
     def taken(self, _partition: int, folded: Folded[Any]) -> None:
         """Learn from a batch of the jobs log."""

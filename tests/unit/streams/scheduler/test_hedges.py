@@ -22,7 +22,7 @@ from streams.policy.waiting import Waiter
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import Due, DueIndex
 from streams.scheduler.hedge_timers import HedgeTimers
-from streams.scheduler.hedges import BUSY_AGAIN_MS, Hedges, NotNow, Slow
+from streams.scheduler.hedges import BUSY_AGAIN_MS, Hedges, NoHedgeNow, Slow
 from streams.scheduler.response_timers import response_timer
 from tests.support.builders import (
     DEADLINE,
@@ -79,7 +79,7 @@ class Rig:
 
     def why(self, now_ms: int = LATE, slow: Slow = SLOW) -> str:
         answer = self.hedges.ask(slow, now_ms)
-        return answer.why if isinstance(answer, NotNow) else "permitted"
+        return answer.why if isinstance(answer, NoHedgeNow) else "permitted"
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_response_that_is_old_enough_is_permitted_a_hedge_and_says_from_what(r
 
 def test_a_younger_one_asks_again_at_that_age(rig: Rig) -> None:
     answer = rig.hedges.ask(SLOW, T0 + 50_000)
-    assert isinstance(answer, NotNow)
+    assert isinstance(answer, NoHedgeNow)
     assert answer.why == "young"
     assert answer.ask_at_ms == rig.hedges.hedge_at_ms(RESP, MODEL, T0)
 
@@ -104,7 +104,7 @@ def test_a_younger_one_asks_again_at_that_age(rig: Rig) -> None:
 @pytest.mark.parametrize("ends", [0, 99])
 def test_nothing_is_permitted_before_100_have_ended(ends: int) -> None:
     rig = Rig(ends, submissions=1_000)
-    assert rig.hedges.ask(SLOW, LATE) == NotNow("unknown", LATE + AGAIN_MS)
+    assert rig.hedges.ask(SLOW, LATE) == NoHedgeNow("unknown", LATE + AGAIN_MS)
     assert rig.hedges.hedge_at_ms(RESP, MODEL, T0) is None
 
 
@@ -125,7 +125,7 @@ def test_the_narrowest_class_that_knows_enough_counts(rig: Rig) -> None:
 
 def test_the_budget_is_a_share_of_the_submissions_that_may_be_hedged() -> None:
     rig = Rig()
-    assert rig.hedges.ask(SLOW, LATE) == NotNow("budget", LATE + AGAIN_MS)
+    assert rig.hedges.ask(SLOW, LATE) == NoHedgeNow("budget", LATE + AGAIN_MS)
     rig.take(*(submitted(LATE, job_id=f"plain_{number}") for number in range(1_000)))
     assert rig.why() == "budget"
     rig.take(*(submitted(LATE, job_id=f"may_{number}", policy=HEDGING) for number in range(51)))
@@ -139,7 +139,7 @@ def test_no_hedge_begins_with_too_little_time_left(rig: Rig) -> None:
 def test_a_lane_in_trouble_stops_hedges_until_it_was_well_for_ten_minutes() -> None:
     ill = [True]
     rig = Rig(submissions=1_000, troubled=lambda model: model == MODEL and ill[0])
-    assert rig.hedges.ask(SLOW, LATE) == NotNow("lane", LATE + LANE_REST_MS)
+    assert rig.hedges.ask(SLOW, LATE) == NoHedgeNow("lane", LATE + LANE_REST_MS)
     ill[0] = False
     assert rig.why(LATE + LANE_REST_MS - 1) == "lane"
     rig.take(submitted(LATE + LANE_REST_MS, policy=HEDGING))
@@ -148,7 +148,7 @@ def test_a_lane_in_trouble_stops_hedges_until_it_was_well_for_ten_minutes() -> N
 
 def test_jobs_that_wait_for_the_lane_go_first() -> None:
     rig = Rig(submissions=1_000, busy=lambda model, tenant: (model, tenant) == (MODEL, TENANT))
-    assert rig.hedges.ask(SLOW, LATE) == NotNow("busy", LATE + BUSY_AGAIN_MS)
+    assert rig.hedges.ask(SLOW, LATE) == NoHedgeNow("busy", LATE + BUSY_AGAIN_MS)
 
 
 def fold(rig: Rig, *facts: JobFact) -> None:
@@ -184,7 +184,7 @@ def test_a_refusal_of_the_request_itself_says_nothing_of_the_lane(rig: Rig) -> N
 def test_hedges_that_lose_stop_their_class(rig: Rig) -> None:
     for _ in range(18):
         rig.result("first", LATE)
-    assert rig.hedges.ask(SLOW, LATE) == NotNow("class", LATE + REST_MS)
+    assert rig.hedges.ask(SLOW, LATE) == NoHedgeNow("class", LATE + REST_MS)
 
 
 @pytest.mark.parametrize("won", ["hedge", None])
