@@ -35,6 +35,11 @@ MODELS_MAX = 1_000
 AGES_VALID_MS = 10_000
 """How long an estimated age is used. Computing it takes a pass over all open responses."""
 
+UNKNOWN_VALID_MS = 2_000
+"""The same where too little was known: after a start the log tells of earlier ends within moments, and a response that
+is accepted without an age is never hedged.
+"""
+
 AGES_MAX = 500
 BUSY_AGAIN_MS = 5_000
 
@@ -89,7 +94,7 @@ class Hedges:
         self._budget = HedgeBudget(share)
         self._stops: OrderedDict[str, _Stops] = OrderedDict()
         self._ages: dict[LatencyClass, HedgeAge | None] = {}
-        self._ages_at_ms = 0
+        self._ages_at_ms = self._unknown_at_ms = 0
 
     def hedge_at_ms(self, response_id: str, model: str, now_ms: int) -> int | None:
         """When to ask for a hedge of a response that was accepted just now; None while too little is known."""
@@ -195,6 +200,9 @@ class Hedges:
         wanted = [of for of in levels((model,) if known is None else known.of) if of]
         if now_ms - self._ages_at_ms >= AGES_VALID_MS or len(self._ages) > AGES_MAX:
             self._ages, self._ages_at_ms = {}, now_ms
+        if now_ms - self._unknown_at_ms >= UNKNOWN_VALID_MS:
+            self._ages = {of: age for of, age in self._ages.items() if age is not None}
+            self._unknown_at_ms = now_ms
         lacking = [of for of in wanted if of not in self._ages]
         if lacking:
             many = self._latencies.curves(lacking, now_ms, ends_for_age(self._share))

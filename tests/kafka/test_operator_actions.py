@@ -53,8 +53,8 @@ def submit(running: Running, job_id: str, model: str = MODEL, *tags: str, **requ
     ask(f"{running.system.url}/v1/jobs", body, running.keys["acme"])
 
 
-def read(running: Running, path: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(ask(f"{running.system.url}{path}", None, running.keys["acme"]))["data"]
+def read(running: Running, path: str, part: str = "data") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(ask(f"{running.system.url}{path}", None, running.keys["acme"]))[part]
     return found
 
 
@@ -148,7 +148,7 @@ def test_open_jobs_are_changed_and_ended_ones_retried_once(running: Running) -> 
     assert command(running, *changes, "--execute", "--why", "for the night", "--by", "Ann")["changed"] == JOBS
     shown = lambda name: command(running, "jobs", "show", name)  # noqa: E731
     wait_until(lambda: shown(names[0]).get("priority") == "bulk", 30, "a job that shows its priority")
-    facts = read(running, f"/v1/jobs/{names[0]}/timeline")
+    facts = read(running, f"/v1/jobs/{names[0]}/timeline", "entries")
     (told,) = [fact["summary"] for fact in facts if fact["kind"] == "job_changed"]
     assert (told["why"], told["by"], told["priority"]) == ("for the night", "Ann", "bulk")
 

@@ -26,7 +26,7 @@ FAULTS = (
 )  # fmt: skip
 CALM: dict[str, Any] = {
     **{each.name: 0 for each in fields(Mixture) if each.name in FAULTS}, "batch_records_max": 50, "adopted_per": 0,
-    "arrival_s": 60.0, "faults_end_s": 60.0, "static": False, "compacts": False,
+    "arrival_s": 60.0, "faults_end_s": 60.0, "static": False, "compacts": False, "hedge": 0.0,
 }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ FAULTS_S = 60.0
 CALM: Mapping[str, Any] = dict.fromkeys(
     ("crash", "pause", "rebalance", "refuse", "lost_ack", "late", "slow", "store_lost", "gap", "create_fault",
      "poll_fault", "cancel_fault", "webhook_lost", "webhook_odd", "run_odd"), 0.0
-) | {"outages": 0, "skew_ms": 0, "adopted_per": 0}  # fmt: skip
+) | {"outages": 0, "skew_ms": 0, "adopted_per": 0, "hedge": 0.0}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", CREATES)

@@ -22,7 +22,7 @@ from streams.policy.waiting import Waiter
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import Due, DueIndex
 from streams.scheduler.hedge_timers import HedgeTimers
-from streams.scheduler.hedges import BUSY_AGAIN_MS, Hedges, NoHedgeNow, Slow
+from streams.scheduler.hedges import BUSY_AGAIN_MS, UNKNOWN_VALID_MS, Hedges, NoHedgeNow, Slow
 from streams.scheduler.response_timers import response_timer
 from tests.support.builders import (
     DEADLINE,
@@ -52,12 +52,15 @@ class Rig:
 
     def __init__(self, ends: int = 200, submissions: int = 0, **parts: Any) -> None:
         self.latencies = Latencies()
-        for number in range(ends):
-            self.latencies.began(f"r{number}", (MODEL, "high", "small"), T0, T0)
-            self.latencies.ended(f"r{number}", 100_000 * (number + 1) // ends, T0 + 100_000)
+        self.end(ends)
         self.hedges = Hedges(self.latencies, 0.02, **parts)
         for number in range(submissions):
             self.take(submitted(LATE, job_id=f"other_{number}", policy=HEDGING))
+
+    def end(self, ends: int) -> None:
+        for number in range(ends):
+            self.latencies.began(f"r{number}", (MODEL, "high", "small"), T0, T0)
+            self.latencies.ended(f"r{number}", 100_000 * (number + 1) // ends, T0 + 100_000)
 
     def take(self, *facts: JobFact) -> None:
         folded: Folded[Any] = Folded()
@@ -106,6 +109,13 @@ def test_nothing_is_permitted_before_100_have_ended(ends: int) -> None:
     rig = Rig(ends, submissions=1_000)
     assert rig.hedges.ask(SLOW, LATE) == NoHedgeNow("unknown", LATE + AGAIN_MS)
     assert rig.hedges.hedge_at_ms(RESP, MODEL, T0) is None
+
+
+def test_what_is_recalled_after_a_start_counts_for_responses_that_are_accepted_moments_later() -> None:
+    rig = Rig(0, submissions=1_000)
+    assert rig.hedges.hedge_at_ms(RESP, MODEL, LATE) is None
+    rig.end(200)
+    assert rig.hedges.hedge_at_ms("resp_next", MODEL, LATE + UNKNOWN_VALID_MS) is not None
 
 
 def test_other_models_say_nothing(rig: Rig) -> None:
