@@ -209,19 +209,17 @@ def stream_job(job_id: JobId, url: Url = None, output: Output = Form.TABLE, quie
 
 @app.command()
 def cancel(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids of jobs.")] = None,
+    ids: jobs_bulk.Ids = None,
     session_id: Annotated[str | None, typer.Option("--session", help="Open jobs of this session.")] = None,
     tag: Annotated[str | None, typer.Option(help="Open jobs with this tag.")] = None,
     model: Annotated[str | None, typer.Option(help="Open jobs of this model.")] = None,
     status: Annotated[list[str] | None, typer.Option("--state", help="Open jobs in this state; several times.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All open jobs of the tenant.")] = False,
-    tenant: Annotated[str | None, typer.Option(help="Another tenant's jobs; needs the scope `admin`.")] = None,
-    execute: Annotated[
-        bool, typer.Option("--execute", help="Execute the plan. Without this option the plan is only shown.")
-    ] = False,
-    why: Annotated[str | None, typer.Option("--why", "--reason", help="Reason; kept with each job.")] = None,
-    by: Annotated[str | None, typer.Option("--by", help="Author of the decision. Default: the user's name.")] = None,
-    rate_per_s: Annotated[int, typer.Option("--rate", min=1, max=10_000, help="Most jobs a second.")] = 200,
+    tenant: jobs_bulk.Tenant = None,
+    execute: jobs_bulk.Execute = False,
+    why: jobs_bulk.Why = None,
+    by: jobs_bulk.By = None,
+    rate_per_s: jobs_bulk.Rate = 200,
     url: Url = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
@@ -231,29 +229,21 @@ def cancel(
     One job by its id at once. Several ids, or jobs that fit all given options: shows the plan; --execute with --why
     executes it. Exit 1: some of the given ids are no open jobs.
     """
-    given = {"session_id": session_id, "tag": tag, "model": model, "status": status, "everything": everything or None}
-    filtered = {name: value for name, value in given.items() if value}
-    if not ids and not filtered:
-        fail("give ids of jobs, or --session, --tag, --model or --state, or --all for all open jobs")
-    if ids and filtered:
-        fail("give ids of jobs, or options that choose them, not both")
-    if execute and (why is None or not why.strip()):
-        fail("give a reason with --why; it is kept with each job")
-    at_once = ids is not None and len(ids) == 1 and tenant is None and not execute
-    wanted: dict[str, Any] = {"ids": ids} if ids else filtered
-    if tenant is not None:
-        wanted["tenant"] = tenant
+    wanted = jobs_bulk.chosen(
+        ids, session_id, tag, model, status, tenant, everything=everything,
+        nothing=f"{jobs_bulk.NOTHING_CHOSEN} for all open jobs",
+    )  # fmt: skip
+    if ids is None or len(ids) != 1 or tenant is not None or execute:
+        jobs_bulk.run_many(
+            bulk.CANCEL, wanted, url, output, why=why, by=by, rate_per_s=rate_per_s, execute=execute, quiet=quiet
+        )
+        return
+    (job_id,) = ids
 
     async def run(session: aiohttp.ClientSession) -> int:
-        if at_once:
-            await http.ask(session, "POST", f"/v1/jobs/{(ids or [''])[0]}/cancel", json={"reason": why} if why else {})
-            tell(f"{(ids or [''])[0]}: the cancel is accepted", quiet=quiet)
-            return DONE
-        if execute:
-            return await bulk.execute(
-                session, bulk.CANCEL, wanted, output, why=why or "", by=by, rate_per_s=rate_per_s, quiet=quiet
-            )  # fmt: skip
-        return await bulk.show_plan(session, bulk.CANCEL, wanted, output, quiet=quiet)
+        await http.ask(session, "POST", f"/v1/jobs/{job_id}/cancel", json={"reason": why} if why else {})
+        tell(f"{job_id}: the cancel is accepted", quiet=quiet)
+        return DONE
 
     run_against(url, run)
 

@@ -66,8 +66,8 @@ def change(
             values["deadline_at_ms"] = time_ahead(deadline, make_clock()())
         except ConfigurationError as error:
             fail(str(error))
-    wanted = {**_wanted(ids, session_id, tag, model, status, tenant, everything=everything), **values}
-    _run(bulk.CHANGE, wanted, url, output, why=why, by=by, rate_per_s=rate_per_s, execute=execute, quiet=quiet)
+    wanted = {**chosen(ids, session_id, tag, model, status, tenant, everything=everything), **values}
+    run_many(bulk.CHANGE, wanted, url, output, why=why, by=by, rate_per_s=rate_per_s, execute=execute, quiet=quiet)
 
 
 def retry(
@@ -98,29 +98,32 @@ def retry(
     values: dict[str, Any] = {} if priority is None else {"priority": priority}
     if timeout_s is not None:
         values["timeout_ms"] = round(timeout_s * 1000)
-    wanted = {**_wanted(ids, session_id, tag, model, status, tenant, everything=everything), **values}
-    _run(bulk.RETRY, wanted, url, output, why=why, by=by, rate_per_s=rate_per_s, execute=execute, quiet=quiet)
+    wanted = {**chosen(ids, session_id, tag, model, status, tenant, everything=everything), **values}
+    run_many(bulk.RETRY, wanted, url, output, why=why, by=by, rate_per_s=rate_per_s, execute=execute, quiet=quiet)
 
 
-def _wanted(
+def chosen(
     ids: list[str] | None, session_id: str | None, tag: str | None, model: str | None, status: list[str] | None,
-    tenant: str | None, *, everything: bool,
+    tenant: str | None, *, everything: bool, nothing: str = NOTHING_CHOSEN,
 ) -> dict[str, Any]:  # fmt: skip
-    """The fields that choose jobs. Ends the command where they choose none, or in two ways."""
+    """The fields that choose jobs. Ends the command where they choose none (with the sentence `nothing`), or in two
+    ways.
+    """
     given = {"session_id": session_id, "tag": tag, "model": model, "status": status, "everything": everything or None}
     filtered = {name: value for name, value in given.items() if value}
     if not ids and not filtered:
-        fail(NOTHING_CHOSEN)
+        fail(nothing)
     if ids and filtered:
         fail("give ids of jobs, or options that choose them, not both")
-    chosen: dict[str, Any] = {"ids": ids} if ids else filtered
-    return chosen if tenant is None else {**chosen, "tenant": tenant}
+    fields: dict[str, Any] = {"ids": ids} if ids else filtered
+    return fields if tenant is None else {**fields, "tenant": tenant}
 
 
-def _run(
+def run_many(
     action: bulk.Action, wanted: dict[str, Any], url: str | None, output: Form, *,
     why: str | None, by: str | None, rate_per_s: int, execute: bool, quiet: bool,
 ) -> None:  # fmt: skip
+    """Show the plan, or execute it. Ends the command where it is to be executed without a reason."""
     if execute and (why is None or not why.strip()):
         fail("give a reason with --why; it is kept with each job")
 

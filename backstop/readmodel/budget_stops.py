@@ -14,7 +14,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
 
@@ -23,12 +23,12 @@ from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.runtime.errors import BrokerUnavailableError
+from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.pausing import pause
 from backstop.runtime.settings import RuntimeSettings
-from schemas.base import Message
 from schemas.codec import PoisonError, decode
 from schemas.pauses import PAUSE_FACT, WHY_CHARS_MAX, CreatesPaused, CreatesResumed, PauseFact, PauseScope
 from streams.policy.pauses import PauseBook
@@ -75,15 +75,11 @@ def changes(active: Iterable[CreatesPaused], stands: Sequence[BudgetSpent], now_
     return facts
 
 
-class Publishes(Protocol):
-    async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None: ...
-
-
 class BudgetStops:
     """See the module. Without a budget that stops it reads the topic once, to end what earlier settings held."""
 
     def __init__(
-        self, settings: RuntimeSettings, database: Database, publisher: Publishes, spending: Spending, now_ms: NowMs,
+        self, settings: RuntimeSettings, database: Database, publisher: Publisher, spending: Spending, now_ms: NowMs,
         metrics: ProjectionMetrics, consumer: Callable[..., Any] = AIOKafkaConsumer, every_s: float = CHECK_EVERY_S,
     ) -> None:  # fmt: skip
         """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""

@@ -10,16 +10,13 @@ from typing import Any, Final
 from aiohttp import web
 
 from backstop.readmodel.database import Database
-from backstop.readmodel.lists import Cursor
 from backstop.readmodel.prices import Prices
 from backstop.readmodel.rows import JobRow
 from backstop.runtime.authority import key_id_now
 from backstop.runtime.http.routes import declare
 from backstop.runtime.process.clock import NowMs
-from receiver.bodies import read_model
 from receiver.problems import FieldError, Problem, Refusal
-from receiver.reads import problems
-from receiver.reads.bulk_jobs import BODY_BYTES_MAX, STILL_OPEN, BulkJobs, Counted, estimate
+from receiver.reads.bulk_jobs import STILL_OPEN, BulkAction, BulkJobs, Counted, counts, estimate, mark_of
 from receiver.reads.bulk_retries import Retrying, RetryMany
 from receiver.reads.bulk_routes import (
     CANCEL_MANY,
@@ -34,7 +31,7 @@ from receiver.reads.bulk_routes import (
 )
 from receiver.reads.lanes import Publishing
 from receiver.reads.overview import Rights
-from receiver.reads.parameters import guarded, page_mark
+from receiver.reads.parameters import guarded
 from schemas.job_ids import own_job_id
 from schemas.jobs import JobChanged
 from schemas.requests import TIMEOUT_MS_MAX, Cancel
@@ -54,20 +51,8 @@ def add_bulk_routes(
     declare(app, RETRY_MANY, guarded(RetryMany(jobs, turn, retrying).answer))
 
 
-class _CancelMany:
-    def __init__(self, jobs: BulkJobs, turn: asyncio.Lock) -> None:
-        self._jobs = jobs
-        self._turn = turn
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        asked = await read_model(
-            CancelManyBody, request, self._jobs.publishing.limits, bytes_max=BODY_BYTES_MAX
-        )  # fmt: skip
-        tenant = self._jobs.tenant_of(request, asked.tenant)
-        if not asked.execute:
-            return problems.answer(await self._plan(asked, tenant))
-        async with self._turn:
-            return problems.answer(await self._cancel(asked, tenant))
+class _CancelMany(BulkAction[CancelManyBody]):
+    body = CancelManyBody
 
     async def _plan(self, asked: CancelManyBody, tenant: str) -> CancelPlanView:
         counted = await self._jobs.count(asked, tenant, STILL_OPEN, _none_left_out)
@@ -75,7 +60,7 @@ class _CancelMany:
         view.update(estimate(counted.costly, await self._jobs.mean_costs(tenant)))  # type: ignore[typeddict-item]
         return view
 
-    async def _cancel(self, asked: CancelManyBody, tenant: str) -> CancelBatchView:
+    async def _act(self, asked: CancelManyBody, tenant: str) -> CancelBatchView:
         found = await self._jobs.find(asked, tenant, STILL_OPEN, asked.cursor, asked.limit)
         reason = f"{asked.why} (by {asked.by})" if asked.by else str(asked.why)
         at_ms = self._jobs.now_ms()
@@ -94,24 +79,14 @@ class _CancelMany:
         return view
 
 
-class _ChangeMany:
-    def __init__(self, jobs: BulkJobs, turn: asyncio.Lock) -> None:
-        self._jobs = jobs
-        self._turn = turn
+class _ChangeMany(BulkAction[ChangeManyBody]):
+    body = ChangeManyBody
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        asked = await read_model(
-            ChangeManyBody, request, self._jobs.publishing.limits, bytes_max=BODY_BYTES_MAX
-        )  # fmt: skip
-        tenant = self._jobs.tenant_of(request, asked.tenant)
+    def _check(self, asked: ChangeManyBody) -> None:
         latest_ms = self._jobs.now_ms() + TIMEOUT_MS_MAX
         if asked.deadline_at_ms is not None and asked.deadline_at_ms > latest_ms:
             far = FieldError("#/deadline_at_ms", f"must be at most {latest_ms}, which is in seven days")
             raise Refusal(Problem(422, "bad_request", "The deadline is too far away.", errors=(far,)))
-        if not asked.execute:
-            return problems.answer(await self._plan(asked, tenant))
-        async with self._turn:
-            return problems.answer(await self._change(asked, tenant))
 
     async def _plan(self, asked: ChangeManyBody, tenant: str) -> ChangePlanView:
         async def unchanged(rows: Sequence[JobRow]) -> Collection[str]:
@@ -125,7 +100,7 @@ class _ChangeMany:
         view.update(estimate(counted.costly, await self._jobs.mean_costs(tenant)))  # type: ignore[typeddict-item]
         return view
 
-    async def _change(self, asked: ChangeManyBody, tenant: str) -> ChangeBatchView:
+    async def _act(self, asked: ChangeManyBody, tenant: str) -> ChangeBatchView:
         found = await self._jobs.find(asked, tenant, STILL_OPEN, asked.cursor, asked.limit)
         at_ms = self._jobs.now_ms()
         rows = [row for row in found.rows if _changes(asked, row)]
@@ -158,16 +133,4 @@ async def _none_left_out(_rows: Sequence[JobRow]) -> Collection[str]:
 
 
 def _counts(counted: Counted) -> dict[str, Any]:
-    view: dict[str, Any] = {
-        "count": counted.statuses.total(), "by_status": dict(counted.statuses), "by_model": dict(counted.models),
-        "running": counted.running, "sample": counted.sample, "cut": counted.cut,
-    }  # fmt: skip
-    if counted.not_found:
-        view["not_found"] = list(counted.not_found)
-    if counted.unfit:
-        view["not_open"] = list(counted.unfit)
-    return view
-
-
-def mark_of(cursor: Cursor) -> str:
-    return page_mark(cursor.submitted_at_ms, cursor.job_id)
+    return {**counts(counted, "not_open"), "running": counted.running}

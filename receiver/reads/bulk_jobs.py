@@ -4,11 +4,13 @@ Memory is bounded by a batch. The caller walks the list by its cursor, newest fi
 meanwhile are not in it.
 """
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -21,10 +23,13 @@ from backstop.readmodel.queries import find_rows
 from backstop.readmodel.rows import JobRow
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.process.clock import NowMs
+from receiver.bodies import read_model
 from receiver.problems import Problem, Refusal, unavailable
-from receiver.reads.bulk_routes import BATCH_MAX, IDS_MAX, PLAN_JOBS_MAX
+from receiver.reads import problems
+from receiver.reads.bulk_routes import BATCH_MAX, IDS_MAX, PLAN_JOBS_MAX, ManyBody
 from receiver.reads.lanes import Publishing
 from receiver.reads.overview import Rights
+from receiver.reads.parameters import page_mark
 from schemas.base import Message
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.statuses import OPEN_JOB_STATUSES, JobStatus, OpenJobStatus
@@ -39,6 +44,7 @@ STILL_OPEN: Final = tuple(status for status in OPEN_JOB_STATUSES if status not i
 AT_PROVIDER: Final = frozenset(("running", "unknown"))
 
 Keeps = Callable[[JobRow], bool]
+Asked = TypeVar("Asked", bound=ManyBody)
 
 
 class ChangeRequest(Protocol):
@@ -175,6 +181,51 @@ class BulkJobs:
                 "harmless.",
                 limits.retry_after_s,
             ) from None
+
+
+class BulkAction(ABC, Generic[Asked]):
+    """An action on many jobs. Without `execute` its plan, else one batch; `turn` is one for all actions."""
+
+    body: type[Asked]
+
+    def __init__(self, jobs: BulkJobs, turn: asyncio.Lock) -> None:
+        self._jobs = jobs
+        self._turn = turn
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        asked = await read_model(self.body, request, self._jobs.publishing.limits, bytes_max=BODY_BYTES_MAX)
+        tenant = self._jobs.tenant_of(request, asked.tenant)
+        self._check(asked)
+        if not asked.execute:
+            return problems.answer(await self._plan(asked, tenant))
+        async with self._turn:
+            return problems.answer(await self._act(asked, tenant))
+
+    def _check(self, asked: Asked) -> None:
+        """:raises Refusal: the action can't do what is asked."""
+
+    @abstractmethod
+    async def _plan(self, asked: Asked, tenant: str) -> Any: ...
+
+    @abstractmethod
+    async def _act(self, asked: Asked, tenant: str) -> Any: ...
+
+
+def counts(counted: Counted, unfit: str) -> dict[str, Any]:
+    """What all plans tell. `unfit`: the name of the field with the given ids that have another status."""
+    view: dict[str, Any] = {
+        "count": counted.statuses.total(), "by_status": dict(counted.statuses), "by_model": dict(counted.models),
+        "sample": counted.sample, "cut": counted.cut,
+    }  # fmt: skip
+    if counted.not_found:
+        view["not_found"] = list(counted.not_found)
+    if counted.unfit:
+        view[unfit] = list(counted.unfit)
+    return view
+
+
+def mark_of(cursor: Cursor) -> str:
+    return page_mark(cursor.submitted_at_ms, cursor.job_id)
 
 
 def estimate(costly: Mapping[tuple[str, bool], int], means: Mapping[str, Decimal]) -> dict[str, Any]:

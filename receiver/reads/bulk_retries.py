@@ -9,18 +9,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiohttp import web
 from pydantic import ValidationError
 
 from backstop.readmodel.queries import find_existing, request_of
 from backstop.readmodel.rows import JobRow
 from backstop.runtime.blobs import BlobStore, get_body
 from backstop.runtime.errors import BlobMissingError
-from receiver.bodies import read_model
 from receiver.ingress.jobs import refuse
 from receiver.ingress.submissions import NotTaken, Submissions, Verdict
-from receiver.reads import problems
-from receiver.reads.bulk_jobs import BODY_BYTES_MAX, BulkJobs
+from receiver.reads.bulk_jobs import BulkAction, BulkJobs, counts, mark_of
 from receiver.reads.bulk_routes import (
     RETRIED,
     RETRY_BATCH_MAX,
@@ -29,7 +26,6 @@ from receiver.reads.bulk_routes import (
     RetryManyBody,
     RetryPlanView,
 )
-from receiver.reads.parameters import page_mark
 from schemas.base import Body
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.jobs import RetryOf
@@ -48,22 +44,13 @@ class Retrying:
     blobs: BlobStore
 
 
-class RetryMany:
+class RetryMany(BulkAction[RetryManyBody]):
+    body = RetryManyBody
+
     def __init__(self, jobs: BulkJobs, turn: asyncio.Lock, retrying: Retrying) -> None:
-        self._jobs = jobs
-        self._turn = turn
+        super().__init__(jobs, turn)
         self._submissions = retrying.submissions
         self._blobs = retrying.blobs
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        asked = await read_model(
-            RetryManyBody, request, self._jobs.publishing.limits, bytes_max=BODY_BYTES_MAX
-        )  # fmt: skip
-        tenant = self._jobs.tenant_of(request, asked.tenant)
-        if not asked.execute:
-            return problems.answer(await self._plan(asked, tenant))
-        async with self._turn:
-            return problems.answer(await self._retry(asked, tenant))
 
     async def _plan(self, asked: RetryManyBody, tenant: str) -> RetryPlanView:
         counted = await self._jobs.count(
@@ -72,17 +59,12 @@ class RetryMany:
         means = await self._jobs.mean_costs(tenant)
         costs = [count * means[model] for model, count in counted.models.items() if model in means]
         view: RetryPlanView = {
-            "object": "retry_plan", "count": counted.statuses.total(), "by_status": dict(counted.statuses),
-            "by_model": dict(counted.models), "retried_before": counted.left_out,
+            "object": "retry_plan", **counts(counted, "not_retried"),  # type: ignore[typeddict-item]
+            "retried_before": counted.left_out,
             "without_estimate": sum(count for model, count in counted.models.items() if model not in means),
-            "sample": counted.sample, "cut": counted.cut,
         }  # fmt: skip
         if costs:
             view["cost_usd"] = f"{sum(costs):.6f}"
-        if counted.not_found:
-            view["not_found"] = list(counted.not_found)
-        if counted.unfit:
-            view["not_retried"] = list(counted.unfit)
         return view
 
     async def _retried(self, rows: Sequence[JobRow], tenant: str) -> Collection[str]:
@@ -91,7 +73,7 @@ class RetryMany:
         known = await self._jobs.database.read(lambda conn: find_existing(conn, list(names)))
         return {names[name] for name in known}
 
-    async def _retry(self, asked: RetryManyBody, tenant: str) -> RetryBatchView:
+    async def _act(self, asked: RetryManyBody, tenant: str) -> RetryBatchView:
         limit = min(asked.limit, RETRY_BATCH_MAX)
         found = await self._jobs.find(asked, tenant, _fit(asked), asked.cursor, limit)
         known = await self._retried(found.rows, tenant)
@@ -116,7 +98,7 @@ class RetryMany:
         if without:
             view["without_request"] = without
         if found.next is not None:
-            view["next_cursor"] = page_mark(found.next.submitted_at_ms, found.next.job_id)
+            view["next_cursor"] = mark_of(found.next)
         return view
 
     async def _submit(self, row: JobRow, asked: RetryManyBody, tenant: str) -> Verdict | None:

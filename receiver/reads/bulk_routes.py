@@ -45,7 +45,7 @@ RetriedStatus = Literal["failed", "expired", "cancelled", "incomplete"]
 RETRIED: Final[tuple[RetriedStatus, ...]] = get_args(RetriedStatus)
 
 
-class _ManyBody(BaseModel):
+class ManyBody(BaseModel):
     """Which jobs: those that fit all given fields, or `everything`. Without `execute` nothing is changed."""
 
     model_config = ConfigDict(
@@ -87,7 +87,7 @@ class _ManyBody(BaseModel):
         return self
 
 
-class CancelManyBody(_ManyBody):
+class CancelManyBody(ManyBody):
     """Which jobs: those that fit all given fields, or `everything`. Without `execute` nothing is changed."""
 
     status: Annotated[tuple[OpenJobStatus, ...], FailFast()] = Field(default=(), max_length=10)
@@ -97,7 +97,7 @@ class CancelManyBody(_ManyBody):
 _NEW_VALUES: Final[Any] = {"allOf": [{"anyOf": _REASONED}, {"anyOf": [_given("priority"), _given("deadline_at_ms")]}]}
 
 
-class ChangeManyBody(_ManyBody):
+class ChangeManyBody(ManyBody):
     """Which jobs, as in a cancel, and their new priority, deadline, or both."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _CHOSEN, **_NEW_VALUES})
@@ -116,7 +116,7 @@ class ChangeManyBody(_ManyBody):
         return self
 
 
-class RetryManyBody(_ManyBody):
+class RetryManyBody(ManyBody):
     """Which ended jobs to repeat. Each repeat is a new job that names the ended one in `retry_of`."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _CHOSEN, "anyOf": _REASONED})

@@ -19,7 +19,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait
+from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait, records_come
 from backstop.runtime.records import Record, record_of
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
@@ -104,12 +104,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                 self._fetch_wait.saw(consumer, records=bool(found))
                 if found or remaining_s <= 0:
                     return found
-                waiter = fetcher._create_fetch_waiter()
-                await asyncio.wait([waiter], timeout=remaining_s)
-                if waiter.done():
-                    waiter.result()  # Raises a fatal error of the group coordinator.
-                else:
-                    waiter.cancel()
+                await records_come(fetcher, remaining_s)
 
     def _pause_unwanted(self, consumer: Any) -> None:
         """Let aiokafka fetch only wanted partitions.

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError
 
 from backstop.runtime.kafka.consumer_group import ConsumerGroup, GroupRecords
+from backstop.runtime.kafka.fetch_wait import records_come
 from backstop.runtime.records import Partition, Record, record_of
 from backstop.runtime.settings import RuntimeSettings
 from streams.workers.hand_over import HandOver
@@ -70,13 +71,8 @@ class HandedGroup(ConsumerGroup):
         fetcher = consumer._fetcher
         if fetcher is None:
             await asyncio.sleep(within_s)
-            return
-        waiter = fetcher._create_fetch_waiter()
-        await asyncio.wait([waiter], timeout=within_s)
-        if waiter.done():
-            waiter.result()  # Raises a fatal error of the group coordinator.
         else:
-            waiter.cancel()
+            await records_come(fetcher, within_s)
 
     def _handed(self, consumer: Any, room: int) -> dict[Partition, list[Record]]:
         """The records that come next from memory; the consumer's positions are moved past them."""

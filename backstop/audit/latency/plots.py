@@ -10,7 +10,6 @@ WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 44
 SERIES_MAX: Final = 4
 """As many as the page has colours for."""
-TICKS_S: Final = (0.01, 0.1, 1, 10, 60, 600, 3_600, 36_000, 360_000)
 
 
 @dataclass(frozen=True, slots=True)

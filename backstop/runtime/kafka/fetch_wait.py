@@ -15,6 +15,7 @@ fetches then, and a record that comes alone is fetched at once.
 """
 
 # ruff: noqa: SLF001 - see FetchWait
+import asyncio
 from collections import Counter
 from typing import Any
 
@@ -28,6 +29,18 @@ FETCH_GAP_MS = 5
 
 LOOK_AGAIN_S = 1.0
 """aiokafka walks through all partitions after this time without an event, although each change of them is an event."""
+
+
+async def records_come(fetcher: Any, within_s: float) -> None:
+    """Return when the fetcher has records, or was woken, or after `within_s`. Raises a fatal error of the group
+    coordinator.
+    """
+    waiter = fetcher._create_fetch_waiter()
+    await asyncio.wait([waiter], timeout=within_s)
+    if waiter.done():
+        waiter.result()
+    else:
+        waiter.cancel()
 
 
 class FetchWait:
