@@ -5,7 +5,7 @@ ignored, so that a newer writer can be rolled out before its readers. An unknown
 writer raises `v` only where older readers would misread the message.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation, StringConstraints
 
@@ -43,6 +43,10 @@ act:
 - `held`: the lane is closed, so the create was not sent.
 - `unsent`: no byte left this process (no connection, or an expired command).
 """
+
+NEVER_SENT: Final = "never_sent"
+"""The code of an `unsent` refusal where no connection to the provider was made. With any other code a worker did not
+begin the create, which says nothing of the provider."""
 
 _CAUSE_OF_BLAME = {"soon": "faulty", "reset": "limited", "never": "never"}
 

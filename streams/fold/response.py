@@ -23,8 +23,7 @@ Rules, before the code:
 from dataclasses import replace
 from typing import assert_never
 
-from schemas.base import Message
-from schemas.commands import CancelResponse, PollReason, RetrieveResponse
+from schemas.commands import RetrieveResponse
 from schemas.responses import (
     PollFailed,
     ResponseClaimed,
@@ -36,6 +35,7 @@ from schemas.responses import (
     WebhookReceived,
 )
 from schemas.statuses import SettledStatus
+from streams.fold.response_commands import bounded, cancel_of, poll_of
 from streams.fold.response_hedges import asks, confirmed, hedge_of, stamped
 from streams.fold.response_states import (
     AbsentResponse,
@@ -124,13 +124,13 @@ def _claim(event: ResponseClaimed, webhooks: ReceivedWebhooks) -> Step[ResponseS
         latency_class=event.latency_class or (),
         control=event.control is True,
     )
-    poll_at_ms = _bounded(claim, event.poll_at_ms, event.at_ms)
+    poll_at_ms = bounded(claim, event.poll_at_ms, event.at_ms)
     running = RunningResponse(claim, poll_at_ms, webhooks=webhooks, hedge=hedge_of(event))
     if event.released:
         return _let_go(running, event)
     if webhooks.ids or claim.made_elsewhere:
         # The webhook came before the claim, or the response is older than the claim: it may have ended.
-        return Step(replace(running, polls=1), (_poll(running, event, "claim"),))
+        return Step(replace(running, polls=1), (poll_of(running, event, "claim"),))
     return Step(running)
 
 
@@ -188,7 +188,7 @@ def _advance(state: RunningResponse, event: ResponseFact) -> Step[ResponseState]
             if event.webhook_id in state.webhooks.ids:
                 return Step(state, ignored=Ignored.DUPLICATE)
             with_webhook = replace(state, webhooks=state.webhooks.add(event))
-            return Step(replace(with_webhook, polls=state.polls + 1), (_poll(with_webhook, event, "webhook"),))
+            return Step(replace(with_webhook, polls=state.polls + 1), (poll_of(with_webhook, event, "webhook"),))
         case ResponseTimerFired():
             return _poll_due(state, event)
         case ResponseReleased():
@@ -256,11 +256,11 @@ def _poll_due(state: RunningResponse, event: ResponseTimerFired) -> Step[Respons
         return _hedge_due(state, event) if asks(state, event) else Step(state, ignored=Ignored.STALE)
     if event.due_ms >= state.over_at_ms + claim.forget_after_ms:
         return Step(AbsentResponse())
-    next_poll_at_ms = _bounded(claim, max(event.next_poll_at_ms, event.due_ms + 1), event.due_ms)
+    next_poll_at_ms = bounded(claim, max(event.next_poll_at_ms, event.due_ms + 1), event.due_ms)
     polled = replace(state, poll_at_ms=next_poll_at_ms, polls=state.polls + 1, hedge=stamped(state, event))
     if event.due_ms < state.over_at_ms or _may_be_anothers(state):
-        return Step(polled, (_poll(state, event, "timer"),))
-    return Step(polled, (_cancel(state, event, f"{event.id}/cancel"),))
+        return Step(polled, (poll_of(state, event, "timer"),))
+    return Step(polled, (cancel_of(state, event, f"{event.id}/cancel"),))
 
 
 def _hedge_due(state: RunningResponse, event: ResponseTimerFired) -> Step[ResponseState]:
@@ -268,7 +268,7 @@ def _hedge_due(state: RunningResponse, event: ResponseTimerFired) -> Step[Respon
     hedge = stamped(state, event)
     if hedge is None or hedge.permit is None:
         return Step(replace(state, hedge=hedge))
-    return Step(replace(state, polls=state.polls + 1, hedge=hedge), (_poll(state, event, "timer"),))
+    return Step(replace(state, polls=state.polls + 1, hedge=hedge), (poll_of(state, event, "timer"),))
 
 
 def _let_go(state: RunningResponse, event: ResponseReleased | ResponseClaimed) -> Step[ResponseState]:
@@ -277,7 +277,7 @@ def _let_go(state: RunningResponse, event: ResponseReleased | ResponseClaimed) -
     released = replace(state, released_at_ms=event.at_ms, poll_at_ms=poll_at_ms, hedge=None)
     if _may_be_anothers(state):
         return Step(released)  # The poll from its claim shows the owner first; the timer cancels later.
-    return Step(released, (_cancel(released, event, f"{event.response_id}/cancel"),))
+    return Step(released, (cancel_of(released, event, f"{event.response_id}/cancel"),))
 
 
 def _moved(state: RunningResponse, event: ResponseDeadlineMoved) -> Step[ResponseState]:
@@ -363,7 +363,7 @@ def _poll_again(
     """
     given_up = after.released_at_ms is not None or after.sight.told == "missing"
     if isinstance(event, PollFailed) or not given_up:
-        next_poll_at_ms = min(_bounded(after.claim, event.next_poll_at_ms, event.at_ms), after.poll_at_ms)
+        next_poll_at_ms = min(bounded(after.claim, event.next_poll_at_ms, event.at_ms), after.poll_at_ms)
         after = replace(after, poll_at_ms=next_poll_at_ms)
     if after == before:
         return Step(before, ignored=Ignored.STALE)
@@ -382,40 +382,3 @@ def _remember(state: Ended, event: ResponseFact) -> Step[ResponseState]:
     if isinstance(event, ResponseClaimed):
         return _claimed_again(state, event, ReceivedWebhooks(), Ignored.LATE)
     return Step(state, ignored=Ignored.LATE)
-
-
-def _poll(state: RunningResponse, event: Message, reason: PollReason) -> RetrieveResponse:
-    assert isinstance(event, WebhookReceived | ResponseClaimed | ResponseTimerFired)
-    return RetrieveResponse(
-        id=f"{event.id}/poll",
-        at_ms=event.at_ms,
-        response_id=event.response_id,
-        reason=reason,
-        job_id=_named(state.claim),
-        attempt=state.claim.attempt,
-        include=state.claim.include or None,
-        accepted_at_ms=state.claim.claimed_at_ms,
-        polls=state.polls,
-        latency_class=state.claim.latency_class or None,
-        control=True if state.claim.control else None,
-    )
-
-
-def _cancel(
-    state: RunningResponse, event: ResponseReleased | ResponseClaimed | ResponseTimerFired, command_id: str
-) -> CancelResponse:
-    return CancelResponse(
-        id=command_id, at_ms=event.at_ms, response_id=event.response_id, job_id=_named(state.claim)
-    )  # fmt: skip
-
-
-def _named(claim: ResponseClaim) -> str | None:
-    """The job that the metadata must name. None for a response made elsewhere: any answer shows its owner."""
-    return None if claim.made_elsewhere else claim.job_id
-
-
-def _bounded(claim: ResponseClaim, poll_at_ms: int, now_ms: int) -> int:
-    """The time of a poll, but not after the last poll before the deadline, unless that time has passed."""
-    if poll_at_ms > claim.last_poll_at_ms > now_ms:
-        return claim.last_poll_at_ms
-    return poll_at_ms

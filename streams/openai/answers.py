@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from schemas.base import RESPONSE_ID_PATTERN
+from schemas.base import NEVER_SENT, RESPONSE_ID_PATTERN
 from streams.openai.causes import MODEL_CODES, Rule, Said, verdict
 from streams.openai.foreign_json import NOT_JSON
 from streams.openai.observations import (
@@ -81,7 +81,7 @@ def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accept
     """The outcome of a create."""
     if isinstance(reply, Fault):
         if reply.kind == "never_sent":
-            return Rejected("unsent", "never_sent", reply.detail)
+            return Rejected("unsent", NEVER_SENT, reply.detail)
         return Unknown(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
     read = _taken if 200 <= reply.status < 300 else _declined
     outcome, limits = read(reply, now_ms, rules), told_limits(reply.headers)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from schemas.base import Cause
+from schemas.base import NEVER_SENT, Cause
 from schemas.hedges import HedgePermit
 from schemas.jobs import AttemptRejected, AttemptSettled, AttemptUnknown, JobSubmitted
 from schemas.results import JobResult
@@ -27,6 +27,7 @@ from streams.policy.hedging import (
     ends_for_age,
     hedge_age,
 )
+from streams.policy.lanes import breaks_of
 from streams.policy.latency import Latencies, LatencyClass, levels
 
 MODELS_MAX = 1_000
@@ -156,7 +157,7 @@ class Hedges:
                         failed = fact.status not in ("completed", "incomplete")
                         self.outcome(models.get(key), fact.cause, fact.at_ms, failed=failed)
                 case AttemptRejected():
-                    if says_of_lane(fact.cause):
+                    if says_of_lane(fact):
                         self.outcome(models.get(key), fact.cause, fact.at_ms, failed=True)
                 case AttemptUnknown():
                     self.outcome(models.get(key), None, fact.at_ms, failed=True)
@@ -211,6 +212,10 @@ class Hedges:
         return next((age for of in wanted if (age := self._ages[of]) is not None), None)
 
 
-def says_of_lane(cause: Cause) -> bool:
-    """Whether a refusal says that the lane is in trouble, not the request."""
-    return cause in ("limited", "overloaded", "faulty", "account", "unsent", "later")
+def says_of_lane(refusal: AttemptRejected) -> bool:
+    """Whether a refusal says that the lane is in trouble: not the request, and not this worker, which may have taken up
+    the command too late or could not read its body.
+    """
+    if refusal.cause == "unsent":
+        return refusal.code == NEVER_SENT
+    return breaks_of(refusal.cause) is not None or refusal.cause == "later"

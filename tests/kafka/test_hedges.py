@@ -103,8 +103,6 @@ def _cancelled(running: Running, job_id: str) -> Counter[str] | None:
     return kinds if late or booked else None
 
 
-@pytest.mark.long
-@pytest.mark.xfail(reason="known defect: after a SIGKILL the worker recalls the run times and asks for no hedge yet")
 def test_a_worker_that_was_killed_knows_the_run_times_of_before(running: Running) -> None:
     """It has seen fewer than 100 ends since, and permits a hedge: the log tells of the others."""
     worker = running.system.supervisor.pid("worker")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from schemas.base import NEVER_SENT
 from schemas.hedges import HedgePermit
 from schemas.jobs import JobFact
 from schemas.responses import ResponseTimerFired
@@ -189,6 +190,15 @@ def test_a_refusal_of_the_request_itself_says_nothing_of_the_lane(rig: Rig) -> N
         job_id = f"job_{number}"
         fold(rig, submitted(job_id=job_id), rejected(LATE, job_id=job_id, cause="never"))
     assert rig.why() == "permitted"
+
+
+@pytest.mark.parametrize(("code", "why"), [(NEVER_SENT, "lane"), ("command_expired", "permitted")])
+def test_creates_that_no_worker_began_say_nothing_of_the_lane(rig: Rig, code: str, why: str) -> None:
+    """As after a worker was gone for a while. Those to which no connection was made do."""
+    for number in range(20):
+        job_id = f"job_{number}"
+        fold(rig, submitted(job_id=job_id), rejected(LATE, job_id=job_id, cause="unsent", code=code))
+    assert rig.why() == why
 
 
 def test_hedges_that_lose_stop_their_class(rig: Rig) -> None:
