@@ -1,6 +1,7 @@
-"""One class name, one meaning; and a constructor asks for no more than a reader keeps in mind."""
+"""One class name, one meaning; constructors and files are no larger than a reader keeps in mind."""
 
 import ast
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("schemas", "streams", "receiver", "backstop")
 PARAMETERS_MAX: Final = 8
 """Of a constructor that is written out. More of them are a thing of their own, with a name."""
+
+LINES_MAX: Final = 400
 
 NOT_OURS: Final = {"PartitionRecords"}
 """Its constructor has the parameters that aiokafka calls it with."""
@@ -39,3 +42,11 @@ def test_no_constructor_has_more_parameters_than_a_reader_keeps_in_mind() -> Non
         if isinstance(each, ast.FunctionDef) and each.name == "__init__" and node.name not in NOT_OURS
     }
     assert {place: count for place, count in counts.items() if count > PARAMETERS_MAX} == {}
+
+
+def test_no_file_has_more_lines_than_a_reader_keeps_in_mind() -> None:
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.py"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    sizes = {name: (ROOT / name).read_text().count("\n") for name in names if (ROOT / name).is_file()}
+    assert len(sizes) > 900
+    assert {name: lines for name, lines in sizes.items() if lines > LINES_MAX} == {}
