@@ -13,7 +13,7 @@ from backstop.audit import timeline as history
 from backstop.audit.bundle import TOPICS, Contents, read_bundle, refold_bundle, write_bundle
 from backstop.audit.trace import Fetch, Trace, from_records, from_topics, trace
 from backstop.audit.verify import verify as run_verify
-from backstop.cli.audit_replay import replay
+from backstop.cli.audit_replay import FromBundle, replay
 from backstop.cli.audit_text import (
     ENTRY_COLUMNS,
     PARTITION_COLUMNS,
@@ -44,7 +44,6 @@ Everywhere = Annotated[
     bool,
     typer.Option("--everywhere", help="Read all partitions; finds records that a foreign writer put in the wrong one."),
 ]  # fmt: skip
-FromBundle = Annotated[Path | None, typer.Option("--bundle", help="Read a bundle instead of the topics.")]
 
 
 @app.command()

@@ -32,14 +32,27 @@ LOGS: Final = ("jobs", "responses", "results")
 SKEW_MS: Final = 60_000
 """A record may be stamped by so much earlier than the submission in it."""
 
+Since = Annotated[
+    str, typer.Option(help="First submission: ISO time (UTC), unix milliseconds, or how long ago: 90s, 5m, 2h, 1d.")
+]
+Until = Annotated[str, typer.Option(help="Submissions before this time. Forms as of --since.")]
+FromBundle = Annotated[Path | None, typer.Option("--bundle", help="Read a bundle instead of the topics.")]
+
+
+def range_ms(since: str, until: str) -> tuple[int, int]:
+    """First and last time, Unix milliseconds. Ends the command where there is no time between them."""
+    now_ms = make_clock()()
+    since_ms, until_ms = point_in_time(since, now_ms), point_in_time(until, now_ms)
+    if since_ms >= until_ms:
+        fail("--since must be earlier than --until")
+    return since_ms, until_ms
+
 
 def replay(
     policy: Annotated[Path, typer.Option("--policy", help="TOML file with the sections [polling] and [retry].")],
-    since: Annotated[
-        str, typer.Option(help="First submission: ISO time (UTC), unix milliseconds, or how long ago: 90s, 5m, 2h, 1d.")
-    ],
-    until: Annotated[str, typer.Option(help="Submissions before this time. Forms as of --since.")] = "0s",
-    bundle: Annotated[Path | None, typer.Option("--bundle", help="Read a bundle instead of the topics.")] = None,
+    since: Since,
+    until: Until = "0s",
+    bundle: FromBundle = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
@@ -47,10 +60,7 @@ def replay(
 
     Nothing is sent: no poll, no create, no record. Exit 1: the range is empty, or the log does not hold it whole.
     """
-    now_ms = make_clock()()
-    since_ms, until_ms = point_in_time(since, now_ms), point_in_time(until, now_ms)
-    if since_ms >= until_ms:
-        fail("--since must be earlier than --until")
+    since_ms, until_ms = range_ms(since, until)
     wanted, prices = _policy(policy), read(ProjectionSettings).prices()
     try:
         recorded = from_bundle(bundle, since_ms, until_ms) if bundle else from_topics(since_ms, until_ms, quiet=quiet)

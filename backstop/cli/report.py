@@ -11,13 +11,11 @@ from backstop.audit.latency.page import page
 from backstop.audit.latency.rows import LOGS, LatencyReading, LatencyRows, ReportRangeError
 from backstop.audit.latency.statistics import Interval
 from backstop.audit.latency.summary import FEW, Misses, Summary, summarize
-from backstop.cli.audit_replay import range_of
+from backstop.cli.audit_replay import FromBundle, Since, Until, range_ms, range_of
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.reading import reading
 from backstop.cli.settings import bootstrap_settings
-from backstop.cli.times import point_in_time
 from backstop.runtime.kafka.topic_reader import open_reader
-from backstop.runtime.process.clock import make_clock
 
 app = typer.Typer(help="Reports to hand on.", no_args_is_help=True, add_completion=False)
 
@@ -31,14 +29,12 @@ def _reports() -> None:
 
 @app.command()
 def latency(
-    since: Annotated[
-        str, typer.Option(help="First submission: ISO time (UTC), unix milliseconds, or how long ago: 90s, 5m, 2h, 1d.")
-    ],
-    until: Annotated[str, typer.Option(help="Submissions before this time. Forms as of --since.")] = "0s",
+    since: Since,
+    until: Until = "0s",
     html: Annotated[
         Path | None, typer.Option("--html", help="Write the report with its plots to this file; it is replaced.")
     ] = None,
-    bundle: Annotated[Path | None, typer.Option("--bundle", help="Read a bundle instead of the topics.")] = None,
+    bundle: FromBundle = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
@@ -47,10 +43,7 @@ def latency(
     Lost webhooks are measured against the ends that polls found; without bias where `BACKSTOP_POLL_CONTROL_SHARE` sets
     a control group. Exit 1: no job was submitted in the range.
     """
-    now_ms = make_clock()()
-    since_ms, until_ms = point_in_time(since, now_ms), point_in_time(until, now_ms)
-    if since_ms >= until_ms:
-        fail("--since must be earlier than --until")
+    since_ms, until_ms = range_ms(since, until)
     try:
         rows = _from_bundle(bundle, since_ms, until_ms) if bundle else _from_topics(since_ms, until_ms, quiet=quiet)
     except ReportRangeError as error:
