@@ -45,6 +45,7 @@ SUBCOMMANDS = (
     "projection",
     "readmodel",
     "outgoing",
+    "simulator",
 )
 """`backstop.cli.NAME` holds a typer `app`, or a function of that name."""
 
