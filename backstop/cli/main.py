@@ -36,6 +36,7 @@ SUBCOMMANDS = (
     "audit",
     "dlq",
     "topics",
+    "schemas",
     "keys",
     "webhooks",
     "broker",
