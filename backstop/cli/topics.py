@@ -12,7 +12,7 @@ from backstop.cli.settings import bootstrap_settings
 from backstop.cli.topic_exports import strimzi, terraform
 from backstop.runtime.kafka.topics import TopicDifference, check_topics, create_topics, rows, wanted_topics
 from backstop.runtime.settings import RuntimeSettings
-from schemas.topics import BY_NAME, FOR_EVER_MS, HOUR_MS, TOPICS
+from schemas.topics import BY_NAME, CHANGELOGS, FOR_EVER_MS, HOUR_MS, TOPICS
 
 app = typer.Typer(help="Backstop's Kafka topics.", no_args_is_help=True, add_completion=False)
 
@@ -88,7 +88,7 @@ def _rows(settings: RuntimeSettings) -> list[dict[str, Any]]:
             "written_by": ", ".join(topic.written_by),
             "config": dict(wanted.config),
         }
-        for topic, wanted in zip((*TOPICS, *of_tenants), wanted_topics(settings), strict=True)
+        for topic, wanted in zip((*TOPICS, *CHANGELOGS, *of_tenants), wanted_topics(settings), strict=True)
     ]
 
 

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from aiokafka.errors import TopicAuthorizationFailedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
@@ -380,6 +381,15 @@ class BatchTransport(driver.Transport):  # type: ignore[misc]  # faust is untype
     """Makes Faust use `BatchConsumer`. Set `app.transport` to one before the app starts."""
 
     Consumer: ClassVar[type[BatchConsumer]] = BatchConsumer
+
+    async def _create_topic(self, owner: Any, client: Any, topic: str, *partitions: Any, **settings: Any) -> None:
+        """Make a changelog, unless this worker has no right to. A topic that is there is then used as it is, and one
+        that is not stops the start (`FoldTable.start`). Faust asks to create it at each start, also where it exists.
+        """
+        try:
+            await super()._create_topic(owner, client, topic, *partitions, **settings)
+        except TopicAuthorizationFailedError:
+            owner.log.info("%s: this worker may not create topics; `backstop topics create` makes it", topic)
 
 
 def _position(committed: int | None, beginning: int, end: int) -> int:

@@ -36,7 +36,7 @@ READERS = ("worker", "serve", "projection", "outgoing")
 
 LARGE = {
     "BACKSTOP_SUBMIT_BYTES_MAX": str(32 << 20), "BACKSTOP_POLL_TIMEOUT_MS": "60000",
-    "BACKSTOP_CREATE_TIMEOUT_MS": "30000", "BACKSTOP_SUBMISSION_CREATE_TIMEOUT_MS": "30000",
+    "BACKSTOP_SUBMISSION_CREATE_TIMEOUT_MS": "30000",
     "BACKSTOP_SUBMISSION_COMMAND_VALID_MS": "60000",
 }  # fmt: skip
 """Time for bodies of tens of megabytes on a machine that does much else."""

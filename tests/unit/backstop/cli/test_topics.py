@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.topics import app
 from backstop.runtime.kafka.topics import FoundTopic, compare, wanted_topics
-from schemas.topics import TOPICS
+from schemas.topics import CHANGELOGS, TOPICS
 
 
 def test_the_list_names_the_requests_topics_of_tenants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_the_list_names_the_requests_topics_of_tenants(monkeypatch: pytest.Monke
     assert done.exit_code == 0
     rows = json.loads(done.stdout)
     assert [row["name"] for row in rows] == [
-        *(f"p.{topic.name}" for topic in TOPICS), "p.requests.acme", "p.requests.globex",
+        *(f"p.{topic.name}" for topic in (*TOPICS, *CHANGELOGS)), "p.requests.acme", "p.requests.globex",
     ]  # fmt: skip
     assert [row["written_by"] for row in rows[-2:]] == ["acme", "globex"]
     assert {row["retention_h"] for row in rows if row["name"] == "p.webhook-endpoints"} == {"for ever"}
