@@ -43,7 +43,6 @@ ENDED: Final[frozenset[OpenJobStatus]] = frozenset(("finishing",))
 STILL_OPEN: Final = tuple(status for status in OPEN_JOB_STATUSES if status not in ENDED)
 AT_PROVIDER: Final = frozenset(("running", "unknown"))
 
-Keeps = Callable[[JobRow], bool]
 Asked = TypeVar("Asked", bound=ManyBody)
 
 
