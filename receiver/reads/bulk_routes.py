@@ -142,7 +142,7 @@ class PlanView(TypedDict):
     not_found: NotRequired[
         Annotated[list[str], Field(description="Of the given ids, those that are no job of the tenant.")]
     ]
-    cut: Annotated[bool, Field(description="There are more jobs than were counted.")]
+    truncated: Annotated[bool, Field(description="There are more jobs than were counted.")]
 
 
 class OpenPlanView(PlanView):
