@@ -51,7 +51,7 @@ def spread(metric: str, where: str = "") -> dict[str, str]:
 
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Now", (
-        tile("Partitions without a reader", "sum(max by (group, topic, partition) (backstop_partition_unheld))"),
+        tile("Partitions without a reader", "sum(max by (group, topic, partition) (backstop_partition_unassigned))"),
         tile("Longest stand-still", "max(backstop_partition_still_seconds)", alarm_above=60, unit="s"),
         tile("Lanes closed", "count(max by (model) (backstop_lane_closed)) or vector(0)"),
         tile("Overdue jobs", "max(backstop_jobs_overdue)"),

@@ -11,17 +11,13 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer
 
 from backstop.runtime.errors import BrokerUnavailableError
-from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
+from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
 from backstop.runtime.process.clock import NowMs
-from backstop.runtime.process.logs import get_logger
 from backstop.runtime.settings import RuntimeSettings
-from schemas.codec import PoisonError, decode
 from schemas.lanes import LANE_FACT, LaneFact
 from schemas.pauses import PAUSE_FACT, PauseFact
 from streams.policy.lanes import Lane, take
 from streams.policy.pauses import PauseBook
-
-log = get_logger("receiver.lane_watch")
 
 READ_AGAIN_S: Final = 2.0
 READ_BACK_S: Final = 5.0
@@ -43,10 +39,10 @@ class LaneWatch:
         self._awaited: dict[str, asyncio.Event] = {}
         # Apart, as each must go on where the other topic is missing.
         self._followers = (
-            TopicFollower(settings, FollowedTopics("watched-lanes", ["lanes"], READ_AGAIN_S), self._take_lane,
-                          consumer=consumer),
-            TopicFollower(settings, FollowedTopics("watched-pauses", ["pauses"], READ_AGAIN_S), self._take_pause,
-                          caught_up=self.pauses_read.set, consumer=consumer),
+            TopicFollower(settings, FollowedTopics("watched-lanes", ["lanes"], READ_AGAIN_S),
+                          facts_for(self._lane, LANE_FACT), consumer=consumer),
+            TopicFollower(settings, FollowedTopics("watched-pauses", ["pauses"], READ_AGAIN_S),
+                          facts_for(self._pause, PAUSE_FACT), caught_up=self.pauses_read.set, consumer=consumer),
         )  # fmt: skip
 
     async def run(self) -> None:
@@ -91,17 +87,11 @@ class LaneWatch:
         elif len(self.lanes) > LANES_MAX:
             del self.lanes[next((name for name, each in self.lanes.items() if each.closed is None), place)]
 
-    def _take_lane(self, record: Any) -> None:
-        try:
-            self.take_lane(decode(LANE_FACT, record.value), min(self._now_ms(), record.timestamp))
-        except PoisonError as error:
-            log.warning("lane_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)
+    def _lane(self, fact: LaneFact, at_ms: int) -> None:
+        self.take_lane(fact, min(self._now_ms(), at_ms))
 
-    def _take_pause(self, record: Any) -> None:
-        try:
-            self.take_pause(decode(PAUSE_FACT, record.value), min(self._now_ms(), record.timestamp))
-        except PoisonError as error:
-            log.error("pause_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)
+    def _pause(self, fact: PauseFact, at_ms: int) -> None:
+        self.take_pause(fact, min(self._now_ms(), at_ms))
 
 
 async def _within(event: asyncio.Event, otherwise: str) -> None:

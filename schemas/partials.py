@@ -38,7 +38,7 @@ class PartialOutput(JobMessage):
     """As sent by the provider, each with `type` and `sequence_number`. `LIFECYCLE_EVENTS` have nothing else."""
     end_number: Int64 | None = None
     """The number of the provider's terminal event, once it was seen. Nothing follows."""
-    cut: TruncationReason | None = None
+    truncated: TruncationReason | None = None
     """Why no more events of this response are published, although the response goes on."""
 
 

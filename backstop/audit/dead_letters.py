@@ -126,14 +126,14 @@ class Raw:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
-    cut: bool
+    truncated: bool
     """The value was longer than a dead letter keeps."""
 
 
 def raw_record(letter: DeadLetter) -> Raw:
     value = _bytes(letter.value_base64)
     headers = tuple((name, _bytes(coded)) for name, coded in letter.headers)
-    return Raw(_bytes(letter.key_base64), value, headers, cut=value is not None and len(value) >= VALUE_BYTES_MAX)
+    return Raw(_bytes(letter.key_base64), value, headers, truncated=value is not None and len(value) >= VALUE_BYTES_MAX)
 
 
 def reads_now(letter: DeadLetterEntry, prefix: str) -> str:
@@ -176,7 +176,7 @@ def plan_retry(
             cannot.append((letter, why))
         elif letter.letter.reason in ("unreadable", "too_large") and raw.value is None:
             cannot.append((letter, "its bytes could not be read, and the dead letter does not hold them"))
-        elif raw.cut:
+        elif raw.truncated:
             cannot.append((letter, f"its value was truncated to {VALUE_BYTES_MAX} bytes in the dead letter"))
         else:
             headers = tuple(header for header in raw.headers if header[0] != RETRY_HEADER)

@@ -9,6 +9,7 @@ import typer
 
 from backstop.cli.output import CANNOT
 from backstop.dev import broker
+from backstop.dev.state import state_folder
 
 app = typer.Typer(
     help="A Kafka broker for this checkout: given, in Docker, or on the local JVM.",
@@ -25,7 +26,7 @@ StateDir = Annotated[
 @app.command()
 def up(state_dir: StateDir = None) -> None:
     """Start a broker, or find the running one, and print its bootstrap address once it answers."""
-    folder = broker.state_folder(os.environ, state_dir)
+    folder = state_folder(state_dir)
     try:
         record = broker.up(os.environ, folder, lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     except broker.BrokerError as error:
@@ -42,7 +43,7 @@ def down(
 ) -> None:
     """Stop the broker that `up` started, and wait for its exit."""
     try:
-        typer.echo(broker.down(os.environ, broker.state_folder(os.environ, state_dir), wipe=wipe))
+        typer.echo(broker.down(os.environ, state_folder(state_dir), wipe=wipe))
     except broker.BrokerError as error:
         typer.echo(f"backstop broker down: {error}", err=True)
         raise typer.Exit(CANNOT) from None
@@ -51,6 +52,6 @@ def down(
 @app.command()
 def status(state_dir: StateDir = None) -> None:
     """Show the broker and whether it answers. Exit 0: it answers; 1: it doesn't."""
-    found = broker.status(os.environ, broker.state_folder(os.environ, state_dir))
+    found = broker.status(os.environ, state_folder(state_dir))
     typer.echo(found.sentence)
     raise typer.Exit(0 if found.answers else 1)

@@ -101,7 +101,7 @@ async def _patiently(
 
 def _say(plan: dict[str, Any], action: Action) -> None:
     split = ", ".join(f"{status} {count}" for status, count in plan["by_status"].items())
-    more = " or more" if plan["cut"] else ""
+    more = " or more" if plan["truncated"] else ""
     say(f"{plan['count']}{more} to be {action.done}" + (f" ({split})" if split else ""))
     if plan["count"]:
         models = ", ".join(f"{model or 'unknown'} {count}" for model, count in plan["by_model"].items())

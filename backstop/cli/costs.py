@@ -100,7 +100,7 @@ def _print(answer: dict[str, Any], output: Form, *, as_csv: bool) -> None:
         tell(f"{answer['since']} to {answer['until']} (UTC), prices of {answer['prices_as_of']}")
         for budget in answer.get("budgets", ()):
             tell(_of_budget(budget))
-    if answer["cut"]:
+    if answer["truncated"]:
         tell(f"only the {len(groups)} dearest groups are shown; the total counts all")
 
 

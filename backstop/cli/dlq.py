@@ -104,7 +104,7 @@ def show(identifier: Annotated[str, typer.Argument(metavar="ID")]) -> None:
                 "headers": {name: readable(value) for name, value in raw.headers},
                 "value": _json_or_text(raw.value),
                 "size_bytes": None if raw.value is None else len(raw.value),
-                "cut": raw.cut,
+                "truncated": raw.truncated,
             },
         }
     )

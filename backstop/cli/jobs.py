@@ -151,7 +151,7 @@ def reasons(
         found = await http.ask(session, "GET", "/v1/reasons", params=since)
         if output is Form.TABLE:
             emit(reason_rows(found, now_ms), output, REASON_COLUMNS)
-            if found.get("cut"):
+            if found.get("truncated"):
                 tell("there are more jobs or groups than are counted here")
         else:
             emit_one(found)

@@ -42,7 +42,7 @@ def list_lanes(url: Url = None, output: Output = Form.TABLE) -> None:
             if seen["pauses"]:
                 say("")
                 say(table([_pause_row(pause, now_ms) for pause in seen["pauses"]], PAUSE_COLUMNS), end="")
-            if seen["cut"]:
+            if seen["truncated"]:
                 tell("not all open jobs were counted")
         elif output is Form.JSONL:
             emit([*seen["data"], *seen["pauses"]], output, ())

@@ -80,7 +80,7 @@ def _partition(each: dict[str, Any], now_ms: int) -> dict[str, Any]:
         "topic": each["topic"],
         "partition": each["partition"],
         "read_by": each["group"],
-        "holder": holder if holder is not None else f"none since {clock(each.get('unheld_since_ms'))}",
+        "holder": holder if holder is not None else f"none since {clock(each.get('unassigned_since_ms'))}",
         "lag": each["lag"],
         "last_moved": f"{span(max(0, now_ms - each['moved_at_ms']))} ago",
     }

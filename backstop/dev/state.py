@@ -6,7 +6,7 @@ The file is a hint: it is valid only while the process that wrote it lives.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,9 +32,9 @@ class DevState:
     started_at: str
 
 
-def state_folder(folder: Path | None = None) -> Path:
+def state_folder(folder: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
     """The given folder, else BACKSTOP_STATE_DIR, else `.backstop` in the current directory."""
-    return (folder or Path(os.environ.get(STATE_VARIABLE) or STATE_FOLDER)).expanduser().resolve()
+    return (folder or Path(environment.get(STATE_VARIABLE) or STATE_FOLDER)).expanduser().resolve()
 
 
 def write_state(folder: Path, state: DevState) -> None:

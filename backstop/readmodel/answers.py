@@ -190,5 +190,5 @@ class TimelineView(TypedDict):
     job_id: str
     status: JobStatus
     entries: list[EntryView]
-    cut: bool
+    truncated: bool
     """Whether there may be more entries."""

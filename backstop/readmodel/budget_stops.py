@@ -24,12 +24,11 @@ from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
+from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.pausing import pause
 from backstop.runtime.settings import RuntimeSettings
-from schemas.codec import PoisonError, decode
 from schemas.pauses import PAUSE_FACT, WHY_CHARS_MAX, CreatesPaused, CreatesResumed, PauseFact, PauseScope
 from streams.policy.pauses import PauseBook
 
@@ -94,8 +93,8 @@ class BudgetStops:
         self._read = asyncio.Event()
         following = FollowedTopics("budget-stops", ["pauses"], READ_AGAIN_S)
         self._topic = TopicFollower(
-            settings, following, self._take, caught_up=self._read.set, consumer=consumer
-        )  # fmt: skip
+            settings, following, facts_for(self._book.take, PAUSE_FACT), caught_up=self._read.set, consumer=consumer
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Check until `stop` is set."""
@@ -130,9 +129,3 @@ class BudgetStops:
             stopped = stop_of(spent).pause_id in self._book.active
             self._metrics.stopped.labels(spent.budget.tenant, spent.budget.per).set(stopped)
         return True
-
-    def _take(self, record: Any) -> None:
-        try:
-            self._book.take(decode(PAUSE_FACT, record.value), record.timestamp)
-        except PoisonError as error:
-            log.error("pause_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)

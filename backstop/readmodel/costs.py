@@ -111,7 +111,7 @@ class CostsView(TypedDict):
     """The date of the list of prices."""
     total: CostView
     data: list[CostGroup]
-    cut: bool
+    truncated: bool
     """Whether there are more groups, cheaper ones. The total counts all."""
 
 
@@ -213,7 +213,7 @@ def costs(
         "prices_as_of": prices.as_of,
         "total": whole.view(),
         "data": [_group_view(by, key, tally) for key, tally in ordered[:GROUPS_MAX]],
-        "cut": len(ordered) > GROUPS_MAX,
+        "truncated": len(ordered) > GROUPS_MAX,
     }
 
 

@@ -107,7 +107,7 @@ class StatsView(TypedDict):
     since_ms: int
     until_ms: int
     ended: int
-    cut: bool
+    truncated: bool
     outcomes: dict[str, int]
     edges_ms: list[int]
     models: list[ModelView]
@@ -131,7 +131,7 @@ def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -
         "since_ms": from_ms,
         "until_ms": now_ms,
         "ended": len(jobs),
-        "cut": cut,
+        "truncated": cut,
         "outcomes": dict(Counter(job.status for job in jobs)),
         "edges_ms": list(EDGES_MS),
         "models": [_model(name, mine) for name, mine in sorted(by_model.items(), key=lambda item: -len(item[1]))],

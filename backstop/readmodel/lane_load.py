@@ -19,10 +19,10 @@ TAGGED_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class LaneLoad:
-    """Open jobs of a tenant by model and status. `cut`: there are more than were counted."""
+    """Open jobs of a tenant by model and status. `truncated`: there are more than were counted."""
 
     by_model: dict[str, dict[OpenJobStatus, int]]
-    cut: bool
+    truncated: bool
 
 
 def lane_load(conn: Connection, tenant: str) -> LaneLoad:

@@ -61,7 +61,7 @@ class ReasonsView(TypedDict):
     at_ms: int
     since_ms: int
     """Jobs that ended since then are counted."""
-    cut: bool
+    truncated: bool
     """Whether there are more jobs than were counted, or more groups than are shown."""
     waiting: list[WaitingGroup]
     ended: list[EndedGroup]
@@ -75,7 +75,7 @@ def reasons(conn: Connection, tenant: str, since_ms: int, now_ms: int) -> Reason
         "object": "reasons",
         "at_ms": now_ms,
         "since_ms": since_ms,
-        "cut": more_open or more_ended,
+        "truncated": more_open or more_ended,
         "waiting": waiting,
         "ended": ended,
     }

@@ -47,7 +47,7 @@ class Run:
         self.start_after = start_after
         self.end_number: int | None = None
         """Number of the provider's terminal event; no event follows it."""
-        self.cut: TruncationReason | None = None
+        self.truncated: TruncationReason | None = None
         self.events: list[Event] = []
         self._own_bytes = 0
         self._again: Run | None = None
@@ -82,7 +82,7 @@ class Run:
                 self.start_after, self.events, self._own_bytes = partial.after, [], 0
             self.append(partial)
         self.end_number = self.end_number if partial.end_number is None else partial.end_number
-        self.cut = self.cut or partial.cut
+        self.truncated = self.truncated or partial.truncated
 
     def append(self, partial: PartialOutput) -> None:
         for event in partial.events:

@@ -92,13 +92,13 @@ class OutputView:
                 yield b'id: %d-%d\nevent: partial\ndata: {"attempt":%d,"event":%b}\n\n' % (
                     attempt, event.number, attempt, event.data
                 )  # fmt: skip
-            if run.cut is not None and not self._truncation_told:
+            if run.truncated is not None and not self._truncation_told:
                 self._truncation_told = True
-                yield self._gap(run.cut, self._number, None)
+                yield self._gap(run.truncated, self._number, None)
 
     def is_complete(self, history: JobHistory | None) -> bool:
         runs = list(history.runs.values()) if history is not None else []
-        return bool(runs) and (runs[-1].end_number is not None or runs[-1].cut is not None)
+        return bool(runs) and (runs[-1].end_number is not None or runs[-1].truncated is not None)
 
     def end(self, ended: SeenJob, _history: JobHistory | None) -> bytes:
         assert ended.result is not None

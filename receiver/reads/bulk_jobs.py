@@ -43,7 +43,6 @@ ENDED: Final[frozenset[OpenJobStatus]] = frozenset(("finishing",))
 STILL_OPEN: Final = tuple(status for status in OPEN_JOB_STATUSES if status not in ENDED)
 AT_PROVIDER: Final = frozenset(("running", "unknown"))
 
-Keeps = Callable[[JobRow], bool]
 Asked = TypeVar("Asked", bound=ManyBody)
 
 
@@ -91,7 +90,7 @@ class Counted:
     sample: list[str] = field(default_factory=list)
     not_found: Sequence[str] = ()
     unfit: Sequence[str] = ()
-    cut: bool = False
+    truncated: bool = False
 
     @property
     def running(self) -> int:
@@ -159,7 +158,7 @@ class BulkJobs:
             if found.next is None or counted.statuses.total() + counted.left_out >= PLAN_JOBS_MAX:
                 break
             found = await self.find(asked, tenant, fit, found.next, BATCH_MAX)
-        counted.cut = found.next is not None
+        counted.truncated = found.next is not None
         return counted
 
     async def mean_costs(self, tenant: str) -> Mapping[str, Decimal]:
@@ -215,7 +214,7 @@ def counts(counted: Counted, unfit: str) -> dict[str, Any]:
     """What all plans tell. `unfit`: the name of the field with the given ids that have another status."""
     view: dict[str, Any] = {
         "count": counted.statuses.total(), "by_status": dict(counted.statuses), "by_model": dict(counted.models),
-        "sample": counted.sample, "cut": counted.cut,
+        "sample": counted.sample, "truncated": counted.truncated,
     }  # fmt: skip
     if counted.not_found:
         view["not_found"] = list(counted.not_found)

@@ -129,14 +129,33 @@ class RetryManyBody(ManyBody):
     """The class of the new jobs. Default: that of the ended job."""
 
 
-@with_config(_DOCUMENTED)
-class CancelPlanView(TypedDict):
-    """What a cancel would change, as the read model knows it."""
+class PlanView(TypedDict):
+    """What each plan tells. Descriptions are fields' own, as docstrings of a base are not inherited."""
 
-    object: Literal["cancel_plan"]
     count: int
     by_status: dict[str, int]
     by_model: dict[str, int]
+    without_estimate: Annotated[
+        int, Field(description="Jobs whose model has no priced attempt in the last 30 days; they are in no estimate.")
+    ]
+    sample: list[str]
+    not_found: NotRequired[
+        Annotated[list[str], Field(description="Of the given ids, those that are no job of the tenant.")]
+    ]
+    truncated: Annotated[bool, Field(description="There are more jobs than were counted.")]
+
+
+class OpenPlanView(PlanView):
+    """A plan for open jobs."""
+
+    not_open: NotRequired[Annotated[list[str], Field(description="Of the given ids, those whose job has ended.")]]
+
+
+@with_config(_DOCUMENTED)
+class CancelPlanView(OpenPlanView):
+    """What a cancel would change, as the read model knows it."""
+
+    object: Literal["cancel_plan"]
     running: int
     """Jobs with a response that runs or may run: their cancel is sent to the provider. The others cost nothing more."""
     running_cost_usd: NotRequired[str]
@@ -144,15 +163,6 @@ class CancelPlanView(TypedDict):
     they used before the cancel may be charged."""
     waiting_cost_usd: NotRequired[str]
     """The same for the others: a cancel saves it."""
-    without_estimate: int
-    """Jobs whose model has no priced attempt in the last 30 days; they are in no estimate."""
-    sample: list[str]
-    not_found: NotRequired[list[str]]
-    """Of the given ids, those that are no job of the tenant."""
-    not_open: NotRequired[list[str]]
-    """Of the given ids, those whose job has ended."""
-    cut: bool
-    """There are more jobs than were counted."""
 
 
 @with_config(_DOCUMENTED)
@@ -167,13 +177,10 @@ class CancelBatchView(TypedDict):
 
 
 @with_config(_DOCUMENTED)
-class ChangePlanView(TypedDict):
+class ChangePlanView(OpenPlanView):
     """What a change would do, as the read model knows it."""
 
     object: Literal["change_plan"]
-    count: int
-    by_status: dict[str, int]
-    by_model: dict[str, int]
     running: int
     """Jobs with a response that runs or may run. A new priority counts for their later attempts only."""
     unchanged: int
@@ -184,15 +191,6 @@ class ChangePlanView(TypedDict):
     """What the running ones would cost to their end, by the mean of their models' attempts in the last 30 days."""
     waiting_cost_usd: NotRequired[str]
     """The same for the others."""
-    without_estimate: int
-    """Jobs whose model has no priced attempt in the last 30 days; they are in no estimate."""
-    sample: list[str]
-    not_found: NotRequired[list[str]]
-    """Of the given ids, those that are no job of the tenant."""
-    not_open: NotRequired[list[str]]
-    """Of the given ids, those whose job has ended."""
-    cut: bool
-    """There are more jobs than were counted."""
 
 
 @with_config(_DOCUMENTED)
@@ -208,26 +206,16 @@ class ChangeBatchView(TypedDict):
 
 
 @with_config(_DOCUMENTED)
-class RetryPlanView(TypedDict):
+class RetryPlanView(PlanView):
     """What a retry would submit, as the read model knows it."""
 
     object: Literal["retry_plan"]
-    count: int
-    by_status: dict[str, int]
-    by_model: dict[str, int]
     retried_before: int
     """Jobs that have a retry already. They are not counted otherwise, and get no second one."""
     cost_usd: NotRequired[str]
     """What the new jobs would cost, by the mean of their models' attempts in the last 30 days."""
-    without_estimate: int
-    """Jobs whose model has no priced attempt in the last 30 days; they are in no estimate."""
-    sample: list[str]
-    not_found: NotRequired[list[str]]
-    """Of the given ids, those that are no job of the tenant."""
     not_retried: NotRequired[list[str]]
     """Of the given ids, those whose job is open, completed or was rejected."""
-    cut: bool
-    """There are more jobs than were counted."""
 
 
 @with_config(_DOCUMENTED)

@@ -125,7 +125,7 @@ class LanesView(TypedDict):
     data: list[LaneView]
     pauses: list[PauseView]
     """The pauses in force that hold creates of the tenant; with `admin` all."""
-    cut: bool
+    truncated: bool
     """Not all open jobs were counted."""
 
 

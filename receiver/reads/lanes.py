@@ -83,7 +83,7 @@ class _Lanes:
                 view["open_jobs"] = cast("dict[str, int]", load.by_model[view["model"]])
         mine = [one for one in self._watch.book.active.values() if admin or one.scope.tenant in (None, tenant)]
         answer: LanesView = {
-            "object": "lanes", "at_ms": self._now_ms(), "cut": load.cut,
+            "object": "lanes", "at_ms": self._now_ms(), "truncated": load.truncated,
             "data": sorted(views, key=lambda view: (view["model"], view.get("account", ""))),
             "pauses": [_shown(pause) for pause in sorted(mine, key=lambda pause: (pause.at_ms, pause.key))],
         }  # fmt: skip

@@ -33,7 +33,7 @@ from receiver.reads.status import (
     near_sentences,
     still,
     still_sentences,
-    unheld_sentences,
+    unassigned_sentences,
 )
 from schemas.job_ids import own_job_id
 
@@ -255,7 +255,7 @@ def system_findings(watch: SystemWatch, now_ms: int) -> list[FindingView]:
         return [{"code": "broker_away", "count": 1, "because": held.away[:BECAUSE_CHARS_MAX]}]
     near = near_end_of_retention(held)
     return [
-        _of_sentences("workers_missing", unheld_sentences(held.unheld()), len(held.unheld())),
+        _of_sentences("workers_missing", unassigned_sentences(held.unassigned()), len(held.unassigned())),
         _of_sentences("workers_behind", still_sentences(still(held, now_ms))),
         _of_sentences("retention_near", near_sentences(near)),
     ]

@@ -123,14 +123,14 @@ GET_ATTENTION: Final = Route(
 GET_STATS: Final = Route(
     "GET", "/v1/stats", name="getStats", access="read", query=StatsQuery, problems=AWAY,
     says="How long jobs took, by model, and how their ends were found.\n\nAt most the 10,000 jobs that ended last are "
-    "counted. `cut` tells whether that limit was reached, `since_ms` the start of the period that is counted.",
+    "counted. `truncated` tells whether that limit was reached, `since_ms` the start of the period that is counted.",
     answers=(Answer(200, "The figures.", StatsView),),
 )  # fmt: skip
 GET_REASONS: Final = Route(
     "GET", "/v1/reasons", name="getReasons", access="read", query=ReasonsQuery, problems=AWAY,
     says="What open jobs wait for, and why jobs ended as they did: the same reasons together, the largest group "
-    "first.\n\nAt most 2,000 open jobs and the 10,000 jobs that ended last are counted; `cut` tells whether a limit "
-    "was reached.",
+    "first.\n\nAt most 2,000 open jobs and the 10,000 jobs that ended last are counted; `truncated` tells whether a "
+    "limit was reached.",
     answers=(Answer(200, "The groups.", ReasonsView),),
 )  # fmt: skip
 LIST_DEAD_LETTERS: Final = Route(

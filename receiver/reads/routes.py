@@ -160,7 +160,7 @@ class _Reads:
             "job_id": request.match_info["job_id"],
             "status": "submitting" if row is None else row.status,
             "entries": [timeline_view(entry) for entry in entries],
-            "cut": len(entries) == TIMELINE_ENTRIES_MAX,
+            "truncated": len(entries) == TIMELINE_ENTRIES_MAX,
         }
         return problems.answer(shown)
 

@@ -64,13 +64,13 @@ class SystemMetrics:
             "For how long records wait while the reader of their partition does not move; 0 if it moves.", place,
             registry=registry,
         )  # fmt: skip
-        self._unheld = Gauge(
-            "backstop_partition_unheld", "1 for a partition that no member of its group holds.", place,
+        self._unassigned = Gauge(
+            "backstop_partition_unassigned", "1 for a partition that is assigned to no member of its group.", place,
             registry=registry,
         )  # fmt: skip
-        self._held_back = Gauge(
-            "backstop_partition_held_back_seconds",
-            "For how long a transaction that its producer left open holds back records of a partition; 0 for none.",
+        self._open_transaction = Gauge(
+            "backstop_partition_open_transaction_seconds",
+            "For how long an open transaction has blocked records of a partition; 0 for none.",
             place, registry=registry,
         )  # fmt: skip
 
@@ -80,8 +80,8 @@ class SystemMetrics:
             place = (each.group, each.topic, str(each.partition))
             self._lag.labels(*place).set(each.lag)
             self._still.labels(*place).set(each.still_ms(now_ms) / 1000)
-            self._unheld.labels(*place).set(each.holder is None)
-            self._held_back.labels(*place).set(each.held_back_ms(now_ms) / 1000)
+            self._unassigned.labels(*place).set(each.holder is None)
+            self._open_transaction.labels(*place).set(each.blocked_ms(now_ms) / 1000)
 
 
 class SystemWatch:
@@ -139,7 +139,7 @@ class SystemWatch:
     def _is_wrong(self, each: Holding) -> bool:
         """Whether a partition has no reader, or nothing has moved since the last snapshot."""
         at_ms = self._holdings.at_ms
-        return each.holder is None or each.still_ms(at_ms) > 0 or each.held_back_ms(at_ms) > 0
+        return each.holder is None or each.still_ms(at_ms) > 0 or each.blocked_ms(at_ms) > 0
 
     async def once(self) -> None:
         try:
@@ -157,9 +157,9 @@ class SystemWatch:
             self._holdings = self._holdings.missed(str(error), self._now_ms())
             self._metrics.answers.set(0)
             return
-        before = {holding.partition: holding for holding in self._holdings.unheld()}
+        before = {holding.partition: holding for holding in self._holdings.unassigned()}
         self._holdings = self._holdings.saw(snapshot)
-        for each in self._holdings.unheld():
+        for each in self._holdings.unassigned():
             if each.partition not in before:
                 log.warning("partition_without_reader", group=each.group, topic=each.topic, partition=each.partition)
         self._count_polls(snapshot)
@@ -178,7 +178,7 @@ class SystemWatch:
         found = self.holdings.idle(("jobs", row.position.partition))
         if found is None and sight.partition is not None:
             found = self.holdings.idle(("responses", sight.partition))
-        return None if found is None else idle_wait(found.topic, found.partition, found.unheld_since_ms or 0)
+        return None if found is None else idle_wait(found.topic, found.partition, found.unassigned_since_ms or 0)
 
     def polls_per_s(self) -> float:
         if len(self._polled) < 2:
@@ -232,21 +232,21 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     held = watch.holdings
     if held.away is not None:
         return [f"{held.away[:300]}, since {time_of(held.away_since_ms or now_ms)}"]
-    told = unheld_sentences(held.unheld())
+    told = unassigned_sentences(held.unassigned())
     told += still_sentences(still(held, now_ms))
     told += near_sentences(near_end_of_retention(held))
-    told += held_back_sentences(held_back(held, now_ms))
+    told += blocked_sentences(blocked(held, now_ms))
     return told + [
         f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
         for lane in _closed(watch.lanes)
     ]
 
 
-def unheld_sentences(unheld: Sequence[Holding]) -> list[str]:
+def unassigned_sentences(unassigned: Sequence[Holding]) -> list[str]:
     """`no worker holds partitions 0, 2 since 01:25:47 UTC (jobs, responses)`; what moves together is told together."""
     topics: dict[tuple[str, int, int], list[str]] = {}
-    for each in unheld:
-        topics.setdefault((each.group, each.unheld_since_ms or 0, each.partition), []).append(each.topic)
+    for each in unassigned:
+        topics.setdefault((each.group, each.unassigned_since_ms or 0, each.partition), []).append(each.topic)
     numbers: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
     for (group, since_ms, number), names in topics.items():
         numbers.setdefault((group, since_ms, tuple(names)), []).append(number)
@@ -270,18 +270,18 @@ def near_end_of_retention(held: Holdings) -> list[Holding]:
     return sorted((each for each in held.held.values() if each.near_end_of_retention), key=_order)
 
 
-def held_back(held: Holdings, now_ms: int) -> list[Holding]:
+def blocked(held: Holdings, now_ms: int) -> list[Holding]:
     """Partitions that can't be read on, as a transaction in them has been open for `STILL_MS_TOLD`."""
     if held.away is not None:
         return []
-    return sorted((each for each in held.held.values() if each.held_back_ms(now_ms) >= STILL_MS_TOLD), key=_order)
+    return sorted((each for each in held.held.values() if each.blocked_ms(now_ms) >= STILL_MS_TOLD), key=_order)
 
 
-def held_back_sentences(found: Sequence[Holding]) -> list[str]:
+def blocked_sentences(found: Sequence[Holding]) -> list[str]:
     return [
         f"a transaction that its producer left open at offset {each.end} of partition {each.partition} of {each.topic} "
-        f"holds back {each.held_back} records from the {reader_of(each.group)} since "
-        f"{time_of(each.held_back_since_ms)}: the broker aborts it after the producer's transaction.timeout.ms, or "
+        f"blocks {each.blocked} records for the {reader_of(each.group)} since "
+        f"{time_of(each.blocked_since_ms)}: the broker aborts it after the producer's transaction.timeout.ms, or "
         "`kafka-transactions.sh abort` does"
         for each in found
     ]
@@ -345,8 +345,8 @@ def _partition(each: Holding) -> PartitionView:
     }  # fmt: skip
     if each.holder is not None:
         view["holder"] = place_of(each.holder)
-    if each.unheld_since_ms is not None:
-        view["unheld_since_ms"] = each.unheld_since_ms
+    if each.unassigned_since_ms is not None:
+        view["unassigned_since_ms"] = each.unassigned_since_ms
     return view
 
 

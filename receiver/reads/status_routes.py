@@ -47,7 +47,7 @@ class PartitionView(TypedDict):
     partition: int
     holder: NotRequired[str]
     """The name of the process that holds it. Left out where there is none."""
-    unheld_since_ms: NotRequired[int]
+    unassigned_since_ms: NotRequired[int]
     """Since when there is none."""
     lag: int
     """Records that are not read yet."""

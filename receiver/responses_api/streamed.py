@@ -78,7 +78,7 @@ class ResponseView:
         if run is None or history is None:
             return False
         superseded = run.has_output and max(history.runs) > run.attempt
-        return superseded or run.end_number is not None or run.cut is not None or run.start_after > self._last
+        return superseded or run.end_number is not None or run.truncated is not None or run.start_after > self._last
 
     def end(self, ended: EndedResponse, history: JobHistory | None) -> bytes:
         run = _run_of(history)

@@ -56,7 +56,7 @@ class ProviderAnswer:
     """The answer was a stream of events; `body` is the response object that was taken from it."""
     text: str = ""
     """The first 500 characters of a body that is not JSON, unchanged; or a description of the body."""
-    cut: bool = False
+    truncated: bool = False
     """The answer exceeds a limit, and `body` has only the members at its beginning."""
 
 
@@ -96,7 +96,7 @@ def read_poll(
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
     if 200 <= reply.status < 300:
         seen = _see(reply, rules, job_id)
-        if reply.cut and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
+        if reply.truncated and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
             return too_large(seen)
         return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
     if reply.status == 404 and isinstance(reply.body, dict):
@@ -186,7 +186,7 @@ def _taken(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Accept
     """The outcome of a 2xx: a response that runs or has ended, an error object, or an unusable body."""
     body = answer.body
     if not isinstance(body, dict):
-        return _unusable(answer, TOO_LARGE if answer.cut else "no_response_object")
+        return _unusable(answer, TOO_LARGE if answer.truncated else "no_response_object")
     response_id, status = body.get("id"), body.get("status")
     named = isinstance(response_id, str) and _RESPONSE_ID.fullmatch(response_id) is not None
     if body.get("error") and (not named or body.get("object") not in (None, "response")):
@@ -195,9 +195,9 @@ def _taken(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Accept
         return _unusable(answer, "no_response_object")
     seen = _see(answer, rules)
     # The end of an answer that is cut is missing: a poll shows whether the response can be read at all.
-    end = seen if isinstance(seen, Seen) and seen.over and not answer.cut else None
+    end = seen if isinstance(seen, Seen) and seen.over and not answer.truncated else None
     if not named and end is None:
-        return _unusable(answer, TOO_LARGE if answer.cut else "no_usable_id")
+        return _unusable(answer, TOO_LARGE if answer.truncated else "no_usable_id")
     return Accepted(
         response_id if named and isinstance(response_id, str) else "",
         status=shown(status, CODE_CHARS_MAX) or "unknown",

@@ -140,7 +140,7 @@ class OpenAIClient:
         self._metrics.request(operation, status_class, monotonic_s() - started_s)
         if isinstance(reply, Fault) and PROXY_REFUSED in reply.detail:
             self._metrics.alarm("proxy")
-        if isinstance(reply, ProviderAnswer) and reply.cut:
+        if isinstance(reply, ProviderAnswer) and reply.truncated:
             self._metrics.alarm("answer_too_large")
             log.error("answer_too_large", operation=operation, http_status=reply.status)
         return reply
@@ -322,7 +322,7 @@ def _answer(response: httpx2.Response) -> ProviderAnswer:
     else:
         body, whole = (beginning(response.content) or NOT_JSON) if cut else parse(response.content), None
     text = _text(response.content) if body is NOT_JSON else ""
-    return ProviderAnswer(response.status_code, _headers(response), body, whole, text=text, cut=cut)
+    return ProviderAnswer(response.status_code, _headers(response), body, whole, text=text, truncated=cut)
 
 
 def _text(content: bytes) -> str:

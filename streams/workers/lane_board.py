@@ -13,10 +13,9 @@ from aiokafka import AIOKafkaConsumer
 
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.publisher import Publisher
-from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
+from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.settings import RuntimeSettings
-from schemas.codec import PoisonError, decode
 from schemas.lanes import LANE_FACT, LaneFact
 from streams.workers.lanes import Lanes
 
@@ -42,9 +41,8 @@ class LaneBoard:
         self._lanes = lanes
         self._publisher = publisher
         self._now_ms = now_ms
-        self._topic = TopicFollower(
-            settings, FollowedTopics("lanes", [TOPIC], READ_AGAIN_S), self._take, consumer=consumer
-        )
+        following = FollowedTopics("lanes", [TOPIC], READ_AGAIN_S)
+        self._topic = TopicFollower(settings, following, facts_for(self._take, LANE_FACT), consumer=consumer)
         self._queue: asyncio.Queue[LaneFact] = asyncio.Queue(QUEUE_MAX)
         lanes.join(self._put)
 
@@ -82,14 +80,8 @@ class LaneBoard:
                 for fact in facts:
                     self._lanes.read(fact, self._now_ms())
 
-    def _take(self, record: Any) -> None:
-        try:
-            fact = decode(LANE_FACT, record.value)
-        except PoisonError as error:
-            # Only workers write here, so it is probably a fact of another release. A probe makes up for it.
-            log.warning("lane_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)
-            return
+    def _take(self, fact: LaneFact, at_ms: int) -> None:
         now_ms = self._now_ms()
         # Facts from before the start have the broker's time. Later facts are new when read, whatever their writer's
         # clock.
-        self._lanes.read(fact, now_ms if self._topic.tried.is_set() else min(now_ms, record.timestamp))
+        self._lanes.read(fact, now_ms if self._topic.tried.is_set() else min(now_ms, at_ms))

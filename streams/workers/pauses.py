@@ -11,10 +11,9 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer
 
-from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
+from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.settings import RuntimeSettings
-from schemas.codec import PoisonError, decode
 from schemas.commands import CreateResponse
 from schemas.pauses import PAUSE_FACT, CreatesPaused, PauseFact
 from streams.policy.lanes import WHOLE, ReleaseProgress, Share
@@ -84,8 +83,8 @@ class PauseBoard:
         self._now_ms = now_ms
         self._read = asyncio.Event()
         self._topic = TopicFollower(
-            settings, FollowedTopics("pauses", [TOPIC], READ_AGAIN_S), self._take, caught_up=self._read.set,
-            consumer=consumer,
+            settings, FollowedTopics("pauses", [TOPIC], READ_AGAIN_S), facts_for(self._take, PAUSE_FACT),
+            caught_up=self._read.set, consumer=consumer,
         )  # fmt: skip
 
     async def first_read(self, stop: asyncio.Event) -> None:
@@ -105,13 +104,7 @@ class PauseBoard:
         follow.cancel()
         await asyncio.gather(follow, return_exceptions=True)
 
-    def _take(self, record: Any) -> None:
-        try:
-            fact = decode(PAUSE_FACT, record.value)
-        except PoisonError as error:
-            # Only Backstop writes here: probably a fact of another release.
-            log.error("pause_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)
-            return
+    def _take(self, fact: PauseFact, at_ms: int) -> None:
         # As of lanes: facts from before the start have the broker's time, so that a ramp goes on after a restart.
         now_ms = self._now_ms()
-        self._pauses.take(fact, now_ms if self._read.is_set() else min(now_ms, record.timestamp))
+        self._pauses.take(fact, now_ms if self._read.is_set() else min(now_ms, at_ms))

@@ -69,7 +69,7 @@ class _Over:
     """How the stream ended: with the provider's terminal event, or truncated. Both None: nothing more can be read."""
 
     end_number: int | None = None
-    cut: TruncationReason | None = None
+    truncated: TruncationReason | None = None
 
 
 class Following:
@@ -187,7 +187,7 @@ class Following:
     def _truncated(self, why: TruncationReason) -> _Over:
         self._metrics.truncated(why)
         log.info("stream_truncated", response_id=self._of.response_id, job_id=self._of.job_id, reason=why)
-        return _Over(cut=why)
+        return _Over(truncated=why)
 
     async def _put(self, told: Told) -> None:
         self._metrics.event("told")
@@ -236,7 +236,7 @@ class Following:
             after=after,
             events=events,
             end_number=over.end_number,
-            cut=over.cut,
+            truncated=over.truncated,
         )
 
     async def _publish(self, record: Message) -> None:

@@ -73,7 +73,7 @@ def test_dead_letters_are_listed_filtered_and_shown_with_their_record(queue: Que
     shown = queue.backstop("dlq", "show", two.id.removeprefix(queue.prefix)).json
     assert shown["origin"] == {**two.origin.model_dump(), "topic": f"{queue.prefix}jobs"} if two.origin else None
     assert shown["record"] == {
-        "key": "k2", "headers": {"traceparent": "00-1"}, "value": {"v": 9}, "size_bytes": 7, "cut": False
+        "key": "k2", "headers": {"traceparent": "00-1"}, "value": {"v": 9}, "size_bytes": 7, "truncated": False
     }  # fmt: skip
     assert shown["reads_now"].startswith("no: unknown_version")
     assert queue.backstop("dlq", "show", "nothing").code == 1

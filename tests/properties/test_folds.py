@@ -13,16 +13,22 @@ MUST_MEET = Path(__file__).with_name("must_meet.txt")
 TIMEOUT_S = 300 + EXAMPLES
 """Enough for a nightly run, too."""
 
-RUNS_MAX = 6
-"""One run is usually enough. The rarest lines are met in two runs of three, so two or three are sometimes needed.
-A line that six runs miss shows a fault of the generator."""
+FEW = 100
+"""Examples of a run of the short form."""
+
+EXAMPLES_MAX = 6 * EXAMPLES
+"""A line that so many miss shows a fault of the generator."""
+
+TRY_FIRST = (6, 11, 22)
+"""Runs that met every line between them when this was written; others come after them as they are needed."""
 
 
+@pytest.mark.parametrize("examples", [FEW, pytest.param(EXAMPLES, marks=pytest.mark.long)], ids=["few", "many"])
 @pytest.mark.timeout(TIMEOUT_S)
-def test_the_invariants_hold_whatever_happens_and_the_runs_meet_what_they_must() -> None:
+def test_the_invariants_hold_whatever_happens_and_the_runs_meet_what_they_must(examples: int) -> None:
     coverage, missed = Coverage(), MUST_MEET.read_text().splitlines()
-    for nth in range(RUNS_MAX):
-        run(coverage, nth=nth)
+    for nth in (*TRY_FIRST, *(nth for nth in range(EXAMPLES_MAX // examples) if nth not in TRY_FIRST)):
+        run(coverage, examples=examples, nth=nth)
         met = coverage.met()
         missed = [line for line in missed if line not in met]
         if not missed:

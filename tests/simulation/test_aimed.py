@@ -5,7 +5,7 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -39,8 +39,10 @@ RESULTS: Mapping[str, set[str]] = {
 
 A response that `expires` is gone at once or after 5 s: the poller fetches it in time, or the job is retried.
 """
-RATES = ((0.01, 30), (0.1, 20), (1.0, 12))
+RATES = ((0.1, 20), (1.0, 12))
 """(rate of the fault, number of jobs)."""
+RARE = ((0.01, 30),)
+"""At this rate a fault strikes one run in three."""
 FAULTS_S = 60.0
 
 CALM: Mapping[str, Any] = dict.fromkeys(
@@ -50,9 +52,12 @@ CALM: Mapping[str, Any] = dict.fromkeys(
 
 
 @pytest.mark.parametrize("fault", CREATES)
-def test_a_fault_of_creates_may_be_rare_frequent_or_all_there_is_for_a_minute(fault: str) -> None:
+@pytest.mark.parametrize("rates", [RATES, pytest.param(RARE, marks=pytest.mark.long)], ids=["", "rare"])
+def test_a_fault_of_creates_may_be_rare_frequent_or_all_there_is_for_a_minute(
+    fault: str, rates: Sequence[tuple[float, int]]
+) -> None:
     broken: dict[str, tuple[str, ...]] = {}
-    for rate, jobs in RATES:
+    for rate, jobs in rates:
         aimed = {"create_only": fault, "create_fault": rate, "faults_end_s": FAULTS_S, "arrival_s": FAULTS_S}
         for seed in range(2 if rate == 1.0 else 1):
             outcome = simulate(seed, jobs, aimed=aimed)
@@ -186,7 +191,11 @@ class Costs:
                     self.late_s.append(seen_s - ended_s[job_id] - wait_ms / 1000)
 
 
-@pytest.mark.parametrize("webhooks", WEBHOOKS.values(), ids=WEBHOOKS.keys())
+@pytest.mark.parametrize(
+    "webhooks",
+    [pytest.param(chaos, id=name, marks=[pytest.mark.long] * (name == "all 72 hours late"))
+     for name, chaos in WEBHOOKS.items()],
+)  # fmt: skip
 def test_ends_are_seen_in_time_and_at_the_price_of_the_schedule(webhooks: Mapping[str, Any]) -> None:
     """Ends are seen at the next scheduled poll, or by a webhook; no polls beyond the schedule's and the webhooks'."""
     none_comes = webhooks.get("webhook_lost") == 1.0 or "webhook_late_s" in webhooks

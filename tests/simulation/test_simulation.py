@@ -12,8 +12,8 @@ from tests.simulation.many import kept_seeds, must_meet
 from tests.simulation.run import simulate
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 50
-"""As many as two cores run in ten seconds; `SEEDS_LONG` takes them five minutes."""
+SEEDS = 25
+"""As many as two cores run in five seconds; `SEEDS_LONG` takes them five minutes."""
 
 SEEDS_LONG = 2_000
 JOBS = 50
@@ -32,7 +32,7 @@ def run(*arguments: str, hash_seed: str = "0") -> "subprocess.CompletedProcess[s
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_over_fifty_seeds_all_invariants_hold() -> None:
+def test_over_some_seeds_all_invariants_hold() -> None:
     done = run("--seeds", f"0:{SEEDS}", "--jobs", str(JOBS))
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
 

@@ -9,7 +9,7 @@ from backstop.dev.broker.errors import BrokerError, BrokerFailedError, NoBrokerE
 from backstop.dev.broker.jvm import Broker
 from backstop.dev.broker.node import BrokerPorts
 from backstop.dev.broker.owned import Owned, local_kafka, owned
-from backstop.dev.broker.service import BrokerRecord, Status, bootstrap_servers, down, state_folder, status, up
+from backstop.dev.broker.service import BrokerRecord, Status, bootstrap_servers, down, status, up
 from backstop.dev.broker.toolchain import LocalKafka
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "down",
     "local_kafka",
     "owned",
-    "state_folder",
     "status",
     "up",
 ]

@@ -23,9 +23,8 @@ from backstop.dev.broker.errors import BrokerError, BrokerFailedError, BrokerMis
 from backstop.dev.broker.jvm import Broker, PortTakenError, end_orphan
 from backstop.dev.broker.node import BrokerPorts
 from backstop.dev.broker.toolchain import Toolchain
+from backstop.dev.state import state_folder
 
-STATE_VARIABLE = "BACKSTOP_STATE_DIR"
-STATE_FOLDER = ".backstop"
 ANSWER_AGAIN_TIMEOUT_S = 30.0
 
 
@@ -56,17 +55,12 @@ class Status:
     sentence: str
 
 
-def state_folder(environment: Mapping[str, str], folder: Path | None = None) -> Path:
-    """The given folder, else BACKSTOP_STATE_DIR, else `.backstop` in the current directory."""
-    return (folder or Path(environment.get(STATE_VARIABLE) or STATE_FOLDER)).expanduser().resolve()
-
-
 def bootstrap_servers(environment: Mapping[str, str], folder: Path | None = None) -> str | None:
     """The address of this checkout's broker, as given or as recorded by `up`; else None. Connects to nothing."""
     source = chain.given(environment)
     if isinstance(source, Given):
         return source.bootstrap
-    record = _Home(state_folder(environment, folder)).read()
+    record = _Home(state_folder(folder, environment)).read()
     return record.bootstrap if record else None
 
 

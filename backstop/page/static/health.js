@@ -44,7 +44,7 @@ export function healthView({ query, onLeave, fail }) {
     const models = stats.models.slice(0, MODELS_SHOWN);
     return [
       tiles(stats),
-      stats.cut && h("p", { class: "hint" },
+      stats.truncated && h("p", { class: "hint" },
         `Only the last ${count(stats.ended, "job")} are counted, since `, ago(stats.since_ms),
         "."),
       h("div", { class: "legend", "aria-hidden": "true" }, models.map((model, n) => h("span", { class: `series s${n}` },

@@ -41,7 +41,7 @@ function content(told) {
       h("details", { open: waits.length > 0 }, h("summary", {}, `All ${count(told.partitions.length, "partition")}`),
         scroll(["Topic", "Read by", "Holder", "Lag", "Last moved"], [...waits, ...told.partitions.filter((each) =>
           !waits.includes(each))].map((each) => [`${each.topic}/${each.partition}`, each.group,
-          each.holder ?? ["none since ", ago(each.unheld_since_ms)], number(each.lag), ago(each.moved_at_ms)])))),
+          each.holder ?? ["none since ", ago(each.unassigned_since_ms)], number(each.lag), ago(each.moved_at_ms)])))),
   ];
 }
 

@@ -79,7 +79,7 @@ class Holding:
     partition: int
     holder: str | None
     """The client id of its reader; None: it has none."""
-    unheld_since_ms: int | None
+    unassigned_since_ms: int | None
     """When it was first seen without a reader."""
     lag: int
     """Records that are not read yet."""
@@ -91,13 +91,13 @@ class Holding:
     """Whether retention may soon delete records that are not read yet."""
     end: int = 0
     """The offset up to which the partition can be read."""
-    held_back: int = 0
+    blocked: int = 0
     """Records that can't be read, as a transaction before them is open. No lag counts them."""
-    held_back_since_ms: int = 0
+    blocked_since_ms: int = 0
 
-    def held_back_ms(self, now_ms: int) -> int:
-        """For how long an open transaction holds records back."""
-        return max(0, now_ms - self.held_back_since_ms) if self.held_back else 0
+    def blocked_ms(self, now_ms: int) -> int:
+        """For how long records are blocked by an open transaction."""
+        return max(0, now_ms - self.blocked_since_ms) if self.blocked else 0
 
     def still_ms(self, now_ms: int) -> int:
         """For how long records wait while the reader does not move."""
@@ -137,9 +137,9 @@ class Holdings:
                     )
                     near = _near(found, snapshot.starts.get(partition, 0), end)
                     back = max(0, snapshot.written.get(partition, end) - end)
-                    since_ms = _held_back_since_ms(self.held.get(key), end, back, snapshot.at_ms)
+                    since_ms = _blocked_since_ms(self.held.get(key), end, back, snapshot.at_ms)
                     held[key] = replace(
-                        found, near_end_of_retention=near, end=end, held_back=back, held_back_since_ms=since_ms
+                        found, near_end_of_retention=near, end=end, blocked=back, blocked_since_ms=since_ms
                     )
         return Holdings(snapshot.at_ms, snapshot.brokers, snapshot.groups, held, moving)
 
@@ -147,7 +147,7 @@ class Holdings:
         """A snapshot failed."""
         return replace(self, away=reason, away_since_ms=self.away_since_ms or at_ms)
 
-    def unheld(self) -> list[Holding]:
+    def unassigned(self) -> list[Holding]:
         """Partitions without a reader, in order. Without a broker nothing is known."""
         if self.away is not None:
             return []
@@ -161,8 +161,8 @@ class Holdings:
         found = self.held.get(("worker", partition))
         moving_since_ms = self.moving_since_ms.get("worker")
         agreeing = moving_since_ms is not None and self.at_ms - moving_since_ms < REBALANCE_MS
-        unheld = found is not None and found.holder is None and self.away is None
-        return found if unheld and not agreeing else None
+        unassigned = found is not None and found.holder is None and self.away is None
+        return found if unassigned and not agreeing else None
 
 
 def _holding(
@@ -176,8 +176,8 @@ def _holding(
     if not group.settled:
         since_ms = moving[group.name]
         holder = before.holder if before is not None and at_ms - since_ms < REBALANCE_MS else None
-    if before is not None and before.unheld_since_ms is not None:
-        since_ms = before.unheld_since_ms
+    if before is not None and before.unassigned_since_ms is not None:
+        since_ms = before.unassigned_since_ms
     return Holding(
         group.name, *partition, holder, None if holder is not None else since_ms, lag, committed,
         at_ms if before is None or moved else before.moved_at_ms,
@@ -189,10 +189,10 @@ def reads(group: str, topic: str) -> bool:
     return topic in GROUPS.get(group, ()) or (group == "worker" and topic.startswith(OF_TENANTS))
 
 
-def _held_back_since_ms(before: Holding | None, end: int, held_back: int, at_ms: int) -> int:
+def _blocked_since_ms(before: Holding | None, end: int, blocked: int, at_ms: int) -> int:
     """Since when the partition can't be read further although records follow."""
-    same = before is not None and before.held_back > 0 and before.end == end
-    return before.held_back_since_ms if held_back and same and before is not None else at_ms
+    same = before is not None and before.blocked > 0 and before.end == end
+    return before.blocked_since_ms if blocked and same and before is not None else at_ms
 
 
 def _near(found: Holding, start: int, end: int) -> bool:

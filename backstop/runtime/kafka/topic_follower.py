@@ -3,17 +3,22 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import TypeAdapter
 
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FETCH_GAP_MS, GatheringPace
 from backstop.runtime.kafka.lifetimes import running
 from backstop.runtime.settings import RuntimeSettings
+from schemas.base import Message
+from schemas.codec import PoisonError, decode
 
 log = structlog.get_logger()
+
+F = TypeVar("F", bound=Message)
 
 POLL_MS = 200
 QUIET_POLL_MS = 2_000
@@ -32,6 +37,25 @@ class FollowedTopics:
     again_s: float
     since_ms: Callable[[], int] | None = None
     """Time from which records are wanted; None: all."""
+
+
+def facts_for(take: Callable[[F, int], None], adapter: TypeAdapter[F]) -> Callable[[Any], None]:
+    """What a follower does with a record: `take` gets its fact, and the time that the broker gave it.
+
+    Only Backstop writes these topics, so what can't be read is probably a fact of another release. It is logged, and
+    stays in the topic.
+    """
+
+    def taken(record: Any) -> None:
+        try:
+            fact = decode(adapter, record.value)
+        except PoisonError as error:
+            place = {"topic": record.topic, "offset": record.offset}
+            log.error("fact_unreadable", **place, reason=error.reason, detail=error.detail)
+            return
+        take(fact, record.timestamp)
+
+    return taken
 
 
 class TopicFollower:

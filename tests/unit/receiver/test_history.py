@@ -56,8 +56,8 @@ def test_numbers_that_the_provider_leaves_out_are_no_hole() -> None:
 
 def test_the_end_and_the_cut_stay() -> None:
     run = run_of(partial(-1, 0), partial(0, end_number=1), partial(-1, 0))
-    assert (run.end_number, run.cut) == (1, None)
-    assert run_of(partial(-1, 0, cut="event_too_large"), partial(-1, 0)).cut == "event_too_large"
+    assert (run.end_number, run.truncated) == (1, None)
+    assert run_of(partial(-1, 0, truncated="event_too_large"), partial(-1, 0)).truncated == "event_too_large"
 
 
 def test_the_first_events_are_no_output() -> None:

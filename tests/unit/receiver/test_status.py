@@ -128,7 +128,7 @@ def test_a_transaction_that_a_stranger_left_open_is_named(told: Told, watch: Sys
     once(watch)
     (sentence,) = wrong(watch, told.at_ms)
     assert sentence.startswith(
-        "a transaction that its producer left open at offset 5 of partition 0 of jobs holds back 4 records from the "
+        "a transaction that its producer left open at offset 5 of partition 0 of jobs blocks 4 records for the "
         "worker since 01:25:47 UTC"
     )
     told.written = 5
@@ -198,7 +198,7 @@ def test_lag_that_ages_and_partitions_without_a_worker_are_metrics(told: Told) -
     told.at_ms += 7_000
     del told.members[B]
     once(watch)
-    assert (of("lag_records"), of("still_seconds"), of("unheld"), of("unheld", "0")) == (2, 7, 1, 0)
+    assert (of("lag_records"), of("still_seconds"), of("unassigned"), of("unassigned", "0")) == (2, 7, 1, 0)
     assert registry.get_sample_value("backstop_broker_answers") == 1
     told.answers = False
     once(watch)

@@ -336,7 +336,7 @@ def test_a_jobs_stream_has_its_partials_its_gaps_and_its_result() -> None:
     async def story(s: Stage) -> None:
         s.tell("job_1", 3, 5)
         s.tell("job_1", 0, 2, attempt=2)
-        s.tell("job_1", 2, 2, attempt=2, cut="response_too_large")
+        s.tell("job_1", 2, 2, attempt=2, truncated="response_too_large")
         s.ends("job_1")
         found = await read_events(s.ingress, "/v1/jobs/job_1/stream")
         assert [kind for kind, _ in found] == [

@@ -94,7 +94,7 @@ MESSAGES: tuple[Message, ...] = (
     PartialOutput(
         id="p", at_ms=5, job_id="job_1", tenant="acme", attempt=1, response_id="resp_1", after=-1, end_number=2,
         events=({"type": "response.output_text.delta", "sequence_number": 1, "delta": "é\u2028"},),
-        cut="event_too_large",
+        truncated="event_too_large",
     ),
     b.observed(
         5, "failed", raw_status="failed", cause="never", code="policy", message="no", response=BLOB, usage=USAGE,

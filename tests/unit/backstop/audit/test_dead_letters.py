@@ -113,7 +113,7 @@ def test_it_is_told_whether_this_release_can_read_the_record() -> None:
 
 def test_bytes_come_back_as_they_were() -> None:
     raw = raw_record(letter(value=b"\x00\xff", key=None))
-    assert (raw.key, raw.value, raw.headers, raw.cut) == (None, b"\x00\xff", (("ce_id", b"x"),), False)
+    assert (raw.key, raw.value, raw.headers, raw.truncated) == (None, b"\x00\xff", (("ce_id", b"x"),), False)
     assert raw_record(letter(value=None)).value is None
 
 

@@ -109,7 +109,7 @@ def test_a_plan_counts_and_prices_and_changes_nothing(with_api: Any) -> None:
         assert plan["count"] == 5
         assert plan["by_status"] == {"running": 3, "backing_off": 1, "submitting": 1}
         assert plan["by_model"] == {"m": 4, "unpriced-model": 1}
-        assert (plan["running"], plan["without_estimate"], plan["cut"]) == (3, 1, False)
+        assert (plan["running"], plan["without_estimate"], plan["truncated"]) == (3, 1, False)
         assert float(plan["running_cost_usd"]) == pytest.approx(3 * float(plan["waiting_cost_usd"]), abs=3e-6)
         assert float(plan["waiting_cost_usd"]) > 0
         assert set(plan["sample"]) == {"run0", "run1", "run2", "wait", "other"}

@@ -54,14 +54,14 @@ def test_what_lies_on_an_edge_is_below_it_and_what_is_beyond_all_is_counted() ->
 
 def test_the_figures_of_nothing() -> None:
     found = stats([], 10, 20, 100)
-    assert (found["ended"], found["cut"], found["models"], found["outcomes"]) == (0, False, [], {})
+    assert (found["ended"], found["truncated"], found["models"], found["outcomes"]) == (0, False, [], {})
     assert found["webhooks"]["periods"] == []
 
 
 def test_a_cut_answer_says_so_and_from_when_on_it_counts() -> None:
     jobs = [ended(at_ms) for at_ms in (900, 800, 700)]
-    assert (stats(jobs, 0, 1_000, 3)["cut"], stats(jobs, 0, 1_000, 3)["since_ms"]) == (True, 700)
-    assert (stats(jobs, 0, 1_000, 4)["cut"], stats(jobs, 0, 1_000, 4)["since_ms"]) == (False, 0)
+    assert (stats(jobs, 0, 1_000, 3)["truncated"], stats(jobs, 0, 1_000, 3)["since_ms"]) == (True, 700)
+    assert (stats(jobs, 0, 1_000, 4)["truncated"], stats(jobs, 0, 1_000, 4)["since_ms"]) == (False, 0)
 
 
 def test_rare_models_are_counted_together_and_what_has_none_is_not() -> None:

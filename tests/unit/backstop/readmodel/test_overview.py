@@ -193,7 +193,7 @@ def test_equal_reasons_are_told_together_the_largest_group_first(with_api: Any) 
         assert [(group["count"], group["status"], group.get("code")) for group in told["ended"]] == [
             (2, "failed", "rate_limit_exceeded"), (1, "completed", None),
         ]  # fmt: skip
-        assert (told["cut"], told["object"], told["since_ms"]) == (False, "reasons", 0)
+        assert (told["truncated"], told["object"], told["since_ms"]) == (False, "reasons", 0)
         assert (await api.get("/v1/reasons", tenant="other"))["waiting"] == []
         # Every list shows the reasons, too.
         assert (await api.get(f"/v1/reasons?since={ENDED_MS + 1}"))["ended"] == []
@@ -221,7 +221,7 @@ def test_figures_are_a_tenants_own_and_of_the_time_asked_for(with_api: Any) -> N
         theirs = refused("x:a").model_copy(update={"tenant": "x"})
         await api.take(theirs, result_of(theirs).model_copy(update={"at_ms": ENDED_MS}))
         seen = await api.get("/v1/stats")
-        assert (seen["ended"], seen["cut"], seen["outcomes"]) == (3, False, {"completed": 3})
+        assert (seen["ended"], seen["truncated"], seen["outcomes"]) == (3, False, {"completed": 3})
         assert [(model["model"], model["ended"]) for model in seen["models"]] == [("gpt-5", 2), ("other", 1)]
         assert seen["models"][0]["queued"]["p50_ms"] == 1_000
         assert seen["models"][0]["detection"]["n"] == 2

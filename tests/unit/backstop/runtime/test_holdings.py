@@ -40,25 +40,25 @@ EMPTY: dict[str, frozenset[Partition]] = {}
 def test_a_partition_is_held_by_the_member_that_has_it() -> None:
     held = after(snapshot(1, {"a": frozenset({ZERO}), "b": frozenset({ONE})}))
     assert (of(held).holder, of(held, ONE).holder) == ("a", "b")
-    assert held.unheld() == []
+    assert held.unassigned() == []
     assert held.idle(ZERO) is None
 
 
 def test_a_partition_without_a_member_is_told_with_the_time_since_when() -> None:
     held = after(snapshot(1, ALL), snapshot(4, {"a": frozenset({ZERO})}), snapshot(7, {"a": frozenset({ZERO})}))
-    (found,) = held.unheld()
-    assert (found.topic, found.partition, found.unheld_since_ms) == ("jobs", 1, 4)
+    (found,) = held.unassigned()
+    assert (found.topic, found.partition, found.unassigned_since_ms) == ("jobs", 1, 4)
     assert held.idle(ONE) == found
 
 
 def test_a_group_without_members_holds_nothing() -> None:
-    assert len(after(snapshot(1, EMPTY, state="Empty")).unheld()) == 2
+    assert len(after(snapshot(1, EMPTY, state="Empty")).unassigned()) == 2
 
 
 def test_a_short_rebalance_leaves_its_partitions_with_their_holders() -> None:
     moving = snapshot(5, EMPTY, state="PreparingRebalance")
-    assert after(snapshot(1, ALL), moving).unheld() == []
-    assert after(snapshot(1, ALL), moving, snapshot(9, {"b": BOTH})).unheld() == []
+    assert after(snapshot(1, ALL), moving).unassigned() == []
+    assert after(snapshot(1, ALL), moving, snapshot(9, {"b": BOTH})).unassigned() == []
 
 
 def test_jobs_do_not_wait_for_a_worker_while_the_first_workers_agree_who_takes_a_partition() -> None:
@@ -75,8 +75,8 @@ def test_a_long_rebalance_holds_nothing_since_it_began() -> None:
         return snapshot(at_ms, {"a": frozenset()}, state="PreparingRebalance")
 
     held = after(snapshot(1, ALL), moving(5), moving(5 + REBALANCE_MS))
-    assert [each.unheld_since_ms for each in held.unheld()] == [5, 5]
-    assert held.saw(snapshot(5 + REBALANCE_MS + 1, ALL)).unheld() == []
+    assert [each.unassigned_since_ms for each in held.unassigned()] == [5, 5]
+    assert held.saw(snapshot(5 + REBALANCE_MS + 1, ALL)).unassigned() == []
 
 
 def test_lag_ages_while_a_reader_stands_still() -> None:
@@ -89,7 +89,7 @@ def test_lag_ages_while_a_reader_stands_still() -> None:
 
 def test_without_a_broker_no_partition_is_said_to_be_without_a_worker() -> None:
     held = after(snapshot(1, EMPTY, state="Empty")).missed("no answer", 5).missed("no answer", 9)
-    assert (held.unheld(), held.idle(ZERO), held.away, held.away_since_ms) == ([], None, "no answer", 5)
+    assert (held.unassigned(), held.idle(ZERO), held.away, held.away_since_ms) == ([], None, "no answer", 5)
     assert held.saw(snapshot(12, ALL)).away is None
 
 
@@ -124,14 +124,14 @@ def test_unread_records_in_the_oldest_part_of_a_log_may_soon_be_deleted() -> Non
     assert not near(0, 0), "retention has deleted nothing yet"
 
 
-def test_records_behind_an_open_transaction_are_held_back_since_the_end_stands_still() -> None:
+def test_records_behind_an_open_transaction_are_blocked_since_the_end_stands_still() -> None:
     def seen(at_ms: int, end: int, written: int) -> Snapshot:
         group = GroupSeen("worker", "Stable", (Member("a", "10.0.0.1", frozenset({REQUESTS})),), {REQUESTS: end})
         return Snapshot(at_ms, (group,), {REQUESTS: end}, 1, {}, {REQUESTS: written})
 
     def told(*looks: Snapshot) -> tuple[int, int, int]:
         found = after(*looks).held["worker", REQUESTS]
-        return found.lag, found.held_back, found.held_back_ms(100)
+        return found.lag, found.blocked, found.blocked_ms(100)
 
     assert told(seen(10, 5, 5)) == (0, 0, 0)
     assert told(seen(10, 5, 6), seen(40, 5, 9)) == (0, 4, 90), "the same transaction"

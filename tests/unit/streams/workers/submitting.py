@@ -15,6 +15,8 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
+from schemas.lanes import LaneFact
+from streams.policy.lanes import PROBE_WAIT_MS
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy, Webhooks
 from streams.workers.access import ProviderAccess
@@ -70,6 +72,37 @@ class Bench:
 
     async def dropped_one(self, reason: str) -> None:
         await eventually(lambda: self.dropped(reason) == 1, 5, f"a command dropped as {reason}")
+
+
+@dataclass
+class Probe:
+    """A submitter whose lane is closed: its create is the probe, claimed by `written[0]`, and waits for its turn."""
+
+    bench: Bench
+    lanes: Lanes
+    written: list[LaneFact]
+    now_ms: list[int]
+
+    def read_own_claim(self) -> None:
+        self.lanes.read(self.written[0], self.now_ms[0])
+
+    def is_given_back(self) -> bool:
+        closed = self.lanes.of("m").closed
+        return closed is not None and closed.probing is None
+
+
+@asynccontextmanager
+async def probing(tmp_path: Path) -> AsyncIterator[Probe]:
+    """The create may be sent for `VALID_MS` from its claim."""
+    now_ms, written = [NOW_MS], list[LaneFact]()
+    lanes = Lanes(lambda: now_ms[0])
+    lanes.failed("m", "c", "account", "x")
+    lanes.join(written.append)
+    now_ms[0] += PROBE_WAIT_MS
+    async with submitting(tmp_path, lanes=lanes, now_ms=lambda: now_ms[0]) as bench:
+        bench.commands.publish(create().model_copy(update={"not_after_ms": now_ms[0] + VALID_MS}))
+        await eventually(lambda: bool(written), 5, "a claim")
+        yield Probe(bench, lanes, written, now_ms)
 
 
 @asynccontextmanager

@@ -214,8 +214,8 @@ def test_a_stream_that_never_ends_is_left_when_its_response_has_ended() -> None:
 def test_what_is_not_told_on_says_so(limits: dict[str, int], fault: str, cut: str) -> None:
     async def case(w: Watched) -> None:
         await w.put(await w.created(fault, sim_run_s="0"), RunningResponse(CLAIM, 9))
-        await eventually(lambda: any(each.cut for each in w.partials))
-        assert w.partials[-1].cut == cut
+        await eventually(lambda: any(each.truncated for each in w.partials))
+        assert w.partials[-1].truncated == cut
         assert all(each.end_number is None for each in w.partials)
 
     told(case, **limits)

@@ -46,6 +46,7 @@ class Record:
     offset: int
     value: bytes
     timestamp: int
+    topic: str = "lanes"
 
 
 class Consumer:

@@ -7,12 +7,13 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
+from backstop.runtime.kafka.topic_follower import facts_for
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import encode
 from schemas.commands import CreateResponse
 from schemas.jobs import JobTimerFired
-from schemas.lanes import CreateFailed, LaneFact
-from schemas.pauses import PAUSED_CODE, CreatesPaused, CreatesResumed, PauseScope
+from schemas.lanes import CreateFailed
+from schemas.pauses import PAUSE_FACT, PAUSED_CODE, CreatesPaused, CreatesResumed, PauseScope
 from schemas.results import Reason
 from streams.fold import job
 from streams.fold.batch import JOB_FOLD
@@ -28,9 +29,8 @@ from streams.workers.lanes import Lanes
 from streams.workers.pauses import PauseBoard, Pauses
 from tests.simulation.loop import VirtualLoop
 from tests.support.builders import DEADLINE, MODEL, T0, submitted
-from tests.support.waiting import eventually
 from tests.unit.streams.fold.states import backing_off
-from tests.unit.streams.workers.submitting import NOW_MS, create, submitting
+from tests.unit.streams.workers.submitting import NOW_MS, create, probing, submitting
 from tests.unit.streams.workers.test_lane_board import T0 as BOARD_T0
 
 RETRY_AT = T0 + 1_000
@@ -101,22 +101,14 @@ def test_a_paused_create_is_not_sent_and_says_by_whom_and_why(tmp_path: Path) ->
 
 def test_a_probe_whose_create_is_paused_while_it_waits_is_not_sent_and_gives_the_turn_back(tmp_path: Path) -> None:
     async def scenario() -> None:
-        now_ms, written = [NOW_MS], list[LaneFact]()
-        lanes = Lanes(lambda: now_ms[0])
-        lanes.failed("m", "c", "account", "x")
-        lanes.join(written.append)
-        now_ms[0] += PROBE_WAIT_MS
-        async with submitting(tmp_path, lanes=lanes, now_ms=lambda: now_ms[0]) as bench:
-            bench.commands.publish(create().model_copy(update={"not_after_ms": now_ms[0] + 60_000}))
-            await eventually(lambda: bool(written), 5, "a claim")
-            bench.pauses.take(paused(model="m"), now_ms[0])
-            lanes.read(written[0], now_ms[0])
+        async with probing(tmp_path) as probe:
+            bench = probe.bench
+            bench.pauses.take(paused(model="m"), probe.now_ms[0])
+            probe.read_own_claim()
             (fact,) = await bench.facts(1)
             assert (fact.cause, fact.code, bench.server.posts) == ("held", PAUSED_CODE, 0)
-            closed = lanes.of("m").closed
-            assert closed is not None
-            assert closed.probing is None
-            assert isinstance(written[-1], CreateFailed)
+            assert probe.is_given_back()
+            assert isinstance(probe.written[-1], CreateFailed)
 
     asyncio.run(scenario())
 
@@ -202,7 +194,7 @@ def test_a_paused_job_is_no_probe_of_its_closed_lane() -> None:
 
 
 class Record:
-    offset, timestamp = 0, BOARD_T0
+    topic, offset, timestamp = "pauses", 0, BOARD_T0
 
     def __init__(self, value: bytes) -> None:
         self.value = value
@@ -269,7 +261,7 @@ def test_a_worker_that_is_stopped_waits_no_more() -> None:
 
 def test_an_unreadable_fact_changes_nothing() -> None:
     pauses = Pauses()
-    PauseBoard(RuntimeSettings(), pauses, lambda: BOARD_T0)._take(Record(b'{"type":"creates_frozen"}'))
+    facts_for(pauses.take, PAUSE_FACT)(Record(b'{"type":"creates_frozen"}'))
     assert pauses.holding(create()) is None
 
 

@@ -4,12 +4,10 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-from schemas.lanes import CreateFailed, LaneFact, ProbeClaimed
-from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS
-from streams.workers.lanes import Lanes
-from tests.support.waiting import eventually
+from schemas.lanes import CreateFailed, ProbeClaimed
+from streams.policy.lanes import FAILURES_MAX
 from tests.unit.streams.workers import misbehaving as server
-from tests.unit.streams.workers.submitting import NOW_MS, VALID_MS, create, submitting
+from tests.unit.streams.workers.submitting import VALID_MS, create, probing, submitting
 
 
 def test_an_outage_costs_what_is_in_flight_when_the_fifth_failure_is_known(tmp_path: Path) -> None:
@@ -29,22 +27,13 @@ def test_an_outage_costs_what_is_in_flight_when_the_fifth_failure_is_known(tmp_p
 
 def test_a_probe_that_waits_for_its_turn_past_its_time_is_not_sent_and_gives_the_turn_back(tmp_path: Path) -> None:
     async def scenario() -> None:
-        now_ms, written = [NOW_MS], list[LaneFact]()
-        lanes = Lanes(lambda: now_ms[0])
-        lanes.failed("m", "c", "account", "x")
-        lanes.join(written.append)
-        now_ms[0] += PROBE_WAIT_MS
-        async with submitting(tmp_path, lanes=lanes, now_ms=lambda: now_ms[0]) as bench:
-            bench.commands.publish(create())
-            await eventually(lambda: bool(written), 5, "a claim")
-            now_ms[0] += VALID_MS
-            lanes.read(written[0], now_ms[0])
-            (fact,) = await bench.facts(1)
+        async with probing(tmp_path) as probe:
+            probe.now_ms[0] += VALID_MS + 1
+            probe.read_own_claim()
+            (fact,) = await probe.bench.facts(1)
             assert (fact.cause, fact.code) == ("unsent", "command_expired")
-            assert bench.server.posts == 0
-            closed = lanes.of("m").closed
-            assert closed is not None
-            assert closed.probing is None
-            assert [type(each) for each in written] == [ProbeClaimed, CreateFailed]
+            assert probe.bench.server.posts == 0
+            assert probe.is_given_back()
+            assert [type(each) for each in probe.written] == [ProbeClaimed, CreateFailed]
 
     asyncio.run(scenario())
