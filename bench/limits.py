@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from bench.limits_course import Course, Scene, limited
+from bench.limits_course import limited
 from bench.limits_plot import used_svg
+from bench.limits_scene import Course, Scene
 
 CHANGES = ((8, 50_000.0), (14, 100_000.0))
 """Halved and doubled without notice; the headers tell it."""

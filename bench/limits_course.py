@@ -7,23 +7,22 @@ own retries, and admission by the declared `max_output_tokens`.
 
 import heapq
 import math
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import Random
-from typing import Literal
 
+from bench.limits_scene import Course, Job, Provider, Scene
 from schemas.base import Priority
+from schemas.codec import decode, encode
+from schemas.lanes import LANE_FACT, CreateFact, LimitFact
 from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
-from streams.policy.limiter import LimitsTold
 from streams.policy.limits import LimitRules, read_rules
+from streams.policy.shared_limits import SharedLimits
 from streams.policy.sizes import Asked
 from streams.policy.waiting import Waiter
 
-Method = Literal["backstop", "sdk", "declared"]
-Headers = Literal["true", "none", "zero", "low", "high"]
-"""What the answers tell: the limit and what is left, nothing, or a lie (nothing left; a 50th or 50 times the limit)."""
 PARTITIONS = 12
 TICK_MS = 20
 LATENCY_MS = 40
@@ -31,121 +30,25 @@ DECLARED = 16_000
 HOUR_MS = 3_600_000
 MODEL = "m"
 FAR_MS = 10 * 24 * HOUR_MS
-
-
-@dataclass(slots=True)
-class Job:
-    number: int
-    tenant: str
-    priority: Priority
-    input_tokens: int
-    output_tokens: int
-    run_ms: int
-    came_ms: int
-    tries: int = 0
-
-
-class Provider:
-    """A bucket of tokens that fills evenly, and is charged what each job really uses."""
-
-    def __init__(self, limit: float, burst_s: float) -> None:
-        self.limit, self.burst_s = limit, burst_s
-        self.level, self.at_ms = limit * burst_s / 60, 0
-        self.away = False
-        self.charged: Counter[int] = Counter()
-        self.refused: Counter[int] = Counter()
-        self.created: Counter[int] = Counter()
-
-    def create(self, job: Job, now_ms: int) -> tuple[bool, int]:
-        """Whether it is accepted, and the wait that is told."""
-        capacity = self.limit * self.burst_s / 60
-        self.level = min(self.level + (now_ms - self.at_ms) * self.limit / 60_000, capacity)
-        self.at_ms = now_ms
-        self.created[now_ms // 60_000] += 1
-        charge = min(job.input_tokens + job.output_tokens, capacity)
-        accepted = self.level >= charge
-        if accepted:
-            self.level -= charge
-            self.charged[now_ms // 60_000] += int(charge)
-        else:
-            self.refused[now_ms // 60_000] += 1
-        return accepted, math.ceil((charge - self.level) * 60 / self.limit) * 1_000
-
-    def told(self, headers: Headers) -> LimitsTold | None:
-        """What the answer that was just given tells."""
-        match headers:
-            case "none":
-                return None
-            case "true":
-                return LimitsTold(tokens_per_min=self.limit, tokens_left=max(0.0, self.level))
-            case "zero":
-                return LimitsTold(tokens_per_min=self.limit, tokens_left=0.0)
-            case "low":
-                return LimitsTold(tokens_per_min=self.limit / 50, tokens_left=self.level)
-            case "high":
-                return LimitsTold(tokens_per_min=self.limit * 50, tokens_left=self.limit * 50)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    method: Method = "backstop"
-    workers: int = 1
-    limit: float = 100_000
-    burst_s: float = 60.0
-    told_limit: float | None = 100_000
-    """What the operator configured. None: the limit is to be found out."""
-    headers: Headers = "none"
-    minutes: int = 15
-    seed: int = 1
-    changes: tuple[tuple[int, float], ...] = ()
-    """(minute, limit): without notice."""
-    floods: bool = False
-    """Ten tenants: nine submit steadily, and one drops 10,000 jobs at the fifth minute."""
-    flood: bool = True
-    """False: the nine alone."""
-    bulk: bool = False
-    """A bulk backlog, and some interactive jobs."""
-    interactive: bool = False
-    """Interactive jobs, a few a minute."""
-    load: float = 1.5
-    """Submitted tokens over the limit."""
-    away: tuple[int, int] | None = None
-    """Minutes in which the lane is held: no grants."""
-
-
-@dataclass(slots=True)
-class Course:
-    scene: Scene
-    used: dict[int, float] = field(default_factory=dict)
-    """By minute: the share of the limit that was charged."""
-    refusals: float = 0.0
-    """Refused creates over jobs accepted, after the fifth minute."""
-    refused_first: float = 0.0
-    waits_ms: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """Of each tenant or class."""
-    refused: dict[int, int] = field(default_factory=dict)
-    gave_up: int = 0
-    error: float = 0.0
-    """Reserved over real tokens, of the last 1,000 jobs, less 1."""
-    grants: dict[int, int] = field(default_factory=dict)
-
-    def share(self, first: int, last: int) -> float:
-        return sum(self.used.get(minute, 0.0) for minute in range(first, last)) / (last - first)
-
-    def wait_ms(self, who: str, part: float = 0.99) -> int:
-        waits = sorted(self.waits_ms[who])
-        return waits[min(int(part * len(waits)), len(waits) - 1)] if waits else 0
+TELL_MS = 200
+READ_MS = (20, 150)
+"""How long a fact takes to each worker."""
+ACCOUNT = "0" * 8
 
 
 class _Worker:
     def __init__(self, run: "_Run", name: str) -> None:
         self.run, self.name = run, name
         self.partitions: frozenset[int] = frozenset()
-        self.admission = Admission(run.rules, "a")
+        self.admission = Admission(run.rules, ACCOUNT)
+        self.limits = SharedLimits(self.admission, run.rules, ACCOUNT, name, PARTITIONS)
         self.jobs: dict[bytes, Job] = {}
+        self.waiting: dict[bytes, Waiter] = {}
+        self.read_ms = 0
 
     def own(self, partitions: frozenset[int]) -> None:
         self.partitions = partitions
+        self.limits.own(partitions)
         self.admission.own(partitions, len(partitions) / PARTITIONS, self.run.now_ms)
 
 
@@ -164,6 +67,7 @@ class _Run:
         for number, worker in enumerate(self.workers):
             worker.own(frozenset(p for p in range(PARTITIONS) if p % scene.workers == number))
         self._numbers = count()
+        self.facts = 0
 
     def at(self, ms: int, act: Callable[[], None]) -> None:
         heapq.heappush(self._heap, (ms, next(self._order), act))
@@ -179,7 +83,11 @@ class _Run:
         self._submit(end_ms)
         if scene.method == "backstop":
             for worker in self.workers:
-                self.at(self.random.randrange(TICK_MS), lambda worker=worker: self._tick(worker))  # type: ignore[misc]
+                self.at(self.random.randrange(TICK_MS), partial(self._tick, worker))
+                if scene.shares:
+                    self.at(self.random.randrange(TELL_MS), partial(self._tell, worker))
+            for second, counts in scene.moves:
+                self.at(second * 1_000, partial(self._move, counts))
         while self._heap and self._heap[0][0] <= end_ms:
             self.now_ms, _, act = heapq.heappop(self._heap)
             act()
@@ -228,12 +136,47 @@ class _Run:
 
     def _wait(self, job: Job, *, retry: bool) -> None:
         partition = job.number % PARTITIONS
-        worker = next(each for each in self.workers if partition in each.partitions)
+        if self.scene.lies_at is not None:
+            partition = job.number % (PARTITIONS // self.scene.workers) * self.scene.workers + self.scene.lies_at
+        worker = self._owner(partition)
         key = str(job.number).encode()
         worker.jobs[key] = job
         asked = Asked(job.tenant, MODEL, job.input_tokens * 4, DECLARED)
         waiter = Waiter(partition, key, asked, job.came_ms + FAR_MS, job.priority, retry)
+        worker.waiting[key] = waiter
         worker.admission.put(waiter, self.now_ms)
+
+    def _owner(self, partition: int) -> _Worker:
+        return next(each for each in self.workers if partition in each.partitions)
+
+    def _move(self, counts: tuple[int, ...]) -> None:
+        """Partitions move. The new owner reads from their rows which jobs wait and which run."""
+        left = iter(range(PARTITIONS))
+        for worker, many in zip(self.workers, counts, strict=True):
+            worker.own(frozenset(next(left) for _ in range(many)))
+        for worker in self.workers:
+            for key, waiter in list(worker.waiting.items()):
+                owner = self._owner(waiter.partition)
+                if owner is not worker:
+                    owner.jobs[key], owner.waiting[key] = worker.jobs[key], worker.waiting.pop(key)
+                    owner.admission.put(
+                        Waiter(waiter.partition, key, waiter.asked, waiter.deadline_ms, waiter.priority, waiter.retry),
+                        self.now_ms,
+                    )
+
+    def _tell(self, worker: _Worker) -> None:
+        self.at(self.now_ms + TELL_MS, lambda: self._tell(worker))
+        for fact in worker.limits.tell(self.now_ms):
+            self.facts += 1
+            for reader in self.workers:
+                # In the order of the log.
+                reader.read_ms = max(reader.read_ms, self.now_ms + self.random.randint(*READ_MS))
+                self.at(reader.read_ms, partial(self._read, reader, fact))
+
+    def _read(self, reader: _Worker, fact: LimitFact) -> None:
+        read = decode(LANE_FACT, encode(fact))
+        assert not isinstance(read, CreateFact)
+        reader.limits.take(read, self.now_ms)
 
     def _tick(self, worker: _Worker) -> None:
         self.at(self.now_ms + TICK_MS, lambda: self._tick(worker))
@@ -249,6 +192,7 @@ class _Run:
 
     def _begin(self, worker: _Worker, grant: Grant) -> None:
         job = worker.jobs[grant.waiter.key]
+        worker.waiting.pop(grant.waiter.key, None)
         minute = self.now_ms // 60_000
         self.course.grants[minute] = self.course.grants.get(minute, 0) + 1
         if not job.tries:
@@ -326,7 +270,7 @@ class _Run:
         for minute in range(self.scene.minutes):
             limit = changes.get(minute, limit)
             course.used[minute] = provider.charged[minute] / limit
-        course.refused = dict(provider.refused)
+        course.refused, course.facts, course.charged_s = dict(provider.refused), self.facts, dict(provider.charged_s)
         late = range(5, self.scene.minutes)
         course.refusals = sum(provider.refused[m] for m in late) / max(1, sum(provider.created[m] for m in late))
         first = range(5)

@@ -16,7 +16,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode
-from schemas.lanes import LANE_FACT, LaneFact
+from schemas.lanes import LANE_FACT, CreateFact
 from schemas.pauses import PAUSE_FACT, PauseFact
 from streams.policy.lanes import Lane, take
 from streams.policy.pauses import PauseBook
@@ -82,8 +82,8 @@ class LaneWatch:
         if awaited is not None:
             awaited.set()
 
-    def take_lane(self, fact: LaneFact, at_ms: int) -> None:
-        """Take the next fact of `lanes`."""
+    def take_lane(self, fact: CreateFact, at_ms: int) -> None:
+        """Take the next fact of `lanes` that may change a lane."""
         place = (fact.account, fact.model)
         lane = self.lanes[place] = take(self.lanes.get(place, Lane()), fact, at_ms)
         if lane == Lane():
@@ -93,7 +93,9 @@ class LaneWatch:
 
     def _take_lane(self, record: Any) -> None:
         try:
-            self.take_lane(decode(LANE_FACT, record.value), min(self._now_ms(), record.timestamp))
+            fact = decode(LANE_FACT, record.value)
+            if isinstance(fact, CreateFact):
+                self.take_lane(fact, min(self._now_ms(), record.timestamp))
         except PoisonError as error:
             log.warning("lane_fact_unreadable", offset=record.offset, reason=error.reason, detail=error.detail)
 

@@ -9,9 +9,8 @@ from streams.policy.limiter import (
     STALE_MS,
     TOLD_FOR_MS,
     Limiter,
-    LimitsTold,
-    Rates,
 )
+from streams.policy.rates import LimitsTold, Rates
 
 DISCOVER = Rates(discover=True)
 

@@ -11,7 +11,7 @@ from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import encode
 from schemas.commands import CreateResponse
 from schemas.jobs import JobTimerFired
-from schemas.lanes import CreateFailed, LaneFact
+from schemas.lanes import CreateFact, CreateFailed
 from schemas.pauses import PAUSED_CODE, CreatesPaused, CreatesResumed, PauseScope
 from schemas.results import Reason
 from streams.fold import job
@@ -101,7 +101,7 @@ def test_a_paused_create_is_not_sent_and_says_by_whom_and_why(tmp_path: Path) ->
 
 def test_a_probe_whose_create_is_paused_while_it_waits_is_not_sent_and_gives_the_turn_back(tmp_path: Path) -> None:
     async def scenario() -> None:
-        now_ms, written = [NOW_MS], list[LaneFact]()
+        now_ms, written = [NOW_MS], list[CreateFact]()
         lanes = Lanes(lambda: now_ms[0])
         lanes.failed("m", "c", "account", "x")
         lanes.join(written.append)

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-from schemas.lanes import CreateFailed, LaneFact, ProbeClaimed
+from schemas.lanes import CreateFact, CreateFailed, ProbeClaimed
 from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS
 from streams.workers.lanes import Lanes
 from tests.support.waiting import eventually
@@ -29,7 +29,7 @@ def test_an_outage_costs_what_is_in_flight_when_the_fifth_failure_is_known(tmp_p
 
 def test_a_probe_that_waits_for_its_turn_past_its_time_is_not_sent_and_gives_the_turn_back(tmp_path: Path) -> None:
     async def scenario() -> None:
-        now_ms, written = [NOW_MS], list[LaneFact]()
+        now_ms, written = [NOW_MS], list[CreateFact]()
         lanes = Lanes(lambda: now_ms[0])
         lanes.failed("m", "c", "account", "x")
         lanes.join(written.append)
