@@ -16,12 +16,14 @@ from random import Random
 from bench.limits_scene import Course, Job, Provider, Scene
 from schemas.base import Priority
 from schemas.codec import decode, encode
-from schemas.lanes import LANE_FACT, CreateFact, LimitFact
+from schemas.lanes import LANE_FACT, CreateFact, LaneFact, ProbeClaimed
 from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
+from streams.policy.lanes import HELD_MS, Held, share_of
 from streams.policy.limits import LimitRules, read_rules
 from streams.policy.shared_limits import SharedLimits
 from streams.policy.sizes import Asked
 from streams.policy.waiting import Waiter
+from streams.workers.lanes import Lanes
 
 PARTITIONS = 12
 TICK_MS = 20
@@ -41,6 +43,9 @@ class _Worker:
         self.run, self.name = run, name
         self.partitions: frozenset[int] = frozenset()
         self.admission = Admission(run.rules, ACCOUNT)
+        self.lanes = Lanes(lambda: run.now_ms, account=ACCOUNT)
+        if run.scene.shares:
+            self.lanes.join(run.write)
         self.limits = SharedLimits(self.admission, run.rules, ACCOUNT, name, PARTITIONS)
         self.jobs: dict[bytes, Job] = {}
         self.waiting: dict[bytes, Waiter] = {}
@@ -48,6 +53,7 @@ class _Worker:
 
     def own(self, partitions: frozenset[int]) -> None:
         self.partitions = partitions
+        self.lanes.share = share_of(partitions, PARTITIONS)
         self.limits.own(partitions)
         self.admission.own(partitions, len(partitions) / PARTITIONS, self.run.now_ms)
 
@@ -62,12 +68,12 @@ class _Run:
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = count()
         self.course = Course(scene)
+        self.facts = 0
         self.reserved: deque[tuple[float, int]] = deque(maxlen=1_000)
         self.workers = [_Worker(self, f"w{number}") for number in range(scene.workers)]
         for number, worker in enumerate(self.workers):
             worker.own(frozenset(p for p in range(PARTITIONS) if p % scene.workers == number))
         self._numbers = count()
-        self.facts = 0
 
     def at(self, ms: int, act: Callable[[], None]) -> None:
         heapq.heappush(self._heap, (ms, next(self._order), act))
@@ -108,6 +114,8 @@ class _Run:
         if scene.floods and scene.flood:
             for _ in range(10_000):
                 self._come(5 * 60_000, "flood", "normal")
+        for _ in range(scene.backlog):
+            self._come(scene.backlog_at * 60_000, "t0", "normal")
         if scene.interactive:
             at_ms = 0.0
             while at_ms < end_ms:
@@ -124,6 +132,7 @@ class _Run:
         self.at(at_ms, lambda: self._came(job))
 
     def _came(self, job: Job) -> None:
+        self.course.came += 1
         match self.scene.method:
             case "backstop":
                 self._wait(job, retry=False)
@@ -165,23 +174,28 @@ class _Run:
                     )
 
     def _tell(self, worker: _Worker) -> None:
-        self.at(self.now_ms + TELL_MS, lambda: self._tell(worker))
+        self.at(self.now_ms + TELL_MS, partial(self._tell, worker))
         for fact in worker.limits.tell(self.now_ms):
-            self.facts += 1
-            for reader in self.workers:
-                # In the order of the log.
-                reader.read_ms = max(reader.read_ms, self.now_ms + self.random.randint(*READ_MS))
-                self.at(reader.read_ms, partial(self._read, reader, fact))
+            self.write(fact)
 
-    def _read(self, reader: _Worker, fact: LimitFact) -> None:
+    def write(self, fact: LaneFact) -> None:
+        """All workers read it in the order of the log."""
+        self.facts += 1
+        for reader in self.workers:
+            reader.read_ms = max(reader.read_ms, self.now_ms + self.random.randint(*READ_MS))
+            self.at(reader.read_ms, partial(self._read, reader, fact))
+
+    def _read(self, reader: _Worker, fact: LaneFact) -> None:
         read = decode(LANE_FACT, encode(fact))
-        assert not isinstance(read, CreateFact)
-        reader.limits.take(read, self.now_ms)
+        if isinstance(read, CreateFact):
+            reader.lanes.read(read, self.now_ms)
+        else:
+            reader.limits.take(read, self.now_ms)
 
     def _tick(self, worker: _Worker) -> None:
-        self.at(self.now_ms + TICK_MS, lambda: self._tick(worker))
-        while not self.provider.away:
-            turn = worker.admission.next(MODEL, self.now_ms)
+        self.at(self.now_ms + TICK_MS, partial(self._tick, worker))
+        while True:
+            turn = worker.admission.next(MODEL, self.now_ms, worker.lanes.release)
             match turn:
                 case Grant():
                     self._begin(worker, turn)
@@ -195,6 +209,7 @@ class _Run:
         worker.waiting.pop(grant.waiter.key, None)
         minute = self.now_ms // 60_000
         self.course.grants[minute] = self.course.grants.get(minute, 0) + 1
+        self.course.granted_s[self.now_ms // 1_000] += int(grant.tokens)
         if not job.tries:
             self._waited(job)
             self.reserved.append((grant.tokens, job.input_tokens + job.output_tokens))
@@ -202,8 +217,43 @@ class _Run:
         self.at(self.now_ms + LATENCY_MS, lambda: self._create(worker, grant.waiter, job))
 
     def _create(self, worker: _Worker, waiter: Waiter, job: Job) -> None:
+        """As the submitter does: a closed lane holds the create, or lets it go as its probe."""
+        command_id = f"{job.number}/{job.tries}"
+        asked = worker.lanes.ask(MODEL, command_id)
+        if isinstance(asked, ProbeClaimed):
+            self.at(self.now_ms + READ_MS[1] + 1, partial(self._probe, worker, waiter, job, command_id))
+        elif isinstance(asked, Held):
+            self._hold(worker, waiter, job, asked)
+        else:
+            self._send(worker, waiter, job, command_id)
+
+    def _probe(self, worker: _Worker, waiter: Waiter, job: Job, command_id: str) -> None:
+        worker.lanes._claims.pop(MODEL, None)  # noqa: SLF001 - as `Lanes.send` does at the end of its wait
+        verdict = worker.lanes.verdict(MODEL, command_id)
+        if isinstance(verdict, Held):
+            self._hold(worker, waiter, job, verdict)
+        else:
+            self._send(worker, waiter, job, command_id)
+
+    def _hold(self, worker: _Worker, waiter: Waiter, job: Job, held: Held) -> None:
+        worker.admission.refused((waiter.partition, waiter.key), self.now_ms)
+        self.at(held.until_ms, partial(self._wait, job, retry=True))
+
+    def _send(self, worker: _Worker, waiter: Waiter, job: Job, command_id: str) -> None:
+        place = (waiter.partition, waiter.key)
+        if self.provider.away:
+            self.course.probes[self.now_ms // 60_000] += 1
+            worker.lanes.failed(MODEL, command_id, "account", "invalid_api_key")
+            worker.admission.refused(place, self.now_ms)
+            self.at(self.now_ms + HELD_MS, partial(self._wait, job, retry=True))
+            return
         accepted, told_ms = self.provider.create(job, self.now_ms)
-        place, told = (waiter.partition, waiter.key), self.provider.told(self.scene.headers)
+        told = self.provider.told(self.scene.headers)
+        if accepted:
+            worker.lanes.succeeded(MODEL, command_id)
+            self.course.accepted_ms.append(self.now_ms)
+        else:
+            worker.lanes.failed(MODEL, command_id, "limited", "rate_limit_exceeded", told_ms=told_ms)
 
         def answered() -> None:
             if accepted:
@@ -270,7 +320,7 @@ class _Run:
         for minute in range(self.scene.minutes):
             limit = changes.get(minute, limit)
             course.used[minute] = provider.charged[minute] / limit
-        course.refused, course.facts, course.charged_s = dict(provider.refused), self.facts, dict(provider.charged_s)
+        course.refused, course.facts = dict(provider.refused), self.facts
         late = range(5, self.scene.minutes)
         course.refusals = sum(provider.refused[m] for m in late) / max(1, sum(provider.created[m] for m in late))
         first = range(5)

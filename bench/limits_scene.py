@@ -33,7 +33,6 @@ class Provider:
         self.level, self.at_ms = limit * burst_s / 60, 0
         self.away = False
         self.charged: Counter[int] = Counter()
-        self.charged_s: Counter[int] = Counter()
         self.refused: Counter[int] = Counter()
         self.created: Counter[int] = Counter()
 
@@ -48,7 +47,6 @@ class Provider:
         if accepted:
             self.level -= charge
             self.charged[now_ms // 60_000] += int(charge)
-            self.charged_s[now_ms // 1_000] += int(charge)
         else:
             self.refused[now_ms // 60_000] += 1
         return accepted, math.ceil((charge - self.level) * 60 / self.limit) * 1_000
@@ -92,7 +90,10 @@ class Scene:
     load: float = 1.5
     """Submitted tokens over the limit."""
     away: tuple[int, int] | None = None
-    """Minutes in which the lane is held: no grants."""
+    """Minutes in which the provider refuses the key."""
+    backlog: int = 0
+    """Jobs that come at once, in the minute `backlog_at`."""
+    backlog_at: int = 0
     lies_at: int | None = None
     """Jobs lie at the partitions of this worker alone. None: at all."""
     moves: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -116,13 +117,26 @@ class Course:
     error: float = 0.0
     """Reserved over real tokens, of the last 1,000 jobs, less 1."""
     grants: dict[int, int] = field(default_factory=dict)
+    probes: Counter[int] = field(default_factory=Counter)
+    """Creates by minute while the provider refused the key."""
+    came: int = 0
+    accepted_ms: list[int] = field(default_factory=list)
     facts: int = 0
     """Written on `lanes`, by all workers."""
-    charged_s: dict[int, int] = field(default_factory=dict)
-    """Tokens by second."""
+    granted_s: Counter[int] = field(default_factory=Counter)
+    """Tokens that grants reserved, by second."""
 
     def share(self, first: int, last: int) -> float:
         return sum(self.used.get(minute, 0.0) for minute in range(first, last)) / (last - first)
+
+    def granted(self, second: int, seconds: int) -> float:
+        """Of the limit, in these seconds."""
+        tokens = sum(self.granted_s[each] for each in range(second, second + seconds))
+        return tokens * 60 / seconds / self.scene.limit
+
+    def most_granted(self, first: int, last: int) -> float:
+        """Of the limit, in any minute between these minutes."""
+        return max(self.granted(second, 60) for second in range(first * 60, last * 60 - 59))
 
     def wait_ms(self, who: str, part: float = 0.99) -> int:
         waits = sorted(self.waits_ms[who])
