@@ -52,15 +52,29 @@ def divide(parts: Sequence[Part], whole: float) -> list[float]:
 
     What is left when all have what they want is divided by base.
     """
+    level = _level(parts, whole)
+    if level is not None:
+        return _up_to(parts, level)
     wanted = [max(part.holds, part.wants) for part in parts]
-    left, bases = whole - sum(wanted), sum(part.base for part in parts)
-    if left >= 0:
-        return [want + (left * part.base / bases if bases else 0.0) for want, part in zip(wanted, parts, strict=True)]
+    left, bases = max(0.0, whole - sum(wanted)), sum(part.base for part in parts)
+    return [want + (left * part.base / bases if bases else 0.0) for want, part in zip(wanted, parts, strict=True)]
+
+
+def first_part(parts: Sequence[Part], whole: float) -> float:
+    """What the first of them may have. What it holds beyond it goes to the others, as it ends."""
+    level = _level(parts, whole)
+    return divide(parts, whole)[0] if level is None else min(parts[0].wants, parts[0].base * level)
+
+
+def _level(parts: Sequence[Part], whole: float) -> float | None:
+    """Up to which level each gets what it wants; None where all get all of it."""
+    if sum(max(part.holds, part.wants) for part in parts) <= whole:
+        return None
     low, high = 0.0, max((part.wants / part.base for part in parts if part.base), default=0.0)
     for _ in range(LEVELS):
         middle = (low + high) / 2
         low, high = (middle, high) if sum(_up_to(parts, middle)) <= whole else (low, middle)
-    return _up_to(parts, low)
+    return low
 
 
 def _up_to(parts: Iterable[Part], level: float) -> list[float]:
@@ -153,14 +167,14 @@ class LaneShares:
             Part(base, LEAST_WANTED * base if want is None else want.rate / 1_000)
             for base, want in zip(bases, wanted, strict=True)
         ]
-        rate = divide(rates, sum(bases))[0]
+        rate = first_part(rates, sum(bases))
         if concurrent is None:
             return LentShare(rate)
         slots = [
             Part(base * concurrent, 0.0 if want is None else want.slots, 0.0 if want is None else want.held)
             for base, want in zip(bases, wanted, strict=True)
         ]
-        return LentShare(rate, max(1, int(divide(slots, sum(bases) * concurrent)[0] + 1e-6)))
+        return LentShare(rate, max(1, int(first_part(slots, sum(bases) * concurrent) + 1e-6)))
 
 
 def _of(fact: ShareWanted, tenant: str | None) -> WantedPart | None:

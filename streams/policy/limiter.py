@@ -53,6 +53,8 @@ STALE_MS = 10_000
 """What is left is of no use after this time."""
 SERVED_MS = 10_000
 SHARE_LEAST = 0.001
+LENDS_BELOW = 0.5
+"""A worker with less than this part of its base share lends it."""
 
 
 @dataclass(slots=True)
@@ -70,6 +72,8 @@ class Limiter:
     """Set when an answer showed something new of the limits: the wait that it told."""
     slots: int | None = None
     """How many attempts this worker may have in flight."""
+    base: float = 1.0
+    """This worker's part of all partitions."""
     _told: LimitsTold = NOTHING_TOLD
     _told_ms: int = 0
     _unanswered: float = 0.0
@@ -93,7 +97,7 @@ class Limiter:
     _served: deque[tuple[int, float]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.slots = base_share(self.share, self.rates.concurrent).slots
+        self.base, self.slots = self.share, base_share(self.share, self.rates.concurrent).slots
         if self.rates.tokens_per_day is not None and self.day is None:
             self.day = DayUse(self.rates.tokens_per_day, self.share)
         self._discovers(self.now_ms)
@@ -116,6 +120,7 @@ class Limiter:
 
     def shared(self, share: float, now_ms: int) -> None:
         """The worker's part of all partitions changed."""
+        self.base = share
         self.lent(base_share(share, self.rates.concurrent), now_ms)
         if self.day is not None:
             self.day.base = share
@@ -137,6 +142,11 @@ class Limiter:
         if self._tokens is not None and (wait_ms := self._tokens.wait_ms(tokens, now_ms, standing)):
             return NotNow("tokens_per_min", wait_ms)
         return None
+
+    @property
+    def _lends(self) -> bool:
+        """What a lender is served tells nothing of the limit: a few jobs over a small share."""
+        return self.share < LENDS_BELOW * self.base
 
     def short(self, wait: NotNow, now_ms: int) -> None:
         """A job waits for room. A day is not lent by what is wanted."""
@@ -197,6 +207,7 @@ class Limiter:
         if rate and self._accepted and now_ms - self._fell_ms >= FALL_EVERY_MS:
             self._fell_ms, self._accepted = now_ms, False
             shown = self._shown(now_ms)
+            served = 0.0 if self._lends else served
             fallen = max(rate * FALL, min(served, rate)) if shown is None else min(rate, shown * BELOW_CEILING)
             self._found = max(fallen, (self._most or rate) * FOUND_SHARE_MIN)
             self._fit(now_ms)
@@ -211,7 +222,7 @@ class Limiter:
         if since_ms is not None and now_ms - since_ms < MEASURED_MIN_MS:
             return None
         self._measured_since_ms, self._measured, self._unused_ms = now_ms, 0.0, 0
-        if since_ms is None or unused_ms > UNUSED_MAX * (now_ms - since_ms):
+        if self._lends or since_ms is None or unused_ms > UNUSED_MAX * (now_ms - since_ms):
             return None
         self._ceiling = measured * MINUTE_MS / (now_ms - since_ms)
         return self._ceiling
@@ -331,7 +342,7 @@ class Limiter:
         return sum(tokens for at_ms, tokens in self._served if at_ms >= since_ms) * 60_000 / SERVED_MS
 
     def _rise(self, now_ms: int) -> None:
-        if self._found is None or now_ms - self._refused_ms < RISE_AFTER_MS:
+        if self._found is None or self._lends or now_ms - self._refused_ms < RISE_AFTER_MS:
             self._risen_ms = now_ms
             return
         elapsed_ms, self._risen_ms = now_ms - self._risen_ms, now_ms

@@ -7,7 +7,7 @@ topic, own ones among them. A lane whose limits are not short writes nothing.
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from schemas.lanes import TENANTS_MAX, DayUsed, LimitFact, LimitsLearned, ShareWanted, WantedPart
@@ -31,6 +31,8 @@ LESSON_GAP_MS = 1_000
 WRITE_ANYWAY_MS = 600_000
 """A fact that was never read back, as the topic lost it, holds up the next one for so long at most."""
 LANES_MAX = 1_000
+LANES_TOLD_MAX = 100
+"""Lanes that a worker tells its wants of at one time. On others it has its base share."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,10 @@ class _Written:
     fact: ShareWanted
     at_ms: int
     unread_since_ms: int | None
+
+    def counts(self, now_ms: int) -> bool:
+        """Whether it is live, or may yet be read."""
+        return now_ms - self.at_ms <= (TOLD_FOR_MS if self.unread_since_ms is None else WRITE_ANYWAY_MS)
 
 
 class SharedLimits:
@@ -101,6 +107,7 @@ class SharedLimits:
     def tell(self, now_ms: int) -> list[LimitFact]:
         """What is to be written now."""
         facts: list[LimitFact] = []
+        self._written = {model: each for model, each in self._written.items() if each.counts(now_ms)}
         for model in {*self._admission.lanes(), *self._lanes}:
             wanted = self._wanted(model, now_ms)
             if wanted is not None:
@@ -123,9 +130,8 @@ class SharedLimits:
 
     def _wanted(self, model: str, now_ms: int) -> ShareWanted | None:
         limiters, written, base = list(self._admission.limiters(model)), self._written.get(model), self._base
-        if written is not None and now_ms - written.at_ms > TOLD_FOR_MS and written.unread_since_ms is None:
-            written = None
-            del self._written[model]
+        if written is None and len(self._written) >= LANES_TOLD_MAX:
+            return None
         named = written is not None and frozenset(written.fact.partitions) != self._owned
         lane = self._lanes.get(model)
         answers = lane is not None and lane.needed_by_others(now_ms)
@@ -246,7 +252,8 @@ class SharedLimits:
             limiter.lent(lane.share(self._owned, tenant, limiter.rates.concurrent, now_ms), now_ms)
         known = self._lessons.get(model)
         if tenant is None and known is not None and now_ms - known[1] < LESSON_FOR_MS:
-            limiter.learned(known[0], now_ms)
+            lesson, at_ms = known
+            limiter.learned(replace(lesson, told_ms=max(0, lesson.told_ms - (now_ms - at_ms))), now_ms)
 
     @property
     def _base(self) -> float:
