@@ -4,7 +4,8 @@
 
 import pytest
 
-from bench.limits_course import Course, Headers, Scene, limited
+from bench.limits_course import limited
+from bench.limits_scene import Course, Headers, Scene
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

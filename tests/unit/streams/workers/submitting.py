@@ -15,7 +15,7 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
-from schemas.lanes import LaneFact
+from schemas.lanes import CreateFact
 from streams.policy.lanes import PROBE_WAIT_MS
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy, Webhooks
@@ -80,7 +80,7 @@ class Probe:
 
     bench: Bench
     lanes: Lanes
-    written: list[LaneFact]
+    written: list[CreateFact]
     now_ms: list[int]
 
     def read_own_claim(self) -> None:
@@ -94,7 +94,7 @@ class Probe:
 @asynccontextmanager
 async def probing(tmp_path: Path) -> AsyncIterator[Probe]:
     """The create may be sent for `VALID_MS` from its claim."""
-    now_ms, written = [NOW_MS], list[LaneFact]()
+    now_ms, written = [NOW_MS], list[CreateFact]()
     lanes = Lanes(lambda: now_ms[0])
     lanes.failed("m", "c", "account", "x")
     lanes.join(written.append)
