@@ -49,14 +49,16 @@ def range_ms(since: str, until: str) -> tuple[int, int]:
 
 
 def replay(
-    policy: Annotated[Path, typer.Option("--policy", help="TOML file with the sections [polling] and [retry].")],
+    policy: Annotated[
+        Path, typer.Option("--policy", help="TOML file with the sections [polling], [retry], [hedging].")
+    ],
     since: Since,
     until: Until = "0s",
     bundle: FromBundle = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Refold a past range with another polling or retry policy, and print what would have been otherwise.
+    """Refold a past range with another polling, retry or hedging policy, and print what would have been otherwise.
 
     Nothing is sent: no poll, no create, no record. Exit 1: the range is empty, or the log does not hold it whole.
     """

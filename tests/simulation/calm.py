@@ -38,6 +38,8 @@ class Scene:
     webhook_lost: float = 0.3
     failed: float = 0.0
     """The share of attempts that fail without usage."""
+    hedged: bool = False
+    """All jobs may have a second attempt beside a slow one."""
     seed: int = 1
 
 
@@ -71,7 +73,8 @@ class CalmSystem(System):
 
     async def _submit(self, job_id: str) -> None:
         await asyncio.sleep(Random(f"{self.scene.seed} {job_id}").random() * self.chaos.mixture.arrival_s)
-        submit = Submit(job_id=job_id, request={"model": "m", "input": "x"}, timeout_ms=TIMEOUT_MS)
+        hedge = True if self.scene.hedged else None
+        submit = Submit(job_id=job_id, request={"model": "m", "input": "x"}, timeout_ms=TIMEOUT_MS, hedge=hedge)
         self.upstream.bodies[job_id] = submit
         await self._by_http(job_id, submit)
         self.upstream.done += 1

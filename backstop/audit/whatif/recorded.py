@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from backstop.audit.refold import FOLDS
 from backstop.runtime.records import Record
-from schemas.base import InlineBody, Message
+from schemas.base import Body, InlineBody, Message
 from schemas.codec import PoisonError, decode
+from schemas.hedges import acts, unhedgeable
 from schemas.jobs import AttemptAccepted, JobRefused, JobSubmitted, ResponseAdopted
 from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, WebhookReceived
 from schemas.results import RESULT, JobResult
@@ -76,6 +77,8 @@ class Recorded:
     models: dict[str, str] = field(default_factory=dict)
     """By job: those of the range."""
     left_out: Counter[str] = field(default_factory=Counter)
+    hedgeable: set[str] = field(default_factory=set)
+    """Jobs whose request two attempts can do without harm. One in the blob store is not read, and is taken for none."""
     end_ms: int = 0
     """The time of the last record that was read."""
     gaps: list[str] = field(default_factory=list)
@@ -173,11 +176,18 @@ class RangeReading:
                     found.left_out["their first fact is older than the log, or than the range"] += 1
                 return False
             found.models[job_id] = getattr(fact, "model", "")
+            if isinstance(fact, JobSubmitted) and _harmless(fact.request):
+                found.hedgeable.add(job_id)
         if isinstance(fact, AttemptAccepted):
             self._owners.setdefault(fact.response_id, (job_id, fact.attempt))
         elif isinstance(fact, ResponseAdopted):
             self._owners.setdefault(fact.response_id, (job_id, 0))
         return True
+
+
+def _harmless(request: Body) -> bool:
+    asked = request.value if isinstance(request, InlineBody) else None
+    return isinstance(asked, dict) and unhedgeable(asked) is None and not acts(asked)
 
 
 def _lean(fact: Any) -> Any:

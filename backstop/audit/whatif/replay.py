@@ -11,12 +11,14 @@ does not hold did not happen: a poll that was answered together with another one
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backstop.audit.refold import FOLDS
 from backstop.audit.whatif.figures import Figures, ReplayTally, end_of
 from backstop.audit.whatif.guesses import Guesses
+from backstop.audit.whatif.hedges import HedgeDesk
+from backstop.audit.whatif.links import Links
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
 from backstop.audit.whatif.recorded import Noted, Recorded
 from backstop.audit.whatif.stamps import Stamps
@@ -46,20 +48,6 @@ Command = RetrieveResponse | CancelResponse
 
 class EndlessError(Exception):
     """The policy makes far more facts than the range has."""
-
-
-@dataclass(slots=True)
-class Links:
-    """Causes and effects of the range, learned by a replay that changes nothing."""
-
-    outputs: dict[str, int] = field(default_factory=dict)
-    """When each output of a fold was made, by id."""
-    after: dict[tuple[str, tuple[int, int]], tuple[int | None, tuple[str, ...]]] = field(default_factory=dict)
-    """By a fact's place: the next due time of its key after it, and the ids of its outputs."""
-    following: dict[tuple[str, tuple[int, int]], int] = field(default_factory=dict)
-    """By a fact's place: when the next fact of the same key comes."""
-    finished: set[str] = field(default_factory=set)
-    """Jobs that ended in the log."""
 
 
 @dataclass(slots=True)
@@ -104,6 +92,7 @@ class Replay:
         self._links = links or Links()
         self._guesses = guesses
         self._stamps = Stamps(policy.polling)
+        self._desk = HedgeDesk(policy.hedging, frozenset(recorded.hedgeable), recorded.models)
         self._tally = ReplayTally(recorded.models)
         self._truths = {response_id: replace(truth) for response_id, truth in recorded.truths.items()}
         self._moved: dict[str, int] = {}
@@ -175,6 +164,8 @@ class Replay:
         if fact.topic == "responses":
             self._stamps.took((fact,), fact.at_ms, folded=step.ignored in (None, Ignored.LATE))
         self._count(fact)
+        if step.ignored is None:
+            self._desk.took(fact)
         due_ms = fold.due_ms(step.state)
         self._follow(entry, key, due_ms, step.outputs)
         for output in step.outputs:
@@ -193,15 +184,18 @@ class Replay:
                 return self._stamps.reported(entry.command, fact, recorded=recorded)
             case AttemptAccepted(), CreateResponse():
                 moved_ms = entry.moved_ms or 0
+                may = entry.command.hedge is True
+                fact = self._desk.accepted(fact, may=may, recorded=recorded, moved_ms=moved_ms)
                 return self._stamps.accepted(fact, recorded=recorded, moved_ms=moved_ms)
             case ResponseTimerFired(), None:
                 state = self._states.get(("responses", fact.key), response.AbsentResponse())
                 given = fact if recorded else None
-                return self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, given)
+                timer = self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, given)
+                return self._desk.timer(timer, state)
             case ((JobSubmitted() | ResponseAdopted()), None):
                 if self._policy.retry is not None:
                     fact = fact.model_copy(update={"policy": self._policy.retry.of(fact.policy)})
-                return fact
+                return self._desk.submitted(fact) if isinstance(fact, JobSubmitted) else fact
             case _:
                 return fact
 
@@ -238,6 +232,7 @@ class Replay:
         match output:
             case JobResult():
                 self._tally.result(output)
+                self._desk.ended(output)
                 if self._learning:
                     self._links.finished.add(output.job_id)
             case CreateResponse():
@@ -323,7 +318,7 @@ class Replay:
 
     def _expect(self, entry: _Entry, key: Key, state: Any, due_ms: int) -> None:
         """Let the next timer of a key fire: as recorded, or after the usual delay."""
-        recorded = self._recorded.by_id.get(f"{key[1]}/timer/{due_ms}", [])
+        recorded = self._timers(key, state, due_ms)
         if isinstance(state, job.Finished | response.Ended) and not recorded:
             return  # It is only forgotten then.
         if isinstance(state, job.Waiting):
@@ -339,6 +334,13 @@ class Replay:
             at_ms = max(due_ms, entry.log_ms) + self._guesses.delays.timer
             self._push(_Entry(at_ms, timer=(key, due_ms)))
 
+    def _timers(self, key: Key, state: Any, due_ms: int) -> list[Noted]:
+        """The recorded timers that the state expects. One that asks for a hedge in vain leaves no fact: then the next
+        one is that of the poll.
+        """
+        dues_ms = {due_ms, state.poll_at_ms} if isinstance(state, response.Running) else {due_ms}
+        return [noted for each in sorted(dues_ms) for noted in self._recorded.by_id.get(f"{key[1]}/timer/{each}", ())]
+
     def _may_fire(self, entry: _Entry, key: Key, due_ms: int) -> None:
         """Fire a timer that is not recorded, if its key still expects it and has left the path."""
         fold = FOLDS[key[0]]
@@ -353,6 +355,12 @@ class Replay:
                 self._push(_Entry(next_ms + 1, timer=(key, due_ms)))
                 return
             self._off.add(key)  # What came next in the log did not come here.
+        again_ms = self._desk.asks_again_ms(state, entry.log_ms) if key[0] == "responses" else None
+        if again_ms is not None:  # It asks in vain, and writes no fact.
+            self._push(_Entry(max(again_ms, entry.log_ms + 1), timer=(key, due_ms)))
+            return
+        if isinstance(state, response.Running) and entry.log_ms >= state.poll_at_ms:
+            due_ms = state.poll_at_ms  # A hedge may have been asked for earlier, and in vain.
         at_ms, name = entry.log_ms, f"{key[1]}/timer/{due_ms}"
         if key[0] == "jobs":
             fired: Message = JobTimerFired(id=name, at_ms=at_ms, job_id=key[1], due_ms=due_ms)
