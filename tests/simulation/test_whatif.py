@@ -5,7 +5,6 @@ Tolerances, for 40 jobs: polls 3 %, the mean detection 0.25 s, as the provider t
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +16,7 @@ from typer.testing import CliRunner
 from backstop.audit.bundle import write_bundle
 from backstop.audit.whatif.compare import compare
 from backstop.audit.whatif.figures import Figures, recorded_figures
-from backstop.audit.whatif.policy import Hedging, Policy, Polling, RetryBudgets
+from backstop.audit.whatif.policy import Policy, Polling, RetryBudgets
 from backstop.audit.whatif.recorded import RangeReading, Recorded, ReplayRangeError
 from backstop.audit.whatif.replay import Replay
 from backstop.cli.audit import app
@@ -97,20 +96,6 @@ def test_more_retries_make_responses_that_never_were_and_are_told_as_a_range_tha
     assert found.recorded.in_time < found.likely.figures.in_time
     row = next(row for row in found.rows() if row["figure"] == "in_time")
     assert row["least"] <= row["would_be"] <= row["most"]
-
-
-def test_a_hedged_log_without_its_hedges_is_told_as_a_range_that_holds_the_truth() -> None:
-    scene = replace(SCENE, failed=0.0, hedged=True)
-    hedged, alone = (read(tuple(calm_run(replace(scene, hedged=each), SPARSE))) for each in (True, False))
-    found, truth = compare(hedged, Policy(hedging=Hedging(mode="never"))), recorded_figures(alone)
-    assert found.recorded.hedges > 0
-    assert found.recorded.hedges_won > 0
-    for played in (found.likely, found.worst, found.best):
-        assert (played.figures.hedges, played.figures.creates) == (0, truth.creates)
-    assert found.likely.never_created == 0
-    assert 0 < found.likely.unknown_ends <= found.recorded.hedges_won, "what the beaten attempts would have done"
-    assert found.worst.figures.in_time <= truth.in_time <= found.best.figures.in_time
-    assert sum(found.best.figures.total_ms) <= sum(truth.total_ms)
 
 
 def test_a_log_that_lacks_a_fact_is_refused() -> None:

@@ -13,9 +13,15 @@ from backstop.audit.refold import FOLDS
 from backstop.runtime.records import Record
 from schemas.base import Body, InlineBody, Message
 from schemas.codec import PoisonError, decode
-from schemas.hedges import acts, unhedgeable
+from schemas.hedges import HedgePermit, acts, unhedgeable
 from schemas.jobs import AttemptAccepted, JobRefused, JobSubmitted, ResponseAdopted
-from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, WebhookReceived
+from schemas.responses import (
+    ResponseClaimed,
+    ResponseObserved,
+    ResponseReleased,
+    ResponseTimerFired,
+    WebhookReceived,
+)
 from schemas.results import RESULT, JobResult
 
 JOBS_MAX: Final = 200_000
@@ -79,6 +85,8 @@ class Recorded:
     left_out: Counter[str] = field(default_factory=Counter)
     hedgeable: set[str] = field(default_factory=set)
     """Jobs whose request two attempts can do without harm. One in the blob store is not read, and is taken for none."""
+    permits: dict[str, HedgePermit] = field(default_factory=dict)
+    """By response: the permission for a hedge beside it."""
     end_ms: int = 0
     """The time of the last record that was read."""
     gaps: list[str] = field(default_factory=list)
@@ -157,6 +165,8 @@ class RangeReading:
             )
         noted = Noted(_lean(fact), log_ms, (record.partition, record.offset))
         self.found.by_id.setdefault(fact.id, []).append(noted)
+        if isinstance(fact, ResponseTimerFired) and fact.permit is not None:
+            self.found.permits.setdefault(fact.response_id, fact.permit)
         if isinstance(fact, WebhookReceived) and self._owners[fact.response_id][1]:
             self.found.webhooks[fact.response_id].append(noted)
         elif isinstance(fact, WebhookReceived | JobSubmitted | ResponseAdopted | JobRefused) or (

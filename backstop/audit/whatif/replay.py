@@ -92,7 +92,7 @@ class Replay:
         self._links = links or Links()
         self._guesses = guesses
         self._stamps = Stamps(policy.polling)
-        self._desk = HedgeDesk(policy.hedging, frozenset(recorded.hedgeable), recorded.models)
+        self._desk = HedgeDesk(policy.hedging, recorded)
         self._tally = ReplayTally(recorded.models)
         self._truths = {response_id: replace(truth) for response_id, truth in recorded.truths.items()}
         self._moved: dict[str, int] = {}
@@ -190,8 +190,8 @@ class Replay:
             case ResponseTimerFired(), None:
                 state = self._states.get(("responses", fact.key), response.AbsentResponse())
                 given = fact if recorded else None
-                timer = self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, given)
-                return self._desk.timer(timer, state)
+                stamped = self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, given)
+                return self._desk.timer(stamped, fact, state, recorded=recorded)
             case ((JobSubmitted() | ResponseAdopted()), None):
                 if self._policy.retry is not None:
                     fact = fact.model_copy(update={"policy": self._policy.retry.of(fact.policy)})
@@ -338,7 +338,7 @@ class Replay:
         """The recorded timers that the state expects. One that asks for a hedge in vain leaves no fact: then the next
         one is that of the poll.
         """
-        dues_ms = {due_ms, state.poll_at_ms} if isinstance(state, response.Running) else {due_ms}
+        dues_ms = {due_ms, state.poll_at_ms} if isinstance(state, response.RunningResponse) else {due_ms}
         return [noted for each in sorted(dues_ms) for noted in self._recorded.by_id.get(f"{key[1]}/timer/{each}", ())]
 
     def _may_fire(self, entry: _Entry, key: Key, due_ms: int) -> None:
@@ -355,18 +355,22 @@ class Replay:
                 self._push(_Entry(next_ms + 1, timer=(key, due_ms)))
                 return
             self._off.add(key)  # What came next in the log did not come here.
-        again_ms = self._desk.asks_again_ms(state, entry.log_ms) if key[0] == "responses" else None
-        if again_ms is not None:  # It asks in vain, and writes no fact.
-            self._push(_Entry(max(again_ms, entry.log_ms + 1), timer=(key, due_ms)))
-            return
-        if isinstance(state, response.Running) and entry.log_ms >= state.poll_at_ms:
-            due_ms = state.poll_at_ms  # A hedge may have been asked for earlier, and in vain.
-        at_ms, name = entry.log_ms, f"{key[1]}/timer/{due_ms}"
+        fired: Message
+        at_ms, running = entry.log_ms, isinstance(state, response.RunningResponse)
         if key[0] == "jobs":
-            fired: Message = JobTimerFired(id=name, at_ms=at_ms, job_id=key[1], due_ms=due_ms)
+            fired = JobTimerFired(id=f"{key[1]}/timer/{due_ms}", at_ms=at_ms, job_id=key[1], due_ms=due_ms)
         else:
+            permit, ask_at_ms = self._desk.ask(key[1], state, at_ms)
+            if running and at_ms >= state.poll_at_ms:
+                due_ms = state.poll_at_ms  # A hedge may have been asked for earlier, and in vain.
+            elif running and permit is None:  # It asks in vain, and writes no fact.
+                self._push(
+                    _Entry(max(min(state.poll_at_ms, ask_at_ms or state.poll_at_ms), at_ms + 1), timer=(key, due_ms))
+                )
+                return
             fired = ResponseTimerFired(
-                id=name, at_ms=at_ms, response_id=key[1], due_ms=due_ms, next_poll_at_ms=at_ms
+                id=f"{key[1]}/timer/{due_ms}", at_ms=at_ms, response_id=key[1], due_ms=due_ms, next_poll_at_ms=at_ms,
+                hedge_at_ms=ask_at_ms, permit=permit,
             )  # fmt: skip
         self._take(_Entry(at_ms, fired))
 
