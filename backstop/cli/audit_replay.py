@@ -193,9 +193,14 @@ def _cost(figures: Figures, prices: Prices, day: date) -> tuple[int, int]:
     """Attodollars of what has a price, and how many responses have none."""
     total = unpriced = 0
     for model, usage, terms in figures.usage.values():
-        cost = prices.cost(_priced(model, usage, terms or Terms(), day), _used(usage, terms or Terms()))
+        cost = cost_of(prices, model, usage, terms, day)
         total, unpriced = total + (cost or 0), unpriced + (cost is None)
     return total, unpriced
+
+
+def cost_of(prices: Prices, model: str, usage: Usage, terms: Terms | None, day: date) -> int | None:
+    """Attodollars of one response; None without a price."""
+    return prices.cost(_priced(model, usage, terms or Terms(), day), _used(usage, terms or Terms()))
 
 
 def _priced(model: str, usage: Usage, terms: Terms, day: date) -> Priced:
