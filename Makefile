@@ -171,8 +171,9 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 bench-paired: install ## compare the cost of a job with another checkout, which has a .venv (OTHER=../before)
 	$(BIN)/python -m bench.paired --other "$(OTHER)"
 
-bench-polling: install ## compare the polling policy with the optimum, in virtual time (two minutes)
+bench-polling: install ## compare the polling policy with the optimum and check its goals, in virtual time (minutes)
 	$(BIN)/python -m bench.polling --svg docs/polling-frontier.svg
+	$(BIN)/pytest -q tests/unit/streams/policy/test_polling_goals.py
 
 bench-hedging: install ## check the goals of hedging against the theory, in virtual time (minutes)
 	$(BIN)/python -m bench.hedging_goals --svg docs/hedging-frontier.svg

@@ -5,7 +5,7 @@ replayed, and all responses count as those of one worker. Where the policy does 
 permitted a hedge at the age at which the log permitted it, and no other is.
 """
 
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 from backstop.audit.whatif.policy import Hedging
 from backstop.audit.whatif.recorded import Recorded
@@ -93,3 +93,13 @@ class HedgeDesk:
     def ended(self, result: JobResult) -> None:
         """Learn whether a hedge has won."""
         self._permits.ended(result)
+
+
+def asks_only(state: Any, at_ms: int) -> TypeGuard[response.RunningResponse]:
+    """Whether a timer at this time would only ask for a hedge, as the next poll is later."""
+    return isinstance(state, response.RunningResponse) and state.hedge is not None and at_ms < state.poll_at_ms
+
+
+def planned_ms(state: Any, due_ms: int | None) -> int | None:
+    """The due time by which a replay sees that a key is as recorded: to ask for a hedge in vain leaves no fact."""
+    return state.poll_at_ms if isinstance(state, response.RunningResponse) else due_ms

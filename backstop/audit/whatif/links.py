@@ -1,6 +1,8 @@
-"""Causes and effects of a range, as a replay without a change finds them. Pure."""
+"""What a replay finds: causes and effects, where it changes nothing, and the figures. Pure."""
 
 from dataclasses import dataclass, field
+
+from backstop.audit.whatif.figures import Figures
 
 
 @dataclass(slots=True)
@@ -15,3 +17,15 @@ class Links:
     """By a fact's place: when the next fact of the same key comes."""
     finished: set[str] = field(default_factory=set)
     """Jobs that ended in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    figures: Figures
+    links: Links
+    estimated_polls: int
+    """Polls that were never made, and were answered from the recorded end of their response."""
+    moved_creates: int
+    """Creates that were sent at another time, and are taken to have gone as recorded."""
+    never_created: int
+    unknown_ends: int

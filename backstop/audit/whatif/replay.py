@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backstop.audit.refold import FOLDS
-from backstop.audit.whatif.figures import Figures, ReplayTally, end_of
+from backstop.audit.whatif.figures import ReplayTally, end_of
 from backstop.audit.whatif.guesses import Guesses
-from backstop.audit.whatif.hedges import HedgeDesk
-from backstop.audit.whatif.links import Links
+from backstop.audit.whatif.hedges import HedgeDesk, asks_only, planned_ms
+from backstop.audit.whatif.links import Links, Played
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
 from backstop.audit.whatif.recorded import Noted, Recorded
 from backstop.audit.whatif.stamps import Stamps
 from backstop.audit.whatif.turns import FactTurns
-from backstop.audit.whatif.unseen import seen_at, webhook_of
+from backstop.audit.whatif.unseen import of_a_cancel, seen_at, webhook_of
 from schemas.base import Message
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
 from schemas.jobs import (
@@ -33,7 +33,7 @@ from schemas.jobs import (
     JobTimerFired,
     ResponseAdopted,
 )
-from schemas.responses import PollFailed, ResponseObserved, ResponseTimerFired, WebhookReceived
+from schemas.responses import PollFailed, ResponseObserved, ResponseTimerFired
 from schemas.results import JobResult
 from streams.fold import job, response
 from streams.fold.step import Ignored, Step
@@ -65,18 +65,6 @@ class _Entry:
     @property
     def as_recorded(self) -> bool:
         return self.noted is not None and self.moved_ms == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    figures: Figures
-    links: Links
-    estimated_polls: int
-    """Polls that were never made, and were answered from the recorded end of their response."""
-    moved_creates: int
-    """Creates that were sent at another time, and are taken to have gone as recorded."""
-    never_created: int
-    unknown_ends: int
 
 
 class Replay:
@@ -167,7 +155,7 @@ class Replay:
         if step.ignored is None:
             self._desk.took(fact)
         due_ms = fold.due_ms(step.state)
-        self._follow(entry, key, due_ms, step.outputs)
+        self._follow(entry, key, planned_ms(step.state, due_ms), step.outputs)
         for output in step.outputs:
             self._caused(entry, output)
         if step.ignored is None and due_ms is not None:
@@ -258,7 +246,7 @@ class Replay:
         for response_id in self._made.get((command.job_id, command.attempt), ()):
             self._moved[response_id] = moved_ms
             for noted in self._recorded.webhooks.get(response_id, ()):
-                if not _of_a_cancel(noted.fact):
+                if not of_a_cancel(noted.fact):
                     self._push(_moved(noted, moved_ms))
 
     def _never_created(self, command: CreateResponse) -> None:
@@ -288,7 +276,7 @@ class Replay:
             self._cancelled.add(command.response_id)
             if moved_ms is not None:
                 for noted in self._recorded.webhooks.get(command.response_id, ()):
-                    if _of_a_cancel(noted.fact):
+                    if of_a_cancel(noted.fact):
                         self._push(_moved(noted, moved_ms))
         reports = [
             noted
@@ -330,7 +318,9 @@ class Replay:
                 if noted.place not in self._fired[key[0]]:
                     self._fired[key[0]].add(noted.place)
                     self._push(_Entry(noted.log_ms, noted.fact, noted, 0))
-        elif self._guesses is not None:
+            if f"{key[1]}/timer/{due_ms}" in self._recorded.by_id or not asks_only(state, due_ms):
+                return
+        if self._guesses is not None:
             at_ms = max(due_ms, entry.log_ms) + self._guesses.delays.timer
             self._push(_Entry(at_ms, timer=(key, due_ms)))
 
@@ -347,7 +337,8 @@ class Replay:
         state = self._states.get(key, fold.absent)
         if fold.due_ms(state) != due_ms:
             return
-        if key not in self._off:
+        asks = asks_only(state, entry.log_ms)
+        if key not in self._off and not asks:
             next_ms = self._links.following.get(self._last_place[key])
             if next_ms is None:
                 return
@@ -355,24 +346,28 @@ class Replay:
                 self._push(_Entry(next_ms + 1, timer=(key, due_ms)))
                 return
             self._off.add(key)  # What came next in the log did not come here.
-        fired: Message
-        at_ms, running = entry.log_ms, isinstance(state, response.RunningResponse)
+        at_ms = entry.log_ms
         if key[0] == "jobs":
-            fired = JobTimerFired(id=f"{key[1]}/timer/{due_ms}", at_ms=at_ms, job_id=key[1], due_ms=due_ms)
-        else:
-            permit, ask_at_ms = self._desk.ask(key[1], state, at_ms)
-            if running and at_ms >= state.poll_at_ms:
-                due_ms = state.poll_at_ms  # A hedge may have been asked for earlier, and in vain.
-            elif running and permit is None:  # It asks in vain, and writes no fact.
-                self._push(
-                    _Entry(max(min(state.poll_at_ms, ask_at_ms or state.poll_at_ms), at_ms + 1), timer=(key, due_ms))
-                )
-                return
-            fired = ResponseTimerFired(
-                id=f"{key[1]}/timer/{due_ms}", at_ms=at_ms, response_id=key[1], due_ms=due_ms, next_poll_at_ms=at_ms,
-                hedge_at_ms=ask_at_ms, permit=permit,
-            )  # fmt: skip
-        self._take(_Entry(at_ms, fired))
+            name = f"{key[1]}/timer/{due_ms}"
+            self._take(_Entry(at_ms, JobTimerFired(id=name, at_ms=at_ms, job_id=key[1], due_ms=due_ms)))
+            return
+        permit, ask_at_ms = self._desk.ask(key[1], state, at_ms)
+        if asks and permit is None:
+            self._ask_again(key, state, due_ms, max(at_ms + 1, ask_at_ms or state.poll_at_ms))
+            return
+        if isinstance(state, response.RunningResponse) and not asks:
+            due_ms = state.poll_at_ms  # A hedge may have been asked for earlier, and in vain.
+        self._take(_Entry(at_ms, ResponseTimerFired(
+            id=f"{key[1]}/timer/{due_ms}", at_ms=at_ms, response_id=key[1], due_ms=due_ms, next_poll_at_ms=at_ms,
+            hedge_at_ms=ask_at_ms, permit=permit,
+        )))  # fmt: skip
+
+    def _ask_again(self, key: Key, state: response.RunningResponse, due_ms: int, ask_at_ms: int) -> None:
+        """A hedge was asked for in vain, which writes no fact: ask again, or with the next poll."""
+        if ask_at_ms < state.poll_at_ms:
+            self._push(_Entry(ask_at_ms, timer=(key, due_ms)))
+        elif f"{key[1]}/timer/{state.poll_at_ms}" not in self._recorded.by_id and self._guesses is not None:
+            self._push(_Entry(state.poll_at_ms + self._guesses.delays.timer, timer=(key, due_ms)))
 
     def _push(self, entry: _Entry) -> None:
         self._pushed += 1
@@ -391,7 +386,3 @@ def _moved(noted: Noted, moved_ms: int, command: CreateResponse | Command | None
                 changes[name] = getattr(fact, name) + moved_ms
         fact = fact.model_copy(update=changes)
     return _Entry(noted.log_ms + moved_ms, fact, noted, moved_ms, command)
-
-
-def _of_a_cancel(fact: Message) -> bool:
-    return isinstance(fact, WebhookReceived) and fact.event_type == "response.cancelled"
