@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from backstop.audit.latency.foreground import AnswerPair, SampledRequest, TimedAnswer
+from backstop.cli.output import tell
 from backstop.runtime.process.clock import make_clock, monotonic_s
 from backstop.runtime.read_settings import read
 from streams.openai.provider import OpenAIProvider, open_openai
@@ -32,31 +33,37 @@ class _Uncounted:
         pass
 
 
-def ask_twice(requests: Sequence[SampledRequest]) -> list[AnswerPair]:
-    """Send each request in the foreground and in the background at the same moment.
+def ask_twice(requests: Sequence[SampledRequest], *, quiet: bool) -> list[AnswerPair]:
+    """Send each request in the foreground and in the background at the same moment. Interrupted: the pairs so far, as
+    they are paid.
 
     :raises ConfigurationError: there is no key, or it can't be used.
     """
     settings = read(OpenAISettings)
     settings.refuse_to_start()
+    found: list[AnswerPair] = []
 
-    async def run() -> list[AnswerPair]:
+    async def run() -> None:
         provider = open_openai(settings, CallLimits(calls_max=4 * PAIRS_AT_ONCE), _Uncounted(), make_clock())
         places = asyncio.Semaphore(PAIRS_AT_ONCE)
 
-        async def pair(request: SampledRequest) -> AnswerPair:
+        async def pair(request: SampledRequest) -> None:
             async with places:
                 foreground, background = await asyncio.gather(
                     _answer(provider, request, background=False), _answer(provider, request, background=True)
                 )
-            return AnswerPair(request.model, foreground, background)
+            found.append(AnswerPair(request.model, foreground, background))
+            tell(f"{len(found)} of {len(requests)} pairs", quiet=quiet)
 
         try:
-            return list(await asyncio.gather(*(pair(request) for request in requests)))
+            await asyncio.gather(*(pair(request) for request in requests))
+        except asyncio.CancelledError:
+            tell(f"interrupted: the report has {len(found)} of {len(requests)} pairs")
         finally:
             await provider.close()
 
-    return asyncio.run(run())
+    asyncio.run(run())
+    return found
 
 
 async def _answer(provider: OpenAIProvider, request: SampledRequest, *, background: bool) -> TimedAnswer:
@@ -76,11 +83,16 @@ async def _answer(provider: OpenAIProvider, request: SampledRequest, *, backgrou
 
 
 async def _polled(provider: OpenAIProvider, response_id: str, began_s: float) -> Seen | None:
-    """The end of a response; None if it is not known in time. Then it is cancelled."""
-    while monotonic_s() - began_s < ANSWER_MS_MAX / 1_000:
-        await asyncio.sleep(POLL_EVERY_S)
-        seen = await provider.poll(response_id, None)
-        if isinstance(seen, Seen) and seen.over:
-            return seen
-    await provider.cancel(response_id, None)
-    return None
+    """The end of a response; None if it is not known in time. What is not waited for any more is cancelled."""
+    over = False
+    try:
+        while monotonic_s() - began_s < ANSWER_MS_MAX / 1_000:
+            await asyncio.sleep(POLL_EVERY_S)
+            seen = await provider.poll(response_id, None)
+            if isinstance(seen, Seen) and seen.over:
+                over = True
+                return seen
+        return None
+    finally:
+        if not over:
+            await provider.cancel(response_id, None)

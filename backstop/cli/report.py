@@ -93,7 +93,7 @@ def latency(
     if foreground and not execute:
         _plan(sample, output)
         raise typer.Exit(DONE)
-    compared = _compared(sample.done()) if foreground else None
+    compared = _compared(sample.done(), quiet=quiet) if foreground else None
     summary = summarize(rows)
     if html is not None:
         part = html.with_name(f"{html.name}.part")
@@ -125,10 +125,10 @@ def _expected(requests: Sequence[SampledRequest]) -> dict[str, Any]:
     return {"cost_usd": dollars(2 * sum(known)), "without_price": 2 * (len(costs) - len(known))}
 
 
-def _compared(requests: Sequence[SampledRequest]) -> ForegroundFigures:
+def _compared(requests: Sequence[SampledRequest], *, quiet: bool) -> ForegroundFigures:
     if not requests:
         fail("no request of the range may be asked again: see --foreground without --execute", DIFFERS)
-    return foreground_figures(ask_twice(requests))
+    return foreground_figures(ask_twice(requests, quiet=quiet))
 
 
 def _from_bundle(file: Path, takes: Sequence[Taken]) -> None:

@@ -84,7 +84,7 @@ def _unasked(body: Any) -> str | None:
         return "their request is in the blob store"
     if acts(body):
         return "they have a tool that may act"
-    return unhedgeable(body)
+    return "they stream, write to a conversation or have a completion window" if unhedgeable(body) else None
 
 
 @dataclass(frozen=True, slots=True)

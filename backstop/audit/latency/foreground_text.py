@@ -14,7 +14,7 @@ SPANS: Final = {
 
 
 def verdict(span: PairedSpan) -> str:
-    """What the pairs show of a span, in one sentence."""
+    """What the pairs show of the run time, which is known to a second."""
     longer = span.longer
     if longer.value is None or longer.low is None or longer.high is None:
         return f"{span.pairs} pairs are too few to tell whether the background takes longer."
@@ -24,8 +24,8 @@ def verdict(span: PairedSpan) -> str:
     if longer.high < 0:
         return f"The background took less time: in the median of the pairs {_signed(longer.value)}, {between}."
     return (
-        f"No difference is shown: in the median of the pairs it is {_signed(longer.value)}, and it lies {between}. A "
-        "difference within these bounds is possible."
+        f"No difference is shown: in the median of the pairs it is {_signed(longer.value)}, and it lies {between}. "
+        "One within these bounds is possible, and one of less than a second: the provider's stamps are whole seconds."
     )
 
 

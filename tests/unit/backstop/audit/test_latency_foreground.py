@@ -1,7 +1,9 @@
 """Background against foreground: the sample, its plan, the pairs against a real server, and what they show."""
 
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,18 +29,18 @@ from tests.unit.backstop.audit.world import World
 
 KEY = "sk-one"
 START_S = 60.0
-HARMFUL: dict[str, dict[str, Any]] = {
-    "they have a tool that may act": {"input": "x", "tools": [{"type": "mcp", "server_label": "s"}]},
-    "both attempts would write to its conversation": {"input": "x", "conversation": "conv_1"},
-    "its output is shown while it runs, and two attempts write two texts": {"input": "x", "stream": True},
-}
+HARMFUL: tuple[dict[str, Any], ...] = (
+    {"input": "x", "tools": [{"type": "mcp", "server_label": "s"}]},
+    {"input": "x", "conversation": "conv_1"},
+    {"input": "x", "stream": True},
+)
 
 
 def world(jobs: int = 6) -> World:
     made = World()
     for number in range(jobs):
         made.whole_job(f"job-{number}", b.T0 + 1_000 * number)
-    for number, body in enumerate(HARMFUL.values()):
+    for number, body in enumerate(HARMFUL):
         made.tell(b.submitted(job_id=f"harm-{number}", request=InlineBody(value=body)))
     made.tell(b.submitted(job_id="large", request=BlobBody(sha256="b" * 64, size_bytes=9)))
     return made
@@ -54,7 +56,10 @@ def drawn(of: World, pairs: int, until_ms: int = 1 << 50) -> tuple[list[SampledR
 def test_the_sample_is_drawn_by_the_jobs_ids_and_leaves_out_what_may_act_twice() -> None:
     made = world()
     three, left_out = drawn(made, 3)
-    assert left_out == dict.fromkeys([*HARMFUL, "their request is in the blob store"], 1)
+    assert left_out == {
+        "they have a tool that may act": 1, "their request is in the blob store": 1,
+        "they stream, write to a conversation or have a completion window": 2,
+    }  # fmt: skip
     assert [each.job_id for each in three] == [each.job_id for each in drawn(made, 5)[0]][:3]
     assert len({each.job_id for each in three}) == 3
     assert all(each.body == b.REQUEST.value for each in three)
@@ -111,10 +116,8 @@ def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         process.communicate()
 
 
-def creates(url: str) -> list[dict[str, Any]]:
-    import urllib.request  # noqa: PLC0415
-
-    with urllib.request.urlopen(f"{url}/sim/ledger/creates", timeout=30) as answer:
+def ledger(url: str, name: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"{url}/sim/ledger/{name}", timeout=START_S) as answer:
         return [orjson.loads(line) for line in answer.read().splitlines()]
 
 
@@ -125,14 +128,34 @@ def test_nothing_is_sent_before_it_is_asked_for_and_then_each_request_goes_twice
     assert plan.exit_code == 0, plan.output
     assert [(row["model"], row["answers"]) for row in orjson.loads(plan.stdout)] == [(b.MODEL, 4)]
     assert "Nothing was sent" in CliRunner().invoke(app, asked).stdout
-    assert creates(provider) == []
+    assert ledger(provider, "creates") == []
     done = CliRunner().invoke(app, [*asked, "--execute", "--html", str(html), "-o", "json"])
     assert done.exit_code == 0, done.output
     told = orjson.loads(done.stdout)["foreground"]
     assert told["ends"] == {side: {"completed": 2} for side in ("foreground", "background")}
     assert told["run"]["pairs"] == 2
-    assert len(creates(provider)) == 4
+    assert len(ledger(provider, "creates")) == 4
     assert "Background against foreground" in html.read_text()
+
+
+def test_an_interrupted_comparison_reports_the_pairs_that_are_paid_and_cancels_the_others(
+    provider: str, tmp_path: Path
+) -> None:
+    made, stuck = world(1), {"model": b.MODEL, "input": "x", "metadata": {"sim_fault": "run_stuck_in_progress"}}
+    made.tell(b.submitted(job_id="stuck", request=InlineBody(value=stuck)))
+    bundle = bundle_of(made, tmp_path / "a.bundle")
+    asked = ["report", "latency", "--since", "1", "--bundle", str(bundle), "--foreground", "2", "--execute"]
+    command = [sys.executable, "-P", "-m", "backstop.cli", *asked, "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == "1 of 2 pairs\n"
+        process.send_signal(signal.SIGINT)
+        told = orjson.loads(process.stdout.read())["foreground"]
+        assert process.stderr.read() == "interrupted: the report has 1 of 2 pairs\n"
+    assert process.returncode == 0
+    assert (told["asked"], told["ends"]["foreground"]) == (1, {"completed": 1})
+    assert [line["op"] for line in ledger(provider, "calls") if line["op"] == "cancel"] == ["cancel"]
 
 
 def test_execute_alone_is_refused(tmp_path: Path) -> None:
