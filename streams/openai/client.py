@@ -113,6 +113,16 @@ class OpenAIClient:
         # The stream may break after the response was known.
         return first.known or reply if isinstance(reply, Fault) else reply
 
+    async def ask(self, body: Mapping[str, Any], timeout_ms: int) -> Reply:
+        """`POST /responses`, once, with this body as it is: nothing of a job is in it."""
+        timeout_s = timeout_ms / 1_000
+
+        async def call() -> httpx2.Response:
+            timeouts = httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
+            return await self._requests.send("POST", "/responses", content=(orjson.dumps(body),), timeouts=timeouts)
+
+        return await self._observed("create", call, timeout_s)
+
     async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
         """`GET /responses/{id}`, with `include` as in the create: without it the object lacks these fields."""
 

@@ -77,6 +77,18 @@ class OpenAIProvider:
         )
         return read_create(reply, self._now_ms(), self._rules)
 
+    async def ask(
+        self, request: Mapping[str, Any], *, background: bool, timeout_ms: int
+    ) -> Accepted | Rejected | Unknown:
+        """A create that belongs to no job. In the foreground the answer holds the end.
+
+        Its webhook, if it brings one, is that of a foreign response.
+        """
+        options = {} if background else {"background_options"}
+        body = {name: value for name, value in request.items() if name not in options}
+        reply = await self._client.ask({**body, "background": background, "store": True}, timeout_ms)
+        return read_create(reply, self._now_ms(), self._rules)
+
     async def poll(
         self, response_id: str, job_id: str | None, include: Sequence[str] = ()
     ) -> Seen | Missing | AskAgain | Refused:

@@ -78,6 +78,8 @@ class System:
             create_timeout_ms=3_000, adoption_grace_ms=random.choice((500, 6_000)),
             missing_grace_ms=random.choice((1_000, 6_000)), missing_patience_ms=3_000, forget_after_ms=600_000,
         )  # fmt: skip
+        self.hedging: dict[str, Any] = {}
+        """Of a worker: `hedge_share`, `knows_runs`."""
         self.workers: dict[str, Worker] = {}
         self._stores: dict[str, LocalStores] = {}
         self._lives = 0
@@ -101,7 +103,7 @@ class System:
             life = Life(chaos, f"{name}.{self._lives}", skew_ms)
             worker = self.workers[name] = Worker(
                 life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong,
-                learned=self._learned, polls=self._polls,
+                learned=self._learned, polls=self._polls, **self.hedging,
             )  # fmt: skip
             chaos.note(life.name, "START", f"skew {skew_ms} ms")
             worker.start()

@@ -11,10 +11,17 @@ from typing import Any, Final
 
 from backstop.audit.refold import FOLDS
 from backstop.runtime.records import Record
-from schemas.base import InlineBody, Message
+from schemas.base import Body, InlineBody, Message
 from schemas.codec import PoisonError, decode
+from schemas.hedges import HedgePermit, acts, unhedgeable
 from schemas.jobs import AttemptAccepted, JobRefused, JobSubmitted, ResponseAdopted
-from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, WebhookReceived
+from schemas.responses import (
+    ResponseClaimed,
+    ResponseObserved,
+    ResponseReleased,
+    ResponseTimerFired,
+    WebhookReceived,
+)
 from schemas.results import RESULT, JobResult
 
 JOBS_MAX: Final = 200_000
@@ -76,6 +83,10 @@ class Recorded:
     models: dict[str, str] = field(default_factory=dict)
     """By job: those of the range."""
     left_out: Counter[str] = field(default_factory=Counter)
+    hedgeable: set[str] = field(default_factory=set)
+    """Jobs whose request two attempts can do without harm. One in the blob store is not read, and is taken for none."""
+    permits: dict[str, HedgePermit] = field(default_factory=dict)
+    """By response: the permission for a hedge beside it."""
     end_ms: int = 0
     """The time of the last record that was read."""
     gaps: list[str] = field(default_factory=list)
@@ -154,6 +165,8 @@ class RangeReading:
             )
         noted = Noted(_lean(fact), log_ms, (record.partition, record.offset))
         self.found.by_id.setdefault(fact.id, []).append(noted)
+        if isinstance(fact, ResponseTimerFired) and fact.permit is not None:
+            self.found.permits.setdefault(fact.response_id, fact.permit)
         if isinstance(fact, WebhookReceived) and self._owners[fact.response_id][1]:
             self.found.webhooks[fact.response_id].append(noted)
         elif isinstance(fact, WebhookReceived | JobSubmitted | ResponseAdopted | JobRefused) or (
@@ -173,11 +186,18 @@ class RangeReading:
                     found.left_out["their first fact is older than the log, or than the range"] += 1
                 return False
             found.models[job_id] = getattr(fact, "model", "")
+            if isinstance(fact, JobSubmitted) and _harmless(fact.request):
+                found.hedgeable.add(job_id)
         if isinstance(fact, AttemptAccepted):
             self._owners.setdefault(fact.response_id, (job_id, fact.attempt))
         elif isinstance(fact, ResponseAdopted):
             self._owners.setdefault(fact.response_id, (job_id, 0))
         return True
+
+
+def _harmless(request: Body) -> bool:
+    asked = request.value if isinstance(request, InlineBody) else None
+    return isinstance(asked, dict) and unhedgeable(asked) is None and not acts(asked)
 
 
 def _lean(fact: Any) -> Any:

@@ -19,8 +19,8 @@ from tests.unit.backstop.audit.world import World
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "it changes nothing: known are polling, retry"),
-        ("[pollin]\n", "pollin is not a key of a policy; known are polling, retry"),
+        ("", "it changes nothing: known are polling, retry, hedging"),
+        ("[pollin]\n", "pollin is not a key of a policy; known are polling, retry, hedging"),
         ("[retry]\nretries = 3\n", r"retry.retries is not a key of a policy; known are retries_max, "),
         ("[retry]\nretries_max = -1\n", "retry.retries_max: "),
         ("[retry]\nretries_max = '3'\n", "retry.retries_max: "),

@@ -79,6 +79,12 @@ def test_losers_that_count_as_ended_show() -> None:
     assert wrong.quantile_s(0.999) > 1.2 * right.quantile_s(0.999)
 
 
+def test_a_budget_that_is_full_at_the_start_shows() -> None:
+    """A planted bug: each restart would grant hedges that no submission has paid for."""
+    right, wrong = (hedged(Scene(independent, 0.02, 1_500, budget_full=full)) for full in (False, True))
+    assert right.extra <= 0.02 + 0.001 < wrong.extra
+
+
 def stopped_after(wins: float, seed: int, hedges: int) -> int | None:
     """The hedge with which a class stops for the first time."""
     stop, chance = ClassStop(), Random(seed)
