@@ -152,7 +152,7 @@ class BrokerEnds:
                     self._consumer = await started(
                         AIOKafkaConsumer(
                             **self._options, client_id="backstop-watchdog", enable_auto_commit=False,
-                            # As the worker reads: records behind an open transaction of a stranger are no stall.
+                            # As the worker reads: records behind an open transaction are no stall.
                             isolation_level="read_committed",
                         )
                     )  # fmt: skip

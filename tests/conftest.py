@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from backstop.dev.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
 from backstop.dev.broker.docker import Engine
@@ -28,6 +29,10 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 # The time to draw and to run an example depends on the machine: other processes run beside this one.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+# A seed is the same run whatever else the process has imported. Hypothesis would also draw from the constants of all
+# modules of this project: a new constant anywhere, or another file in the same session, would change what a seed meets.
+providers._get_local_constants = lambda: providers._local_constants
 
 LONGEST_FIRST = (
     "test_torture_short.py", "test_dev.py", "test_workers.py", "test_openapi_fuzz.py", "test_broker.py",

@@ -59,13 +59,13 @@ def test_a_submitter_killed_between_any_two_steps_never_creates_twice(
             with world.worker(f"{failpoint}=kill") as doomed:
                 await world.publish(command)
                 assert await died(doomed, f"death at {failpoint}") == signal.SIGKILL
-            with world.worker() as heir:
+            with world.worker() as successor:
                 # The fold comes back from a crash of its own and says the same once more.
                 await world.publish(command, world.create("after"))
                 await eventually(lambda: _has(world, "after"), WITHIN_S, "the command after it")
                 if creates:
                     await eventually(lambda: _created(world, "job_1"), WITHIN_S, "the command itself")
-                await ended(heir)
+                await ended(successor)
             assert (await world.creates())["job_1"] == creates
             assert sum(fact.job_id == "job_1" for fact in await world.facts("jobs")) == facts
 
@@ -169,19 +169,21 @@ async def _load(world: Rig, numbers: Sequence[int], gap_s: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("heir_is_gone", [False, True], ids=["the heir is there", "the heir has left again"])
+@pytest.mark.parametrize(
+    "successor_is_gone", [False, True], ids=["the successor is there", "the successor has left again"]
+)
 def test_a_submitter_that_wakes_up_between_take_and_commit_sends_nothing(
-    rig: Callable[..., Any], heir_is_gone: bool
+    rig: Callable[..., Any], successor_is_gone: bool
 ) -> None:
     async def scenario() -> None:
         async with rig() as world:
             with world.worker("submitter.taken=stop") as zombie:
                 await world.publish(world.create("job_1"))
                 await eventually(lambda: _is_stopped(zombie.pid), WITHIN_S, "the freeze")
-                with world.worker() as heir:
-                    await eventually(lambda: _has(world, "job_1"), 30, "the heir's create")
-                    if heir_is_gone:
-                        await ended(heir)
+                with world.worker() as successor:
+                    await eventually(lambda: _has(world, "job_1"), 30, "the successor's create")
+                    if successor_is_gone:
+                        await ended(successor)
                     zombie.send_signal(signal.SIGCONT)
                     await world.publish(*(world.create(f"after_{number}") for number in range(12)))
                     await eventually(lambda: _all(world, 13), 30, "what came after")
@@ -210,7 +212,7 @@ def test_a_poller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Call
             with world.worker(f"{failpoint}=kill") as doomed:
                 await world.publish(poll)
                 assert await died(doomed, f"death at {failpoint}") == signal.SIGKILL
-            with world.worker() as heir:
+            with world.worker() as successor:
 
                 async def observed(commands: int) -> list[Any]:
                     facts = await world.facts("responses")
@@ -219,7 +221,7 @@ def test_a_poller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Call
                 await eventually(lambda: observed(1), WITHIN_S, "the observation")
                 await world.publish(poll.model_copy(update={"id": f"{response_id}/poll/2", "polls": 2}))
                 facts = await eventually(lambda: observed(2), WITHIN_S, "both observations")
-                await ended(heir)
+                await ended(successor)
             assert all(isinstance(fact, ResponseObserved) for fact in facts)
             assert {(fact.outcome, fact.job_id, fact.attempt, fact.tenant) for fact in facts} == {
                 ("completed", "job_1", 1, "acme")

@@ -15,10 +15,10 @@ from schemas.results import JobResult
 from streams.fold import job, response
 from tests.support import builders as build
 
-Place = Literal["create", "doubt", "unheard", "end", "paid end", "poll", "gone", "stuck"]
+Place = Literal["create", "doubt", "unknown", "end", "paid end", "poll", "gone", "stuck"]
 """Where the attempt meets its fault.
 
-"create": the create is refused. "doubt": a 5xx answers the create, which proves nothing. "unheard": no report comes.
+"create": the create is refused. "doubt": a 5xx answers the create, which proves nothing. "unknown": no report comes.
 "end", "paid end": the response fails without usage, with usage. "poll": polls fail for a while, then the response
 completes. "gone": each poll is answered with 404. "stuck": the response stays queued.
 """
@@ -104,7 +104,7 @@ class Life:
             case "create":
                 self._spend("refused", day.cause)
                 self.take(build.rejected(self.now_ms, number, cause=day.cause, wait_ms=day.told_ms))
-            case "doubt" | "unheard":
+            case "doubt" | "unknown":
                 self._spend("doubtful" if day.place == "doubt" else "paid", "faulty")
                 self.take(build.unknown(self.now_ms, number, answered=day.place == "doubt" or None))
                 self.pass_time(self.now_ms + self.policy.adoption_grace_ms)

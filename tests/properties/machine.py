@@ -153,8 +153,10 @@ class Machine(RuleBasedStateMachine):
         """Adopt a response that a job of ours created, reported or not, or a response made elsewhere."""
         if self.world.adopted is None:
             world = self.world
-            unheard = [made for made in world.provider.values() if ("responses", made.response_id) not in world.books]
-            known = unheard or list(world.provider.values())
+            unreported = [
+                made for made in world.provider.values() if ("responses", made.response_id) not in world.books
+            ]
+            known = unreported or list(world.provider.values())
             made = known[pick % len(known)] if ours and known else world.make_foreign(None, 1, "crow")
             self.world.adopted = made.response_id
         self.world.adopt(self.world.adopted)

@@ -53,10 +53,10 @@ TIMERS_TO_THE_END_MAX = 28
 
 CreateFate = Literal[
     "accept",
-    "accept unheard",
+    "accept unknown",
     "accept silent",
-    "unheard",
-    "answered unheard",
+    "unknown",
+    "answered unknown",
     "silent",
     "reject limited",
     "reject overloaded",

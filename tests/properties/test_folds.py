@@ -19,7 +19,7 @@ FEW = 100
 EXAMPLES_MAX = 6 * EXAMPLES
 """A line that so many miss shows a fault of the generator."""
 
-TRY_FIRST = (6, 11, 22)
+TRY_FIRST = (0, 1, 14)
 """Runs that met every line between them when this was written; others come after them as they are needed."""
 
 

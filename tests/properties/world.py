@@ -129,7 +129,7 @@ class World(Invariants):
                 hedge_at_ms = self.now_ms + HEDGE_AFTER_MS if command.hedge else None
                 told |= {"response_id": made.response_id, "tenant": command.tenant, "hedge_at_ms": hedge_at_ms}
                 self.send(build.accepted(self.now_ms, **told))
-        if fate.endswith("unheard"):
+        if fate.endswith("unknown"):
             answered = True if fate.startswith("answered") else None
             self.send(build.unknown(self.now_ms, answered=answered, **told))
 

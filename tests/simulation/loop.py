@@ -57,7 +57,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now_s = 0.0
         self._tasks_made = 0
         self._ready = _Permuted(Random(seed).random)
-        self.unheard: list[str] = []
+        self.unretrieved: list[str] = []
         """What a callback or a forgotten task raised: always a defect."""
         self.set_exception_handler(self._hear)
         self.set_task_factory(self._make_task)
@@ -90,7 +90,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return _Task(coroutine, number=self._tasks_made, loop=self)
 
     def _hear(self, _: Any, context: dict[str, Any]) -> None:
-        self.unheard.append(f"{context.get('message')}: {context.get('exception')!r}")
+        self.unretrieved.append(f"{context.get('message')}: {context.get('exception')!r}")
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""

@@ -57,7 +57,7 @@ def simulate(
     finally:
         asyncio.set_event_loop(None)
         loop.close()
-    violations += [f"unheard: {text}" for text in loop.unheard]
+    violations += [f"unretrieved: {text}" for text in loop.unretrieved]
     steps = list(chaos.steps) if trace or violations else []
     shown = steps if trace else steps[-STEPS_SHOWN:]
     return Outcome(seed, tuple(violations), chaos.met.counts, tuple(_line(*step) for step in shown), loop.time())

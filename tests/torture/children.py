@@ -244,7 +244,7 @@ class Child:
                 os.kill(pid, signal.SIGCONT)
 
     def _let_go(self, process: asyncio.subprocess.Process) -> None:
-        """Tell the leash's watcher that this end is known."""
+        """Tell the watcher of the process that this end is known."""
         pipe = process.stdin
         if pipe is not None and not pipe.is_closing():
             with suppress(OSError):

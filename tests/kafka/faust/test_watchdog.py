@@ -1,4 +1,4 @@
-"""A worker that lives, sends its heartbeats, and does nothing: it ends itself, and its heir does the work."""
+"""A worker that lives, sends its heartbeats, and does nothing: it ends itself, and its successor does the work."""
 
 import signal
 

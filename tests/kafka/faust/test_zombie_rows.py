@@ -71,14 +71,14 @@ def test_a_recovery_takes_no_row_that_is_older_than_the_one_before_it(scene: Sce
     assert other.table() == _expected(scene)
 
 
-def test_a_worker_that_wakes_up_writes_nothing_over_the_rows_of_its_heir(scene: Scene) -> None:
+def test_a_worker_that_wakes_up_writes_nothing_over_the_rows_of_its_successor(scene: Scene) -> None:
     zombie = scene.worker("w1", batch_records_max=20, watch_every_s=0.2).start()
     run(scene.produce(40))
     scene.wait_committed()
     assert zombie.process is not None
     zombie.process.send_signal(signal.SIGSTOP)
-    heir = scene.worker("w2", batch_records_max=20).start()
-    heir.wait_recovered(0)
+    successor = scene.worker("w2", batch_records_max=20).start()
+    successor.wait_recovered(0)
     run(scene.produce(RECORDS))  # newer rows of old keys, and rows of keys that the zombie has never heard of
     scene.wait_committed()
     # Its watch of the changelog may come before it hears of its lost partitions, or after: both must be harmless.
@@ -89,9 +89,9 @@ def test_a_worker_that_wakes_up_writes_nothing_over_the_rows_of_its_heir(scene: 
     )  # fmt: skip
     assert zombie_ended
     run(scene.produce(50))
-    wait_until(lambda: _latest(scene) == _expected(scene), 30, "the rows of the heir")
+    wait_until(lambda: _latest(scene) == _expected(scene), 30, "the rows of the successor")
     assert zombie.process.poll() in (None, EXIT_FAILED)
     if zombie.process.poll() is None:
         assert zombie.terminate() == 0
-    assert heir.terminate() == 0
+    assert successor.terminate() == 0
     assert _latest(scene) == _expected(scene)

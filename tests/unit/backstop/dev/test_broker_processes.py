@@ -1,4 +1,4 @@
-"""Ending processes that are not children, and the leash that ends them for an owner that is gone."""
+"""Ending processes that are not children, and the watcher that ends them for an owner that is gone."""
 
 import os
 import signal
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backstop.dev.broker import ends_with_owner as leash
-from backstop.dev.broker import processes
+from backstop.dev.broker import ends_with_owner, processes
 from tests.support.waiting import wait_until
 
 SLEEP = "import time, sys; print('up', flush=True); time.sleep(300)"
@@ -60,14 +59,14 @@ def test_a_frozen_process_is_stopped_too() -> None:
         assert process.wait(10) == -signal.SIGTERM
 
 
-def leashed(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-I", "-S", leash.__file__, *arguments)
+def watched(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-I", "-S", ends_with_owner.__file__, *arguments)
 
 
-def test_the_end_of_the_owner_kills_what_is_on_the_leash_and_removes_its_folder(tmp_path: Path) -> None:
+def test_the_end_of_the_owner_kills_what_is_watched_and_removes_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()
-    command = leashed("--wipe", str(folder), "--", sys.executable, "-c", SLEEP, "--", "mark")
+    command = watched("--wipe", str(folder), "--", sys.executable, "-c", SLEEP, "--", "mark")
     with running(*command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.close()  # as the system does when the owner dies
@@ -78,7 +77,7 @@ def test_the_end_of_the_owner_kills_what_is_on_the_leash_and_removes_its_folder(
 def test_an_owner_that_says_so_lets_the_watcher_go_and_keeps_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()
-    command = leashed("--wipe", str(folder), "--", sys.executable, "-c", SLEEP)
+    command = watched("--wipe", str(folder), "--", sys.executable, "-c", SLEEP)
     with running(*command, stdin=subprocess.PIPE) as process:
         watcher = wait_until(lambda: children_of(process.pid), 5, "the watcher")[0]
         process.terminate()
@@ -90,8 +89,8 @@ def test_an_owner_that_says_so_lets_the_watcher_go_and_keeps_the_folder(tmp_path
     assert folder.exists()
 
 
-def test_the_leash_hands_on_the_exit_code() -> None:
-    command = leashed("--", sys.executable, "-c", "raise SystemExit(7)")
+def test_the_watcher_hands_on_the_exit_code() -> None:
+    command = watched("--", sys.executable, "-c", "raise SystemExit(7)")
     assert subprocess.run(command, input=b".", check=False, timeout=30).returncode == 7
 
 

@@ -118,8 +118,8 @@ def test_an_attempt_not_adopted_in_time_is_abandoned_and_a_retry_is_granted() ->
 
 
 def test_the_grace_of_an_unknown_attempt_counts_from_the_report() -> None:
-    unheard = active(OutcomeUnknown(1, AT + GRACE), unknowns=1)
-    given(submitted()).when(unknown(AT)).then(Step(unheard))
+    of_unknown_outcome = active(OutcomeUnknown(1, AT + GRACE), unknowns=1)
+    given(submitted()).when(unknown(AT)).then(Step(of_unknown_outcome))
     given(submitted(), unknown(AT)).when(job_timer(REPORT_BY)).then_ignored(Ignored.STALE)
     given(submitted(), unknown(AT)).when(unknown(AT + 5)).then_ignored(Ignored.STALE)
 

@@ -102,7 +102,7 @@ class OneReader(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.log: list[str] = []
-        self.unheard: list[int] = []
+        self.untold: list[int] = []
         """Written by this process, in order; the acknowledgement is on its way."""
         self.hand_over = HandOver()
         self.position: int = 0
@@ -119,26 +119,26 @@ class OneReader(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def written_here(self, count: int) -> None:
         for _ in range(count):
-            self.unheard.append(len(self.log))
+            self.untold.append(len(self.log))
             self.log.append("here")
 
     @rule()
     def written_elsewhere(self) -> None:
         self.log.append("elsewhere")
 
-    @precondition(lambda self: self.unheard)
+    @precondition(lambda self: self.untold)
     @rule(index=st.integers(0, 3), again=st.booleans())
     def acknowledged(self, index: int, again: bool) -> None:
         """Mostly in order, once; now and then out of order, or twice."""
-        offset = self.unheard[min(index, len(self.unheard) - 1) if index > 1 else 0]
+        offset = self.untold[min(index, len(self.untold) - 1) if index > 1 else 0]
         if not again:
-            self.unheard.remove(offset)
+            self.untold.remove(offset)
         self.hand_over.landed(record(offset))
 
-    @precondition(lambda self: self.unheard)
+    @precondition(lambda self: self.untold)
     @rule()
     def acknowledgement_lost(self) -> None:
-        self.unheard.pop(0)
+        self.untold.pop(0)
 
     @rule(room=st.integers(0, 3))
     def handed(self, room: int) -> None:
