@@ -78,10 +78,12 @@ def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
     [
         (response(object="list"), "no_response_object"),
         (response(status=None, error={"code": "x"}, metadata=None), "no_status"),
-        ({}, "no_status"),
+        ({}, "no_response_object"),
         ([1], "no_response_object"),
         (None, "no_response_object"),
-        ({"error": {"message": "x"}}, "no_status"),
+        ({"error": {"message": "x"}}, "no_response_object"),
+        ({"status": "success", "data": None}, "no_response_object"),
+        ({"status": "error", "message": "database down"}, "no_response_object"),
         (completed(), "another_job"),
     ],
 )
@@ -115,7 +117,9 @@ def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str)
     [
         (error(404, None, "invalid_request_error"), Missing()),
         (ProviderAnswer(404, {}, {"message": "Response not found", "type": "invalid_request_error"}), Missing()),
+        (error(410, "gone"), Missing()),
         (ProviderAnswer(404), AskAgain("http_404")),
+        (ProviderAnswer(200, {}, completed(), broken=True), AskAgain("lost: the answer broke off")),
         (error(401, "invalid_api_key", None, "no"), Refused("invalid_api_key", "no")),
         (error(403, "no_access", None, "no"), Refused("no_access", "no")),
         (HTML_403, AskAgain("edge_block", 0, limited=True)),
