@@ -82,6 +82,11 @@ _MAYBE_TAKEN_4XX = frozenset({409, 425})
 """Client errors that don't prove a refusal unless they have a reason."""
 
 
+def heard(reply: Reply) -> bool:
+    """Whether the provider itself answered, and not only something in front of it, or nothing."""
+    return isinstance(reply, ProviderAnswer) and (reply.status < 500 or reply.body is not NOT_JSON)
+
+
 def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accepted | Rejected | Unknown:
     """The outcome of a create."""
     if isinstance(reply, Fault):

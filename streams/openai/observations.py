@@ -22,6 +22,8 @@ from streams.provider import Owner, Seen, Tokens
 TEXT_CHARS_MAX = 500
 CODE_CHARS_MAX = 100
 TERM_CHARS_MAX = 20
+SIZED_DEPTH_MAX = 8
+"""Items, contents and texts of an output are 4 levels."""
 ACCOUNT_WAIT_MS_MAX = 300_000
 """Limit of a wait told with a condition of the account: a month may be named, and a person mends it sooner."""
 EPOCH_S_MAX = 4_102_444_800
@@ -96,8 +98,24 @@ def see(
         ended_at_ms=_stamp_ms(body.get("completed_at")),
         poll_after_ms=poll_after_ms(headers),
         continuation_id=shown(_field(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
+        progress=_progress(body),
         model=model if isinstance(model, str) else "",
     )
+
+
+def _progress(body: Mapping[str, Any]) -> int | None:
+    """What an object shows of its run. Servers without partial output show none before the end."""
+    if body.get("status") in END_RESPONSE_STATUSES or not (body.get("output") or body.get("usage")):
+        return None
+    tokens, output = _tokens(body.get("usage")), body.get("output")
+    return (tokens.total_tokens + tokens.output_tokens if tokens else 0) + _size(output, SIZED_DEPTH_MAX) or None
+
+
+def _size(value: Any, depth: int) -> int:
+    """The texts and members of parsed JSON, down to a depth."""
+    if isinstance(value, dict | list) and depth:
+        return sum(1 + _size(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))
+    return len(value) if isinstance(value, str) else 0
 
 
 def too_large(beginning: Seen | Unseen) -> Seen:

@@ -3,11 +3,11 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from backstop.runtime.process.clock import NowMs
 from streams.openai.account import OpenAIAccount
-from streams.openai.answers import read_cancel, read_create, read_follow, read_poll
+from streams.openai.answers import heard, read_cancel, read_create, read_follow, read_poll
 from streams.openai.causes import Rule
 from streams.openai.client import OpenAIClient
 from streams.openai.settings import OpenAISettings
@@ -32,6 +32,9 @@ from streams.provider import (
     Unknown,
 )
 
+NO_RESPONSE: Final = "resp_0"
+"""The id of no response. To retrieve it shows whether the provider answers; most answer 404."""
+
 
 class OpenAIProvider:
     """One account at OpenAI, or at a compatible server. Of the operator's `rules` the first that fits counts."""
@@ -50,6 +53,8 @@ class OpenAIProvider:
         self._streams = streams
         self._now_ms = now_ms
         self._rules = rules
+        self._polls_are_heard = False
+        """A poll was answered since the start, so silence of this kind of call means something."""
 
     @classmethod
     def open(
@@ -81,10 +86,14 @@ class OpenAIProvider:
         self, response_id: str, job_id: str | None, include: Sequence[str] = ()
     ) -> Seen | Missing | AskAgain | Refused:
         reply = await self._client.retrieve(response_id, include)
+        self._polls_are_heard = self._polls_are_heard or heard(reply)
         return read_poll(reply, self._now_ms(), job_id, self._rules)
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused:
         return read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, self._rules)
+
+    async def answers(self) -> bool:
+        return not self._polls_are_heard or heard(await self._client.retrieve(NO_RESPONSE))
 
     def follow(self, response_id: str, *, event_bytes_max: int, response_bytes_max: int) -> ResponseStream:
         return OpenAIStream(self._streams, response_id, Track(event_bytes_max, response_bytes_max), self._now_ms)

@@ -183,6 +183,13 @@ def test_backstops_metadata_is_told_from_a_users(metadata: dict[str, str], owner
     assert owner_of(metadata) == owner
 
 
+def test_what_a_running_response_shows_of_its_work() -> None:
+    calm, usage = response(status="in_progress"), {"output_tokens": 4, "total_tokens": 5}
+    shown = [calm, {**calm, "usage": usage}, {**calm, "output": [{"text": "abc"}]}, completed()]
+    seen = [read_poll(ProviderAnswer(200, {}, body), 0, "job_1") for body in shown]
+    assert [each.progress for each in seen if isinstance(each, Seen)] == [None, 9, 5, None]
+
+
 def test_odd_numbers_of_a_response_are_left_out() -> None:
     body = completed(created_at=float("inf"), metadata=None)
     body |= {"completed_at": -1, "usage": {"input_tokens": True, "output_tokens": -4, "total_tokens": "9"}}
