@@ -83,8 +83,10 @@ _MAYBE_TAKEN_4XX = frozenset({409, 425})
 
 
 def heard(reply: Reply) -> bool:
-    """Whether the provider itself answered, and not only something in front of it, or nothing."""
-    return isinstance(reply, ProviderAnswer) and (reply.status < 500 or reply.body is not NOT_JSON)
+    """Whether the provider itself answered, and not only a gateway in front of it, or nothing."""
+    if isinstance(reply, Fault):
+        return False
+    return reply.body is not NOT_JSON or not (502 <= reply.status <= 504 or 520 <= reply.status <= 530)
 
 
 def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accepted | Rejected | Unknown:

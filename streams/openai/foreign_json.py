@@ -26,7 +26,7 @@ class NotJson:
 NOT_JSON: Final = NotJson()
 
 _DECODER: Final = json.JSONDecoder()
-_SPACE: Final = " \t\r\n"
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
 _PREFIX: Final = re.compile(r"\)\]\}'?,?|while ?\(1\);|for ?\(;;\);")
 """Prefixes of JSON that keep a browser from running it as a script."""
 _EVENTS: Final = re.compile(rb"\s*(?:event|data|id|retry)? ?:")
@@ -174,6 +174,5 @@ def _next(text: str, at: int, mark: str) -> int | None:
 
 
 def _over_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
-        at += 1
-    return at
+    space = _SPACE.match(text, at)
+    return at if space is None else space.end()

@@ -51,7 +51,7 @@ def test_a_silence_costs_few_jobs_no_retry(kind: str) -> None:
     assert not course.defects
     assert set(course.outcomes) <= {"completed", "open"}, course
     assert course.not_accepted == 0, course
-    assert sum(course.creates_away) <= 1, course
+    assert sum(course.creates_away) <= 2, course  # of the first half minute, in which a poll was heard before
 
 
 @pytest.mark.parametrize("kind", ["502", "529"])

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from schemas.lanes import CreateFailed, LaneFact, ProbeClaimed
+from streams.openai.provider import POLLED_MS
 from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS
 from streams.workers.lanes import Lanes
 from tests.support.waiting import eventually
@@ -33,6 +34,7 @@ def test_while_the_provider_is_silent_nothing_is_sent_that_may_be_paid(tmp_path:
         accepted = server.answer(200, server.response())
         async with submitting(tmp_path, seen, lost, lost, server.html(502), back, accepted) as bench:
             await bench.provider.poll(server.RESPONSE_ID, "job_1")
+            bench.now_ms[0] += POLLED_MS
             causes = list[str]()
             for attempt in range(1, 5):
                 bench.commands.publish(create(attempt=attempt))
