@@ -362,6 +362,7 @@ def _again(
             spec.policy,
             seed=event.job_id,
             now_ms=event.at_ms,
+            deadline_ms=spec.deadline_at_ms,
             cause=cause,
             told_ms=told_ms,
             spend=budget_of(attempts, spec.policy, spend),

@@ -28,7 +28,7 @@ _PLAIN: dict[str, Any] = {
     "doubts_max": 12, "on_account": "wait", "answered": False, "said": "", "code": None, "usage": None, "last": False,
     "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,
     "held_for": None, "turn": None, "hedge": None, "tags_sent": None, "latency_class": [], "changes": 0,
-    "retry_of": None, "change": 0, "control": False,
+    "retry_of": None, "change": 0, "control": False, "progress": None,
 }  # fmt: skip
 """Fields are left out of a row where they have these values. Most rows are half the size, and rows that are older than
 the fields have the same bytes."""
@@ -75,8 +75,9 @@ def decode_job_state(data: bytes) -> job.JobState:
 
 def encode_response_state(state: response.ResponseState) -> bytes:
     row = _lean(_RESPONSE.dump_python(state, mode="json"))
-    if "claim" in row:
-        row["claim"] = _lean(row["claim"])
+    for part in ("claim", "sight"):
+        if part in row:
+            row[part] = _lean(row[part])
     return canonical(row)
 
 

@@ -194,19 +194,25 @@ class BoundedTransport(AiohttpTransport):
         return beginning, {CUT: True} if read is None else {LARGE: read}
 
     async def _read(self, pieces: AsyncGenerator[bytes, None], reading: Reading, bytes_max: int) -> list[bytes]:
-        """Up to `bytes_max`, unpacked. A connection that was not read to its end is closed."""
+        """Up to `bytes_max`, unpacked. A connection that was not read to its end is closed. Where it breaks, what came
+        is returned: a response's id stands at the beginning.
+        """
         parts: list[bytes] = []
         size_bytes = 0
-        async with aclosing(pieces):
-            async for piece in pieces:
-                parts.append(piece[: bytes_max - size_bytes])
-                size_bytes += len(parts[-1])
-                if size_bytes == bytes_max:
-                    break
-                if size_bytes > FREE_BYTES:
-                    await self._limits.memory.resize(reading.hold, 2 * size_bytes)
-                if len(piece) > PIECE_BYTES:
-                    await asyncio.sleep(0)
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    parts.append(piece[: bytes_max - size_bytes])
+                    size_bytes += len(parts[-1])
+                    if size_bytes == bytes_max:
+                        break
+                    if size_bytes > FREE_BYTES:
+                        await self._limits.memory.resize(reading.hold, 2 * size_bytes)
+                    if len(piece) > PIECE_BYTES:
+                        await asyncio.sleep(0)
+        except (httpx2.ReadError, httpx2.RemoteProtocolError):
+            if not parts:
+                raise
         return parts
 
 

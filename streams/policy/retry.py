@@ -61,8 +61,9 @@ class Spent:
 
 
 def next_attempt(
-    policy: JobPolicy, *, seed: str, now_ms: int, cause: Cause, told_ms: int, spend: Spend, spent: Spent
-) -> RetryDecision:
+    policy: JobPolicy, *, seed: str, now_ms: int, deadline_ms: int, cause: Cause, told_ms: int, spend: Spend,
+    spent: Spent,
+) -> RetryDecision:  # fmt: skip
     """The decision after an attempt has ended: retry at a time, or give up with the reason.
 
     :param seed: seeds the jitter, so that a refold decides the same.
@@ -71,9 +72,17 @@ def next_attempt(
     why = _used_up(policy, spend, spent) or _pointless(policy, cause, spent)
     if why is not None:
         return GiveUp(why)
-    return Retry(
-        now_ms + wait_ms(policy, f"{seed}/{spent.refused}/{spent.paid + spent.unpaid}", cause, told_ms, spent.streak)
-    )
+    least_ms = wait_ms(policy, f"{seed}/{spent.refused}/{spent.paid + spent.unpaid}", cause, told_ms, spent.streak)
+    if spend == "doubtful":
+        least_ms = max(least_ms, _spread_ms(policy.doubts_max, spent.doubtful, deadline_ms - now_ms))
+    return Retry(now_ms + least_ms)
+
+
+def _spread_ms(most: int, used: int, left_ms: int) -> int:
+    """The second half of the budget of doubts is spread over the time that is left, each wait twice as long as the one
+    before: no outage uses it up before the deadline.
+    """
+    return 0 if 2 * used <= most else max(0, left_ms) >> (most - used + 1)
 
 
 def _used_up(policy: JobPolicy, spend: Spend, spent: Spent) -> str | None:

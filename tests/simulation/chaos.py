@@ -63,7 +63,8 @@ class Mixture:
     poll_only: str = ""
     run_only: str = ""
     provider_away: tuple[tuple[float, float, str], ...] = ()
-    """(from, to, answer): seconds of the run between which all creates get one answer, a name in `provider.HEARD`."""
+    """(from, to, answer): seconds of the run between which all creates get one answer, a name in
+    `provider.HEARD`; behind `provider.POLLS_TOO`, polls as well."""
     webhook_late_s: float = 0.0
     """Added to the delay of every webhook."""
     clock_s: float = 0.0

@@ -16,6 +16,7 @@ from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
 from schemas.lanes import CreateFact
+from streams.openai.provider import OpenAIProvider
 from streams.policy.lanes import PROBE_WAIT_MS
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy, Webhooks
@@ -61,6 +62,7 @@ class Bench:
     now_ms: list[int]
     rate: PollRate
     pauses: Pauses
+    provider: OpenAIProvider
 
     async def facts(self, count: int, timeout_s: float = 5) -> list[Any]:
         await eventually(lambda: len(self.publisher.acked) >= count, timeout_s, f"{count} facts")
@@ -135,7 +137,7 @@ async def submitting(
         submitter = Submitter(commands, parts, SubmitterLimits(**{"drain_ms": 2_000, **limits}), rules)
         run = asyncio.create_task(submitter.run(stop))
         try:
-            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate, pauses)
+            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate, pauses, provider)
         finally:
             stop.set()
             await asyncio.gather(run, return_exceptions=True)
