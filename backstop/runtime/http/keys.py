@@ -11,6 +11,7 @@ import hmac
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,16 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, IPvAnyNetwork, StringConstraints, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.settings import TENANT
@@ -99,6 +109,15 @@ class KeysFile(BaseModel):
     keys: tuple[ApiKey, ...] = ()
     tenants: dict[TenantName, TenantLimits] = Field(default_factory=dict)
 
+    @field_validator("keys")
+    @classmethod
+    def _each_once(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        """Of two entries with one id, one may be revoked."""
+        twice = [key_id for key_id, count in Counter(key.id for key in keys).items() if count > 1]
+        if twice:
+            raise ValueError(f"the key id {twice[0]} stands there more than once: keep one of its entries")
+        return keys
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -133,7 +152,10 @@ def load_keys(path: Path) -> KeysFile:
     :raises ConfigurationError: the file can't be read, or is not valid. The message holds nothing of its content.
     """
     try:
-        if path.stat().st_mode & stat.S_IWOTH:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # A pipe would block the process, and a device may have no end.
+            raise ConfigurationError(f"the keys file {path} is no regular file")
+        if mode & stat.S_IWOTH:
             raise ConfigurationError(
                 f"the keys file {path} can be written by everybody on this machine: chmod 600 {path}"
             )
