@@ -73,6 +73,7 @@ log = get_logger("receiver.app")
 
 HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions", Submissions)
+PREVIOUS: web.AppKey[PreviousResponses] = web.AppKey("previous", PreviousResponses)
 RESPONSES: web.AppKey[Responses] = web.AppKey("responses", Responses)
 LIVE: web.AppKey[Live] = web.AppKey("live", Live)
 BLOBS: web.AppKey[CountedBlobs] = web.AppKey("blobs", CountedBlobs)
@@ -185,7 +186,7 @@ def build_app(
     )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
     app.cleanup_ctx.append(_saving_last_used(ring))
-    app[SUBMISSIONS], app[RESPONSES], app[BLOBS] = submissions, shown, counted
+    app[SUBMISSIONS], app[RESPONSES], app[BLOBS], app[PREVIOUS] = submissions, shown, counted, previous
     app[HEALTH], app[KEYS], app[METRICS] = health, ring, metrics
     declare(app, RECEIVE, webhooks.receive, expect_handler=_expect)
     adopt = AdoptIngress(submissions, reads, settings.submission, limits).adopt

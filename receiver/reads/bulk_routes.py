@@ -248,6 +248,8 @@ class RetryBatchView(TypedDict):
     jobs: list[RetriedView]
     without_request: NotRequired[list[str]]
     """Jobs whose request is not stored any more, or was never known (adopted responses). They were not retried."""
+    refused: NotRequired[list[str]]
+    """Jobs whose response was deleted, or whose request names what it may not name now. They were not retried."""
     next_cursor: NotRequired[str]
     """Present while there may be more jobs: send it as `cursor`."""
 

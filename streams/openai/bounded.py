@@ -245,8 +245,8 @@ async def pieces_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
 def is_packed_twice(codings: Sequence[str]) -> bool:
     """Whether an answer has more than one content coding. It is then read as it came, and can't be understood.
 
-    2 KB packed three times unpack to gigabytes of empty blocks of the last coding: hours of work without one byte that a
-    limit could count. No server has a reason to pack an answer twice.
+    2 KB packed three times unpack to gigabytes of empty blocks of the last coding: hours of work without one byte that
+    a limit could count. No server has a reason to pack an answer twice.
     """
     return sum(coding.strip().lower() not in ("", "identity") for line in codings for coding in line.split(",")) > 1
 

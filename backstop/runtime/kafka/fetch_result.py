@@ -1,7 +1,7 @@
 """What a consumer gets at once of one partition's fetch: a bounded number of records, and a bounded number of bytes.
 
-The bytes count unpacked. A fetch of 1 MiB may hold a thousand compressed batches of 1 KB that unpack to 25 MB each: each
-is within the limit of a batch, and all of them at once are 25 GB.
+The bytes count unpacked. A fetch of 1 MiB may hold a thousand compressed batches of 1 KB that unpack to 25 MB each.
+Each is within the limit of a batch, and all of them at once are 25 GB.
 """
 
 from typing import Any

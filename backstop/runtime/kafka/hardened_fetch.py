@@ -130,7 +130,7 @@ class PartitionRecords:
         return self._iterator
 
     def pack_up(self) -> None:
-        """Free the memory of a large unpacked batch, as each partition may have one: the next record unpacks it again."""
+        """Free the memory of a large unpacked batch; each partition may have one. The next record unpacks it again."""
         if self._room_bytes > BYTES_AT_ONCE_MAX:
             self._iterator = self._read()
 

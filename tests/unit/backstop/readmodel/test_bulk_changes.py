@@ -165,6 +165,29 @@ def test_a_retry_is_a_new_job_that_names_the_ended_one_and_is_made_once(with_api
     with_api(body)
 
 
+def test_what_was_deleted_or_may_not_be_named_any_more_is_not_retried(with_api: Any) -> None:
+    requests: dict[str, dict[str, Any]] = {
+        "fine": {"input": "x"},
+        "deleted": {"input": "x"},
+        "unshared": {"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
+        "follows": {"previous_response_id": "resp_z"},
+        "strange": {"previous_response_id": "resp_unknown"},
+    }
+
+    async def body(api: Api) -> None:
+        await api.take(submitted("z:theirs", tenant="z"), accepted("z:theirs", response_id="resp_z"))
+        for name, request in requests.items():
+            value = InlineBody(value={"model": "gpt-5", **request})
+            await expired(api, f"acme:{name}", tenant="acme", request=value)
+        await api.shown.hide("acme", "deleted")
+        batch = await api.ask(act="retry", tenant="acme", everything=True, **WHY)
+        assert [made["retry_of"] for made in batch["jobs"]] == ["fine"]
+        assert set(batch["refused"]) == requests.keys() - {"fine"}
+        assert len(submissions(api)) == 1
+
+    with_api(body)
+
+
 def test_a_retry_may_be_retried_and_has_another_id(with_api: Any) -> None:
     async def body(api: Api) -> None:
         await expired(api, "a")

@@ -9,9 +9,8 @@ def records(count: int, value: bytes, headers: int = 0) -> list[Record]:
 
 
 def test_many_records_fill_it_and_few_large_ones_too() -> None:
-    for given in (
-        records(RECORDS_MAX, b""), records(2, b"x" * (BYTES_MAX // 2)), records(50, b"", BYTES_MAX // HEADER_BYTES // 50 + 1),
-    ):  # fmt: skip
+    large, many_headers = b"x" * (BYTES_MAX // 2), BYTES_MAX // HEADER_BYTES // 50 + 1
+    for given in (records(RECORDS_MAX, b""), records(2, large), records(50, b"", many_headers)):
         pending = Pending()
         pending.add(given[:-1])
         assert not pending.full
