@@ -145,12 +145,14 @@ class KeyRing:
         self._follow()
         return DEVELOPER if self.development else None
 
-    def still_allows(self, caller: Caller, scope: Scope) -> bool:
-        """Whether a caller accepted earlier would still be accepted now, for `scope`."""
+    def still_allows(self, caller: Caller, scope: Scope, address: str) -> bool:
+        """Whether a caller accepted earlier would still be accepted now, for `scope` and from `address`."""
         if not caller.key_id:
             return self.caller_without_key() is not None
         key = self.live_key(caller.key_id)
-        return key is not None and key.tenant == caller.tenant and scope in key.scopes
+        return (
+            key is not None and key.tenant == caller.tenant and scope in key.scopes and allowed(address, key.addresses)
+        )
 
     def limits_of(self, tenant: str) -> TenantLimits:
         return self._tenants.get(tenant, NO_LIMITS)
