@@ -32,6 +32,7 @@ from receiver.access.addresses import client_address
 from receiver.access.callers import CALLER, TICKET, CallerIngress
 from receiver.access.identity import RATE, authentication
 from receiver.access.keys import KeyRing
+from receiver.access.priorities import limited_by
 from receiver.access.quotas import Quotas, knows_no_load
 from receiver.access.tickets import Tickets
 from receiver.answers import CountedBlobs, ReadMemory, sending
@@ -146,6 +147,7 @@ def build_app(
         limits=limits,
         quotas=quotas,
         limit_rules=settings.limit_rules(),
+        allows_priority=limited_by(ring.priorities_of),
     )
 
     async def is_hidden(tenant: str, response_id: str) -> bool:

@@ -269,7 +269,7 @@ CHANGE_MANY: Final = Route(
     "other.\n\nEach job gets a fact of its own, and a repeat changes nothing: a run that was broken off may begin "
     "anew.",
     answers=(Answer(200, "The plan, or the batch that was changed.", ChangePlanView | ChangeBatchView),),
-    problems={403: ("scope_missing",), 503: ("log_unavailable", *AWAY[503])},
+    problems={403: ("scope_missing", "priority_not_allowed"), 503: ("log_unavailable", *AWAY[503])},
 )  # fmt: skip
 
 RETRY_MANY: Final = Route(
@@ -279,7 +279,8 @@ RETRY_MANY: Final = Route(
     "often this is sent. A retry may itself be retried. Quotas of the tenant count.",
     answers=(Answer(200, "The plan, or the batch that was submitted.", RetryPlanView | RetryBatchView),),
     problems={
-        403: ("scope_missing",), 409: ("job_id_taken",), 429: ("open_jobs_exceeded", "token_budget_exceeded"),
+        403: ("scope_missing", "priority_not_allowed"), 409: ("job_id_taken",),
+        429: ("open_jobs_exceeded", "token_budget_exceeded"),
         503: ("log_unavailable", "busy", *AWAY[503]),
     },
 )  # fmt: skip

@@ -89,7 +89,7 @@ class Responses:
         return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
 
     async def asked_in_short(self, request_sha256: str) -> dict[str, Any] | None:
-        """The request as it was submitted, without the large members of a large one; None if it is not stored (any more)."""
+        """The request as it was submitted, without the large members of a large one; None if it is not stored."""
         read = await self._stored.member(request_sha256, "request")
         return None if read is None else read.members
 

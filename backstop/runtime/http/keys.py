@@ -32,6 +32,7 @@ from pydantic import (
 
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.settings import TENANT
+from schemas.base import Priority
 from schemas.sentences import sentence
 
 Scope = Literal["submit", "read", "operate", "admin"]
@@ -69,6 +70,8 @@ class ApiKey(BaseModel):
     name: Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)] | None = None
     addresses: Annotated[tuple[IPvAnyNetwork, ...], Field(max_length=ADDRESSES_MAX)] = ()
     """Networks from which the key may be used; empty allows all."""
+    priorities: Annotated[frozenset[Priority], Field(min_length=1)] | None = None
+    """The classes in which its jobs may wait for their turn; None allows all."""
     created_by: PersonName | None = None
     revoked_by: PersonName | None = None
 
@@ -182,6 +185,8 @@ def save_keys(path: Path, content: KeysFile) -> None:
     ordered = content.model_dump(mode="json", exclude_none=True)
     for key in ordered["keys"]:
         key["scopes"] = sorted(key["scopes"])
+        if "priorities" in key:
+            key["priorities"] = sorted(key["priorities"])
         if not key["addresses"]:
             del key["addresses"]
     write_private(path, orjson.dumps(ordered, option=orjson.OPT_INDENT_2) + b"\n")

@@ -16,6 +16,7 @@ from backstop.runtime.blobs import Bodies, FolderBlobs
 from backstop.runtime.claims import FolderClaims
 from backstop.runtime.http.keys import TenantLimits
 from backstop.runtime.kafka.reporting import Reporting
+from receiver.access.priorities import limited_by
 from receiver.access.quotas import Quotas, knows_no_load
 from receiver.app import _answer_with_problems
 from receiver.ingress.previous import PreviousResponses
@@ -28,6 +29,7 @@ from receiver.reads.bulk_routes import BATCH_MAX, IDS_MAX
 from receiver.reads.lanes import Publishing
 from receiver.reads.lookups import DatabaseReads
 from receiver.responses_api.responses import Responses
+from schemas.base import Priority
 from schemas.jobs import CancelRequested
 from schemas.prompt_cache import CacheRule
 from streams.submission import SubmissionPolicy
@@ -53,6 +55,8 @@ class Api(Client):
         self.shown = shown
         self.published = publisher
         self.blobs = blobs
+        self.priorities: frozenset[Priority] | None = None
+        """That the key may give."""
 
     async def ask(
         self, answered: int = 200, tenant: str = "default", scopes: str = OPERATOR, act: str = "cancel", **body: Any
@@ -92,10 +96,12 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
 
         previous = PreviousResponses(reads, blobs, POLICY, is_hidden, submissions.accepted, limits.appear_s)
         shown = Responses(reads, submissions, previous, blobs, limits)
-        publishing, retrying = Publishing(publisher, limits), Retrying(submissions, blobs, previous.allows_again)
+        publishing = Publishing(publisher, limits, limited_by(lambda _key: found.priorities))
+        retrying = Retrying(submissions, blobs, previous.allows_again)
         add_bulk_routes(app, database, RIGHTS, lambda: NOW_MS, read_prices(PRICES), publishing, retrying)
         async with served(app) as session:
-            yield Api(session, projection, publisher, blobs, shown)
+            found = Api(session, projection, publisher, blobs, shown)
+            yield found
 
 
 @pytest.fixture

@@ -68,6 +68,19 @@ def test_a_change_is_planned_made_once_a_job_and_a_repeat_finds_nothing_left(wit
     with_api(body)
 
 
+def test_a_key_changes_jobs_to_a_priority_that_it_may_give_alone(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(submitted("a"))
+        api.priorities = frozenset({"bulk"})
+        refusal = await api.ask(403, act="change", ids=["a"], priority="interactive", **WHY)
+        assert refusal["code"] == "priority_not_allowed"
+        assert not api.published.landed
+        assert (await api.ask(act="change", ids=["a"], priority="bulk", **WHY))["count"] == 1
+        assert (await api.ask(act="change", ids=["a"], deadline_at_ms=SOON_MS))["count"] == 1
+
+    with_api(body)
+
+
 def test_a_deadline_is_moved_and_one_that_has_passed_ends_jobs(with_api: Any) -> None:
     async def body(api: Api) -> None:
         await api.take(submitted("a"), submitted("b"))
