@@ -29,7 +29,8 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.startup import stop_on_signals
 from receiver.access.identity import PAGE, caller_of, tenant_of
-from receiver.app import BLOBS, KEYS, LIVE, RESPONSES, SUBMISSIONS, beside, build_app
+from receiver.access.priorities import limited_by
+from receiver.app import BLOBS, KEYS, LIVE, PREVIOUS, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
@@ -161,9 +162,9 @@ def application(
     beside_rows = BesideReadModel(spending, folders, lane_watch, watch, app[KEYS].expiring)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, beside_rows)
     add_cost_routes(app, database, tenant_of, now_ms, spending)
-    publishing = Publishing(publisher, limits)
+    publishing = Publishing(publisher, limits, limited_by(app[KEYS].priorities_of))
     add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)
-    retrying = Retrying(app[SUBMISSIONS], blobs)
+    retrying = Retrying(app[SUBMISSIONS], blobs, app[PREVIOUS].allows_again)
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing, retrying)
     add_search_routes(app, database, blobs, tenant_of, shown, taken)
     add_status_route(app, watch, now_ms)

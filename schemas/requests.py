@@ -103,6 +103,11 @@ _BOTH_DEADLINES: dict[str, Any] = {
 }
 
 
+BEGINS_TOO_LATE = (
+    f"not_before_ms must be less than {TIMEOUT_MS_MAX // 86_400_000} days ahead: no deadline of a job is later"
+)
+
+
 class _Deadlined(_Strict):
     """A request that ends by an instant, or after a duration."""
 
@@ -137,6 +142,14 @@ class Submit(_Deadlined):
     hedge: StrictBool | None = None
     """Whether the job may have a second attempt beside a slow one: the first to complete wins, and both cost tokens.
     Left out: as the operator set it."""
+
+    @property
+    def priority_or_normal(self) -> Priority:
+        return self.priority or "normal"
+
+    def begins_too_late(self, at_ms: int) -> bool:
+        """Whether the job, submitted at `at_ms`, would end before it may begin: no deadline is further away."""
+        return (self.not_before_ms or 0) >= at_ms + TIMEOUT_MS_MAX
 
     @model_validator(mode="after")
     def _begins_before_its_deadline(self) -> Self:

@@ -354,7 +354,7 @@ def turn_of(prepared: Prepared, tenant: str, at_ms: int, limits: LimitRules) -> 
     most = request.get("max_output_tokens")
     return Turn(
         waits=True if waits else None,
-        priority=submit.priority or "normal",
+        priority=submit.priority_or_normal,
         not_before_ms=submit.not_before_ms,
         request_bytes=len(prepared.request_json),
         output_tokens_max=most if isinstance(most, int) and 0 < most < 2**31 else None,

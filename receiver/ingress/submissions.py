@@ -21,6 +21,7 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.shares import Shares
+from receiver.access.priorities import AllowsPriority, any_priority
 from receiver.access.quotas import Quotas
 from receiver.limits import Limits
 from receiver.lookups import KnownJob
@@ -71,6 +72,7 @@ class NotTaken:
 
     - `conflict`: the id names another submission.
     - `deadline_past`: the deadline has passed.
+    - `begins_too_late`: it may not begin before the latest deadline of a job.
     - `busy`: too many submissions in progress.
     - `log`: not acknowledged; the log may have it, and a repeat is safe.
     - `unconfirmed`: the log has it, and perhaps another submission under the same id before it.
@@ -78,7 +80,7 @@ class NotTaken:
     - `quota`: see `problem`.
     """
 
-    why: Literal["conflict", "deadline_past", "busy", "log", "unconfirmed", "storage", "quota"]
+    why: Literal["conflict", "deadline_past", "begins_too_late", "busy", "log", "unconfirmed", "storage", "quota"]
     problem: Problem | None = None
 
 
@@ -125,7 +127,9 @@ class Submissions:
         limits: Limits,
         quotas: Quotas,
         limit_rules: LimitRules = NO_LIMITS,
+        allows_priority: AllowsPriority = any_priority,
     ) -> None:
+        self._allows_priority = allows_priority
         self._limit_rules = limit_rules
         self._publisher = reporting.publisher
         self._metrics = reporting.metrics
@@ -222,7 +226,11 @@ class Submissions:
         deadline_at_ms = prepared.deadline_at_ms
         if deadline_at_ms is not None and deadline_at_ms <= at_ms:
             return NotTaken("deadline_past")
+        submit = prepared.submit if isinstance(prepared, Prepared) else None  # an adopted response has begun
+        if submit is not None and submit.begins_too_late(at_ms):
+            return NotTaken("begins_too_late")
         try:
+            self._allows_priority(None if submit is None else submit.priority_or_normal)
             await self._quotas.admit(tenant, job_id)
         except Refusal as refusal:
             return NotTaken("quota", refusal.problem)

@@ -83,6 +83,7 @@ class _ChangeMany(BulkAction[ChangeManyBody]):
     body = ChangeManyBody
 
     def _check(self, asked: ChangeManyBody) -> None:
+        self._jobs.publishing.allows_priority(asked.priority)
         latest_ms = self._jobs.now_ms() + TIMEOUT_MS_MAX
         if asked.deadline_at_ms is not None and asked.deadline_at_ms > latest_ms:
             far = FieldError("#/deadline_at_ms", f"must be at most {latest_ms}, which is in seven days")

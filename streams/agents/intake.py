@@ -15,6 +15,7 @@ from schemas.base import Message
 from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object, readable
 from schemas.job_ids import qualified_job_id
 from schemas.requests import (
+    BEGINS_TOO_LATE,
     FIELDS_MAX,
     GIVEN_JOB_ID_PATTERN,
     JOB_ID_CHARS_MAX,
@@ -56,6 +57,8 @@ async def take_request(
             raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
         _refuse_foreign(request, tenant, policy)
         prepared = prepare(request)
+        if request.begins_too_late(now_ms):
+            raise PoisonError("invalid", BEGINS_TOO_LATE)
         if claims is not None and await claims.claim(job_id, prepared.sha256) not in (None, prepared.sha256):
             # The job and its result belong to the earlier submission: publish only the dead letter under this id.
             error = PoisonError("conflict", "the job id belongs to an earlier submission with another request")
