@@ -26,6 +26,7 @@ from schemas.base import (
 )
 from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
+from schemas.spend_caps import SpendCap
 from schemas.statuses import EndResponseStatus, SettledStatus
 
 
@@ -124,6 +125,8 @@ class JobSubmitted(JobMessage):
     """Absent where the submission names no `prompt_cache_key`, and no rule makes one."""
     retry: RetryOf | None = None
     """Absent where the job repeats no other one."""
+    cap: SpendCap | None = None
+    """Absent where the submission names no cap."""
 
 
 class ResponseAdopted(JobMessage):

@@ -206,6 +206,7 @@ class Worker:
             tenant=tenant,
             claims=self._storage.claims,
             limits=self._settings.limit_rules(),
+            prices=self._settings.prices(),
         )
 
     def _open_access(self) -> ProviderAccess:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,7 +18,9 @@ from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
 from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
+from streams.policy.caps import cap_of
 from streams.policy.limits import NO_LIMITS, LimitRules
+from streams.policy.prices import NO_PRICES, Prices
 
 Ingress = Literal["http", "kafka"]
 CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
@@ -235,7 +238,7 @@ def prepare(submit: Submit) -> Prepared:
     # The hash of these bytes identifies a submission for good: never change their form.
     data = canonical(rest | {"request": submit.request})
     frame = canonical(rest | {"request": 0})
-    # Before it come only numbers (deadline_at_ms, not_before_ms), hedge and a priority, which can't contain its name.
+    # Before it come only numbers (deadlines, caps), hedge and a priority, which can't contain its name.
     begins = frame.index(_REQUEST) + len(_REQUEST)
     ends = len(data) - (len(frame) - begins - 1)
     return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins:ends])
@@ -306,12 +309,17 @@ async def to_submitted(
     policy: SubmissionPolicy,
     bodies: Bodies,
     limits: LimitRules = NO_LIMITS,
+    prices: Prices = NO_PRICES,
 ) -> JobSubmitted:
     """The fact for a submission. A large body is written to the blob store before this returns.
 
     The caller must have refused a past deadline.
+
+    :raises CapRefusedError: the job has a cap of money, and its request has no price.
     """
     submit, sha256 = prepared.submit, prepared.sha256
+    today = datetime.fromtimestamp(at_ms / 1_000, UTC).date()
+    cap = cap_of(submit.request, submit.max_tokens_spent, submit.max_cost_usd, prices, today)
     model, named = str(submit.request["model"]), submit.request.get("prompt_cache_key")
     key = named if isinstance(named, str) else None
     cache, sent = policy_of(policy.prompt_cache_rules, job_id=job_id, tenant=tenant, model=model, key=key)
@@ -342,6 +350,7 @@ async def to_submitted(
         prompt_cache=None if cache.policy == "as_is" and key is None else cache,
         turn=turn_of(prepared, tenant, at_ms, limits),
         retry=prepared.retry,
+        cap=cap,
     )
 
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import CostQuestion, Dollars, Tally, day_of, number_of
-from backstop.readmodel.prices import ATTO, Priced, Prices, Used, dollars
 from schemas.base import TenantId
+from streams.policy.prices import ATTO, Priced, Prices, Used, dollars
 
 BUDGETS_MAX: Final = 1_000
 

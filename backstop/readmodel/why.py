@@ -289,6 +289,9 @@ def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
         return f"The job was cancelled{by}{because}"
     if reason is not None and reason.code == "would_not_finish":
         return f"The job was ended before it began, as it could not end by its deadline{because}"
+    if reason is not None and reason.code == "cost_cap":
+        ended = "was ended before it began" if outcome == "rejected" else "got no further attempt"
+        return f"The job {ended}, as its own cap leaves no room{because}"
     if outcome == "rejected" and reason is not None and reason.code == "response_taken":
         return f"The job was rejected, as it can't adopt the response{because}"
     return f"{_ENDS.get(outcome, f'The job ended as {outcome}')}{because}"

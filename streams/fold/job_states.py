@@ -6,6 +6,7 @@ from typing import Literal, assert_never
 from schemas.base import Body, Cause
 from schemas.jobs import JobPolicy, JobSubmitted, ResponseAdopted, Turn
 from schemas.results import Reason
+from schemas.spend_caps import SpendCap
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
 
@@ -34,6 +35,8 @@ class Spec:
     """How many changes were taken."""
     retry_of: str | None = None
     """The ended job whose request this job repeats."""
+    cap: SpendCap | None = None
+    """What all attempts may spend together."""
 
 
 def spec_of_submitted(event: JobSubmitted) -> Spec:
@@ -51,6 +54,7 @@ def spec_of_submitted(event: JobSubmitted) -> Spec:
         window_ms=event.window_ms,
         turn=event.turn,
         retry_of=event.retry.job_id if event.retry is not None else None,
+        cap=event.cap,
     )
 
 

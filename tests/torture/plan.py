@@ -49,7 +49,7 @@ SETTINGS: Final[dict[str, str]] = {
 }
 
 
-FIRST_USD: Final = 0.02
+FIRST_USD: Final = 0.005
 """The first budget of a run: some tens of its cheap jobs."""
 
 

@@ -14,12 +14,12 @@ from backstop.readmodel.budget_stops import RESUME_SHARE, BudgetStops, changes
 from backstop.readmodel.budgets import Budget, BudgetSpent, Spending
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
-from backstop.readmodel.prices import ATTO, Prices, read_prices
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.pauses import CreatesPaused, CreatesResumed, PauseFact, PauseScope
+from streams.policy.prices import ATTO, Prices, read_prices
 from tests.support.waiting import eventually
 from tests.unit.backstop.readmodel.conftest import Bench
 from tests.unit.backstop.readmodel.logs import Log

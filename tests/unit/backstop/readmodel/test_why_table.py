@@ -9,9 +9,10 @@ import pytest
 
 from backstop.readmodel.rows import Place
 from backstop.readmodel.why import JobSituation, why
-from schemas.base import Cause, Message
+from schemas.base import Cause, Message, Usage
 from schemas.jobs import JobChanged, JobFoundTooLate, RetryOf, Turn
 from schemas.pauses import CreatesPaused, PauseScope
+from schemas.spend_caps import SpendCap
 from schemas.statuses import JOB_OUTCOMES, JobOutcome, SettledStatus
 from streams import fold
 from streams.fold import attempts
@@ -65,6 +66,7 @@ BESIDE: tuple[Message, ...] = (*GIVEN_UP, timer(due_ms=AGAIN_MS, at_ms=AGAIN_MS)
 FAILED: tuple[Message, ...] = (*EARLY, failed(at_ms=2_500))
 RETRY_MS = due_ms(*FAILED)
 NEVER_TWICE = submitted(policy=submitted().policy.model_copy(update={"retries_max": 0}))
+CAPPED = submitted(cap=SpendCap(tokens_max=1_000, input_tokens=11, output_tokens=2_000))
 TOO_LATE = JobFoundTooLate(id="x", at_ms=DEADLINE_MS - 30_000, job_id="j", needs_ms=60_000)
 
 STATUSES: dict[Status, JobSituation] = {
@@ -110,6 +112,8 @@ REASONS: dict[str, JobSituation] = {
     "deadline, moved": seen(*EARLY, changed(deadline_at_ms=0)),
     "deadline, waiting": seen(QUEUED, timer(due_ms=1_000, at_ms=DEADLINE_MS)),
     "would_not_finish": seen(QUEUED, TOO_LATE),
+    "cost_cap": seen(CAPPED, *EARLY[1:], failed(at_ms=2_500, usage=Usage(output_tokens=900))),
+    "cost_cap, at once": seen(submitted(cap=SpendCap(tokens_max=10, input_tokens=11, output_tokens=2))),
     "response_taken": seen(adopted(), TAKEN),
     "unknown_outcome": seen(
         NEVER_TWICE, timer(due_ms=REPORT_MS, at_ms=REPORT_MS), timer(due_ms=ADOPT_MS, at_ms=ADOPT_MS)
