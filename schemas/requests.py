@@ -23,6 +23,7 @@ from pydantic import (
 
 from schemas.base import Priority, ResponseId, UnixMs
 from schemas.codec import deeper_than
+from schemas.fallbacks import AFTER_MS, AFTER_MS_MAX, AFTER_MS_MIN, FALLBACKS_MAX, FallbackChoice
 from schemas.hedges import unhedgeable
 from schemas.spend_caps import COST_USD_MAX, TOKENS_MAX
 
@@ -140,6 +141,15 @@ class _Deadlined(_Strict):
         return self
 
 
+class FallbackGiven(_Strict):
+    """The fallbacks of a job."""
+
+    to: Annotated[tuple[FallbackChoice, ...], FailFast()] = Field(max_length=FALLBACKS_MAX)
+    """In this order, each once; an empty list means none."""
+    after_ms: Annotated[int, Field(ge=AFTER_MS_MIN, le=AFTER_MS_MAX), NUMBER] = AFTER_MS
+    """How long creates of a model must have been held or failing before the job goes on with the next one."""
+
+
 class Submit(_Deadlined):
     """Submit a job: run `request` (the body of `POST /responses`) until one result, by the deadline."""
 
@@ -157,6 +167,9 @@ class Submit(_Deadlined):
     """Unix milliseconds before which the job does not begin. Its deadline must be later."""
     hedge: StrictBool | None = None
     """Whether the job may have a second attempt beside a slow one: the first to complete wins, and both cost tokens.
+    Left out: as the operator set it."""
+    fallback: FallbackGiven | None = None
+    """Other models, with which later attempts go out if the request's model refuses for good or is not served for long.
     Left out: as the operator set it."""
     max_tokens_spent: Annotated[int, Field(ge=1, le=TOKENS_MAX), NUMBER] | None = None
     """Tokens that all attempts of the job may use together, input and output. No further attempt begins that does not

@@ -12,11 +12,12 @@ from backstop.runtime.blobs import Bodies
 from backstop.runtime.comma_lists import CommaList
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
+from schemas.fallbacks import FallbackRule, Fallbacks, fallbacks_of
 from schemas.hedges import HedgeMode, acts, unhedgeable
-from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, RetryOf, Turn
+from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, RetryOf, Turn
 from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
-from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
+from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
 from streams.policy.caps import cap_of
 from streams.policy.limits import NO_LIMITS, LimitRules
@@ -27,9 +28,6 @@ CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
 """Long enough for servers that answer a create only when the run is over."""
 
 _REQUEST = b'"request":'
-
-ADOPTED_POLL_AGAIN_MS = 20_000
-"""The time of the second poll, if the first one, which is made at once, brings no observation."""
 
 
 class SubmissionPolicy(BaseModel):
@@ -151,6 +149,13 @@ class SubmissionPolicy(BaseModel):
         description="Which jobs may have a second attempt beside one that runs for unusually long (docs/hedging.md): "
         "`asked`: those that ask for it; `all`: also others, if their tools can't act twice; `never`: none.",
     )
+    fallback_rules: tuple[FallbackRule, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Fallbacks of jobs that name none, as JSON, the first rule that fits wins: "
+        '[{"model": "gpt-6-*", "to": [{"model": "gpt-5.2"}], "after_ms": 60000}] (docs/fallback.md). `model` is a '
+        "pattern with *.",
+    )
     prompt_cache_rules: tuple[CacheRule, ...] = Field(
         default=(),
         max_length=100,
@@ -184,6 +189,13 @@ class SubmissionPolicy(BaseModel):
         if submit.hedge is None and (self.hedge != "all" or acts(submit.request)):
             return False
         return unhedgeable(submit.request) is None
+
+    def fallbacks(self, submit: Submit) -> Fallbacks | None:
+        """The job's own, else those of the first rule that fits."""
+        given = submit.fallback
+        if given is None:
+            return fallbacks_of(self.fallback_rules, str(submit.request["model"]))
+        return Fallbacks(to=given.to, after_ms=given.after_ms) if given.to else None
 
     def stamp(self, retries_max: int | None, *, tagged: bool = False, hedge: bool = False) -> JobPolicy:
         """The policy for one job; `retries_max` is what the submission asked for (None: the default)."""
@@ -249,56 +261,6 @@ def submission_sha256(submit: Submit) -> str:
     return prepare(submit).sha256
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedAdoption:
-    """An adoption and its canonical form, which has only the response id: a repeated adoption means the same job."""
-
-    adopt: Adopt
-
-    @property
-    def data(self) -> bytes:
-        return canonical({"type": "adopt", "response_id": self.adopt.response_id})
-
-    @property
-    def sha256(self) -> str:
-        return sha256_hex(self.data)
-
-    @property
-    def deadline_at_ms(self) -> int | None:
-        return self.adopt.deadline_at_ms
-
-    @property
-    def given_job_id(self) -> str:
-        """The job id, as shown to the tenant. Never change its form: a repeated adoption would become another job."""
-        return f"adopted_{sha256_hex(self.adopt.response_id.encode())[:32]}"
-
-
-def to_adopted(
-    prepared: PreparedAdoption, *, job_id: str, tenant: str, at_ms: int, policy: SubmissionPolicy
-) -> ResponseAdopted:
-    """The fact for an adoption. As with `to_submitted`, the caller must have refused a past deadline."""
-    adopt = prepared.adopt
-    deadline_at_ms = adopt.deadline_at_ms
-    if deadline_at_ms is None:
-        deadline_at_ms = at_ms + (adopt.timeout_ms or policy.timeout_ms)
-    return ResponseAdopted(
-        id=f"{job_id}/adopted",
-        at_ms=at_ms,
-        job_id=job_id,
-        tenant=tenant,
-        ingress="http",
-        response_id=adopt.response_id,
-        request_sha256=prepared.sha256,
-        deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
-        poll_at_ms=at_ms + ADOPTED_POLL_AGAIN_MS,
-        policy=policy.stamp(0),
-        include=adopt.include or None,
-        session_id=adopt.session_id,
-        tags=adopt.tags,
-        asked_by=key_id_now(),
-    )
-
-
 async def to_submitted(
     prepared: Prepared,
     *,
@@ -319,7 +281,8 @@ async def to_submitted(
     """
     submit, sha256 = prepared.submit, prepared.sha256
     today = datetime.fromtimestamp(at_ms / 1_000, UTC).date()
-    cap = cap_of(submit.request, submit.max_tokens_spent, submit.max_cost_usd, prices, today)
+    fallback = policy.fallbacks(submit)
+    cap = cap_of(submit.request, submit.max_tokens_spent, submit.max_cost_usd, prices, today, fallback)
     model, named = str(submit.request["model"]), submit.request.get("prompt_cache_key")
     key = named if isinstance(named, str) else None
     cache, sent = policy_of(policy.prompt_cache_rules, job_id=job_id, tenant=tenant, model=model, key=key)
@@ -351,6 +314,7 @@ async def to_submitted(
         turn=turn_of(prepared, tenant, at_ms, limits),
         retry=prepared.retry,
         cap=cap,
+        fallback=fallback,
     )
 
 

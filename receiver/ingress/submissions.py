@@ -27,10 +27,11 @@ from receiver.lookups import KnownJob
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import FieldError, Problem, Refusal
 from schemas.jobs import JobSubmitted, ResponseAdopted
+from streams.adoptions import PreparedAdoption, to_adopted
 from streams.policy.caps import CapRefusedError
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.prices import NO_PRICES, Prices
-from streams.submission import Prepared, PreparedAdoption, SubmissionPolicy, to_adopted, to_submitted
+from streams.submission import Prepared, SubmissionPolicy, to_submitted
 
 APPEAR_POLL_S = 0.05
 

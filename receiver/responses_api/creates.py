@@ -19,6 +19,7 @@ RETRIES_HEADER: Final = "Backstop-Retries-Max"
 PRIORITY_HEADER: Final = "Backstop-Priority"
 HEDGE_HEADER: Final = "Backstop-Hedge"
 TOKENS_HEADER: Final = "Backstop-Max-Tokens-Spent"
+FALLBACK_HEADER: Final = "Backstop-Fallback"
 COST_HEADER: Final = "Backstop-Max-Cost-Usd"
 NOT_BEFORE_HEADER: Final = "Backstop-Not-Before-Ms"
 
@@ -99,6 +100,9 @@ def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
         if hedge not in ("true", "false"):
             raise refusal(HEDGE_HEADER, f"{HEDGE_HEADER} must be true or false.")
         given["hedge"] = hedge == "true"
+    if FALLBACK_HEADER in headers:
+        models = [name.strip() for name in headers[FALLBACK_HEADER].split(",")]
+        given["fallback"] = {"to": [{"model": name} for name in models if name]}
     if COST_HEADER in headers:
         if not _USD.fullmatch(headers[COST_HEADER]):
             raise refusal(COST_HEADER, f"{COST_HEADER} must be a number of dollars, for example 0.25.")

@@ -9,6 +9,7 @@ from backstop.runtime.http.routes import EVENT_STREAM, WHOLE, Answer, Codes, Hea
 from receiver.ingress.jobs import KEY_HEADER
 from receiver.responses_api.creates import (
     COST_HEADER,
+    FALLBACK_HEADER,
     HEDGE_HEADER,
     NOT_BEFORE_HEADER,
     PRIORITY_HEADER,
@@ -134,6 +135,10 @@ CREATE: Final = Route(
         Header(PRIORITY_HEADER, "The class in which the job waits for its turn under the limits.", Priority),
         Header(
             TOKENS_HEADER, "Tokens that all attempts may use together.", Annotated[int, Field(ge=1, le=TOKENS_MAX)]
+        ),
+        Header(
+            FALLBACK_HEADER, "Models with which later attempts go out, separated by commas.",
+            Annotated[str, StringConstraints(max_length=400)],
         ),
         Header(COST_HEADER, "Dollars that all attempts may cost together.", UsdCap),
         Header(NOT_BEFORE_HEADER, "Unix milliseconds before which the job does not begin.", UnixMs),

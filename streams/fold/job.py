@@ -22,6 +22,8 @@ Rules, before the code:
 - A change of priority or deadline counts from its place in the log on. A deadline that has passed ends the job.
 - A job with a cap has no further attempt that what it spent leaves no room for: it ends as failed (`cost_cap`), or as
   rejected where its input alone is too much. Rules: `streams.policy.caps`.
+- A job with fallbacks goes on with another model where the one before refuses for good, or its lane stays closed.
+  Rules: `streams.fold.job_fallbacks`.
 - A refusal does not end a job that has an abandoned attempt, which may still run: that job waits until its deadline.
 - A job that *adopted* a response begins with attempt 1 running, and has no other attempt, because its request is not
   known here: an application created the response. If the response belongs to another job, the adopting job ends as
@@ -39,6 +41,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    FallbackTaken,
     HedgePermitted,
     JobAdmitted,
     JobChanged,
@@ -56,6 +59,7 @@ from streams.fold.claims import booked, claim_for, claim_of_adopted, release, se
 from streams.fold.job_caps import capped, with_calls, with_second
 from streams.fold.job_changes import changed, moved, reason_of_change
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
+from streams.fold.job_fallbacks import fallback_taken
 from streams.fold.job_hedges import hedge_granted, terms_of
 from streams.fold.job_next import again, begin, finish
 from streams.fold.job_states import (
@@ -140,6 +144,8 @@ def _advance(state: Open, event: JobFact) -> Step[JobState]:
             return _settled(state, event)
         case JobTimerFired() | JobAdmitted() | JobFoundTooLate():
             return _timer(state, event) if isinstance(event, JobTimerFired) else _turn(state, event)
+        case FallbackTaken():
+            return fallback_taken(state, event)
         case HedgePermitted():
             return hedge_granted(state, event)
         case UsageBooked():

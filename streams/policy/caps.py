@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from schemas.base import Terms, Usage
+from schemas.fallbacks import Fallbacks, asked_instead
 from schemas.spend_caps import PICO, SpendCap, TokenPrices
 from streams.policy.prices import LONG_INPUT_TOKENS, Priced, Prices, dollars
 from streams.policy.sizes import BYTES_PER_TOKEN, OUTPUT_UNKNOWN
@@ -44,9 +45,11 @@ class Spendings:
 
 
 def cap_of(
-    request: Mapping[str, Any], tokens_max: int | None, cost_usd_max: Decimal | None, prices: Prices, today: date
-) -> SpendCap | None:
-    """The cap of a submission, stamped with the prices of the day; None for none.
+    request: Mapping[str, Any], tokens_max: int | None, cost_usd_max: Decimal | None, prices: Prices, today: date,
+    fallback: Fallbacks | None = None,
+) -> SpendCap | None:  # fmt: skip
+    """The cap of a submission, stamped with the prices of the day; None for none. With fallbacks the dearest price of
+    all models counts.
 
     :raises CapRefusedError: what the request asks for has no price.
     """
@@ -55,10 +58,18 @@ def cap_of(
     return SpendCap(
         tokens_max=tokens_max,
         cost_pico_max=None if cost_usd_max is None else int(cost_usd_max * PICO),
-        prices=None if cost_usd_max is None else prices_of(request, prices, today),
+        prices=None if cost_usd_max is None else _dearest(request, fallback, prices, today),
         input_tokens=input_tokens_of(request),
         output_tokens=output_tokens_of(request),
     )
+
+
+def _dearest(
+    request: Mapping[str, Any], fallback: Fallbacks | None, prices: Prices, today: date
+) -> TokenPrices:  # fmt: skip
+    asked = [request] if fallback is None else [request, *(asked_instead(request, each) for each in fallback.to)]
+    found = [prices_of(each, prices, today) for each in asked]
+    return TokenPrices(**{name: max(getattr(each, name) for each in found) for name in TokenPrices.model_fields})
 
 
 def prices_of(request: Mapping[str, Any], prices: Prices, today: date) -> TokenPrices:

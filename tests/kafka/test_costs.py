@@ -257,6 +257,34 @@ def test_a_budget_that_stops_is_exceeded_by_no_more_than_what_runs(running: Runn
     assert ask(running, "/v1/costs", tenant="globex")["total"]["attempts"] == len(made), "what was held cost nothing"
 
 
+def test_a_job_goes_on_with_another_model_and_its_cost_is_that_of_the_model_that_ran(running: Running) -> None:
+    """One whose model refuses for good, and one whose model's lane is held."""
+    faults = {"refused": "create_400@1", "lane": "create_401@1 create_401@2"}
+    fallback = {"to": [{"model": "gpt-6-luna"}], "after_ms": 1_000}
+    for why, fault in faults.items():
+        request = {"model": f"{UNPRICED}-{why}", "input": "Hi.", "metadata": {"sim_fault": fault}}
+        ask(running, "/v1/jobs", {"job_id": f"fell-{why}", "request": request, "fallback": fallback})
+    for why in faults:
+        wait_until(partial(is_over, running, f"fell-{why}"), 90, why, poll_s=0.2)
+        shown = ask(running, f"/v1/jobs/fell-{why}")
+        assert shown["status"] == "completed", shown
+        (brief,) = shown["result"]["fallbacks"]
+        asked = (brief["model"], brief["instead_of"], brief["why"])
+        assert asked == ("gpt-6-luna", f"{UNPRICED}-{why}", why)
+        assert shown["result"]["attempts"][-1]["model"] == "gpt-6-luna"
+        (made,) = [
+            line for line in lines(running.system.ledgers / "creates.jsonl") if line["job"] == f"acme:fell-{why}"
+        ]
+        assert made["model"] == "gpt-6-luna"
+        (end,) = [
+            line for line in lines(running.system.ledgers / "tokens.jsonl") if line["response"] == made["response"]
+        ]
+        assert Decimal(shown["cost"]["cost_usd"]) == cost(end)
+        told = backstop(running, "acme", "why", f"fell-{why}").stdout
+        assert f"The job went on with gpt-6-luna instead of {UNPRICED}-{why}" in told
+        assert "gpt-6-luna from attempt" in backstop(running, "acme", "jobs", "show", f"fell-{why}").stdout
+
+
 def _of(tenant: str, job_ids: list[str]) -> set[str]:
     return {f"{tenant}:{job_id}" for job_id in job_ids}
 

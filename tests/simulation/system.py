@@ -13,8 +13,9 @@ from receiver.ingress.webhooks import WebhookRules, to_message
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
 from schemas.requests import Adopt, Cancel, Submit
+from streams.adoptions import PreparedAdoption, to_adopted
 from streams.policy.polls import PollPolicy
-from streams.submission import PreparedAdoption, SubmissionPolicy, prepare, to_adopted, to_cancel, to_submitted
+from streams.submission import SubmissionPolicy, prepare, to_cancel, to_submitted
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
 from tests.simulation.chaos import Chaos, Life

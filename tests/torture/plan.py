@@ -65,8 +65,8 @@ def rate_per_s(jobs: int, minutes: float) -> float:
 
 
 def usual_limits(jobs_per_s: float) -> str:
-    """Limits that hold jobs back now and then, and leave room to catch up: of rates, of tokens, of jobs at one time, and
-    limits that the provider tells or that refusals show.
+    """Limits that hold jobs back now and then, and leave room to catch up: of rates, tokens, jobs at one time, and those
+    that the provider tells or that refusals show.
     """
     per_min = max(60, round(60 * jobs_per_s))
     rules: list[dict[str, object]] = [

@@ -49,7 +49,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Others:
-    """Who acts beside the upstream services and the faults."""
+    """What acts beside the upstream services and the faults."""
 
     operators: Operators
     money: Money

@@ -87,7 +87,7 @@ def test_budgets_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_what_a_budget_reserves_fits_what_its_jobs_cost_within_a_tenth(seed: int, prices: Prices) -> None:
-    """1,000 jobs whose outputs are lognormal, each reserved when it begins, eight beside each other, after 300 known."""
+    """1,000 jobs with lognormal outputs, each reserved when it begins, eight at a time, after 300 are known."""
     random = Random(seed)
     known, running, reserves, costs = Tally(), list[int](), 0, 0
     for number in range(1_300):
