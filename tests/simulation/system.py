@@ -52,6 +52,17 @@ class Upstream:
     done: int = 0
 
 
+def spending_of(chaos: Chaos, job_id: str) -> dict[str, Any]:
+    """A job's own cap and fallback; drawn apart, so that all else stays the same."""
+    random = Random(f"spending {chaos.seed} {job_id}")
+    given: dict[str, Any] = {}
+    if random.random() < chaos.mixture.capped:
+        given["max_tokens_spent"] = random.choice((2_100, 4_200, 9_000))
+    if random.random() < chaos.mixture.falls_back:
+        given["fallback"] = {"to": [{"model": "m2"}, {"model": "m3"}], "after_ms": random.choice((1_000, 5_000))}
+    return given
+
+
 class System:
     def __init__(
         self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False, operators: bool = False,
@@ -130,6 +141,7 @@ class System:
             job_id=job_id, request={"model": "m", "input": text},
             timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)), tags=(job_id,),
             hedge=True if Random(f"hedge {job_id}").random() < chaos.mixture.hedge else None,
+            **spending_of(chaos, job_id),
             **(turn_of(chaos.seed, job_id) if self._operators else {}),
         )  # fmt: skip
         self.upstream.bodies[job_id] = submit

@@ -65,7 +65,7 @@ def rate_per_s(jobs: int, minutes: float) -> float:
 
 
 def usual_limits(jobs_per_s: float) -> str:
-    """Limits that hold jobs back now and then, and leave room to catch up: of rates, tokens, jobs at one time, and those
+    """Limits that hold jobs back now and then, with room to catch up: of rates, tokens and jobs at one time, and those
     that the provider tells or that refusals show.
     """
     per_min = max(60, round(60 * jobs_per_s))

@@ -96,7 +96,8 @@ def test_running_jobs_reserve_the_mean_of_their_model_and_what_has_no_price_is_n
         assert (hard.atto, hard.reserved) == (COST, 2 * COST)
         assert hard.view == {
             "per": "day", "since": hard.view["since"], "limit_usd": "0.01", "spent_usd": "0.0022",
-            "reserved_usd": "0.0044", "unknown": 2, "stops": True, "used_up": False,
+            "reserved_usd": "0.0044", "unknown": 2, "warn_percent": 80, "near": False, "stops": True,
+            "used_up": False,
         }  # fmt: skip
         assert "$0.0044 reserved for running jobs; 2 attempts of unknown cost are not in it" in hard.sentence
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from schemas.base import Message
 from schemas.fallbacks import Fallback, Fallbacks
 from schemas.jobs import FallbackTaken, JobTimerFired, Turn
 from schemas.results import Reason
@@ -41,9 +42,9 @@ class Rig:
         )  # fmt: skip
         self.index.put(0, b"j", T0)
 
-    def run(self, until_ms: int) -> list[object]:
+    def run(self, until_ms: int) -> list[tuple[int, Message]]:
         """All facts until then."""
-        facts: list[object] = []
+        facts: list[tuple[int, Message]] = []
         for now_ms in range(self.now_ms, until_ms + 1, 500):
             self.now_ms = now_ms
             self.timers.let_go([0])
@@ -59,7 +60,7 @@ class Rig:
 def test_a_job_leaves_a_lane_once_that_has_been_closed_for_as_long_as_it_waits(
     state: job.Waiting | job.BackingOff,
 ) -> None:
-    ((at_ms, fact),) = Rig(state).run(T0 + AFTER_MS + 5_000)  # type: ignore[misc]
+    ((at_ms, fact),) = Rig(state).run(T0 + AFTER_MS + 5_000)
     assert isinstance(fact, FallbackTaken)
     assert (at_ms, fact.number, fact.closed_ms, fact.code) == (AFTER_MS, 1, AFTER_MS, "invalid_api_key")
 
@@ -68,7 +69,7 @@ def test_a_lane_that_opens_in_time_keeps_its_jobs() -> None:
     rig = Rig(BACKING_OFF)
     assert rig.run(T0 + AFTER_MS - 1_000) == []
     rig.closed.clear()
-    ((_, fact),) = rig.run(T0 + AFTER_MS + 5_000)  # type: ignore[misc]
+    ((_, fact),) = rig.run(T0 + AFTER_MS + 5_000)
     assert isinstance(fact, JobTimerFired)
 
 
