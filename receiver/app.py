@@ -45,7 +45,7 @@ from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RES
 from receiver.ingress.endpoints import EndpointIngress, EndpointRegistry
 from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
-from receiver.ingress.submissions import FindJob, KnownIds, Stamps, Submissions, knows_nothing
+from receiver.ingress.submissions import FindJob, KnownIds, SubmissionRules, Submissions, knows_nothing
 from receiver.ingress.submitted import SubmittedBodies
 from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
@@ -144,7 +144,7 @@ def build_app(
         policy=settings.submission,
         limits=limits,
         quotas=quotas,
-        stamps=Stamps(settings.limit_rules(), settings.prices()),
+        stamps=SubmissionRules(settings.limit_rules(), settings.prices()),
     )
 
     async def is_hidden(tenant: str, response_id: str) -> bool:

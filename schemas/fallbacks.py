@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from schemas.base import Frozen, SpanMs
+from schemas.base import Frozen, Int64, SpanMs
 
 FALLBACKS_MAX: Final = 3
 AFTER_MS_MIN: Final = 1_000
@@ -56,7 +56,7 @@ class FallbackBrief(Frozen):
     """Left out if it is that of the request."""
     instead_of: str
     """The model of the attempts before."""
-    from_attempt: int
+    from_attempt: Int64
     """The first attempt with this model."""
     why: FallbackWhy
     message: str

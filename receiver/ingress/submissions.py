@@ -103,7 +103,7 @@ class _Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamps:
+class SubmissionRules:
     """What is stamped on submissions besides their policy."""
 
     limits: LimitRules = NO_LIMITS
@@ -136,9 +136,9 @@ class Submissions:
         policy: SubmissionPolicy,
         limits: Limits,
         quotas: Quotas,
-        stamps: Stamps | None = None,
+        stamps: SubmissionRules | None = None,
     ) -> None:
-        self._stamps = stamps or Stamps()
+        self._stamps = stamps or SubmissionRules()
         self._publisher = reporting.publisher
         self._metrics = reporting.metrics
         self._now_ms = reporting.now_ms

@@ -17,7 +17,7 @@ ClosedLane = Callable[[str], Closed | None]
 """Model → how and since when its lane is closed; None for an open one."""
 
 
-class Fallbacks:
+class LaneFallbacks:
     def __init__(self, closed: ClosedLane) -> None:
         self._closed = closed
 

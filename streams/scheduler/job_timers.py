@@ -19,7 +19,7 @@ from streams.fold.rows import decode_row
 from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
 from streams.scheduler.admissions import waiter_of
 from streams.scheduler.due import Due, DueIndex
-from streams.scheduler.fallbacks import ClosedLane, Fallbacks
+from streams.scheduler.fallbacks import ClosedLane, LaneFallbacks
 from streams.scheduler.paused_jobs import NoPauses, PausedJobs, PauseGates
 
 Release = Callable[[str], int]
@@ -44,7 +44,7 @@ class JobTimers:
         pauses: PauseGates | None = None, closed: ClosedLane = lambda _model: None,
     ) -> None:  # fmt: skip
         """:param row_of: the row of a job in an owned partition; None if there is none."""
-        self._fallbacks = Fallbacks(closed)
+        self._fallbacks = LaneFallbacks(closed)
         self._index = index
         self._row_of = row_of
         self._release = release

@@ -12,18 +12,23 @@ from schemas.spend_caps import SpendCap
 from streams.fold import job
 from streams.fold.rows import decode_job_state, encode_job_state
 from streams.fold.step import Ignored, Step
-from tests.support.builders import DEADLINE, JOB, MODEL, T0, accepted, admitted, job_timer, rejected, settled, submitted
+from tests.support.builders import (
+    DEADLINE,
+    MODEL,
+    T0,
+    accepted,
+    admitted,
+    fallback_taken,
+    job_timer,
+    rejected,
+    settled,
+    submitted,
+)
 from tests.support.given_when_then import fold, given
 
 TO = (Fallback(model="model-2"), Fallback(model="model-3", service_tier="default"))
 GIVEN: Any = submitted(fallback=Fallbacks(to=TO, after_ms=60_000))
 NEVER = rejected(T0 + 10, cause="never", code="model_not_found", message="There is no such model.", http_status=404)
-
-
-def taken(at_ms: int, number: int = 1) -> FallbackTaken:
-    return FallbackTaken(
-        id=f"{JOB}/fallback/{number}", at_ms=at_ms, job_id=JOB, number=number, closed_ms=61_000, code="invalid_api_key"
-    )
 
 
 def create(step: Step[Any]) -> CreateResponse:
@@ -73,7 +78,7 @@ def test_an_attempt_of_the_model_before_that_turns_up_and_wins_is_told_with_its_
     unknown = fold([GIVEN, job_timer(report_ms)])
     abandon_ms = job.due_ms(unknown)
     assert abandon_ms is not None
-    events = [GIVEN, job_timer(report_ms), job_timer(abandon_ms), taken(abandon_ms + 1)]
+    events = [GIVEN, job_timer(report_ms), job_timer(abandon_ms), fallback_taken(abandon_ms + 1)]
     state = fold(events)
     assert isinstance(state, job.BackingOff)
     assert state.spec.model == "model-2"
@@ -89,23 +94,29 @@ def test_a_lane_that_stays_closed_is_left_by_a_fact(turn: Turn | None) -> None:
     if turn is None:
         job_facts.append(rejected(T0 + 10, cause="account", code="invalid_api_key", http_status=401))
     before = fold(job_facts)
-    step = given(*job_facts).when(taken(T0 + 70_000)).step
+    step = given(*job_facts).when(fallback_taken(T0 + 70_000)).step
     assert step.outputs == ()
     assert (step.state.spec.model, step.state.spec.fell[0].why) == ("model-2", "lane")
     assert job.due_ms(step.state) == job.due_ms(before), "it waits for its turn with the other model, as it did"
     begins = admitted(T0 + 70_010) if turn is not None else job_timer(before.retry_at_ms, T0 + 70_010)
-    command = create(given(*job_facts, taken(T0 + 70_000)).when(begins).step)
+    command = create(given(*job_facts, fallback_taken(T0 + 70_000)).when(begins).step)
     assert (command.model, command.instead) == ("model-2", TO[0])
 
 
 @pytest.mark.parametrize(
     ("facts", "event"),
     [
-        ([GIVEN], taken(T0 + 70_000)),  # An attempt is on its way.
-        ([submitted(), NEVER.model_copy(update={"cause": "limited"})], taken(T0 + 70_000)),  # No fallback was named.
-        ([GIVEN, NEVER.model_copy(update={"cause": "limited"})], taken(T0 + 70_000, 2)),
-        ([GIVEN, NEVER.model_copy(update={"cause": "limited"}), taken(T0 + 70_000)], taken(T0 + 70_001)),  # Twice.
-        ([GIVEN, NEVER.model_copy(update={"cause": "limited"})], taken(DEADLINE)),
+        ([GIVEN], fallback_taken(T0 + 70_000)),  # An attempt is on its way.
+        (
+            [submitted(), NEVER.model_copy(update={"cause": "limited"})],
+            fallback_taken(T0 + 70_000),
+        ),  # No fallback was named.
+        ([GIVEN, NEVER.model_copy(update={"cause": "limited"})], fallback_taken(T0 + 70_000, 2)),
+        (
+            [GIVEN, NEVER.model_copy(update={"cause": "limited"}), fallback_taken(T0 + 70_000)],
+            fallback_taken(T0 + 70_001),
+        ),  # Twice.
+        ([GIVEN, NEVER.model_copy(update={"cause": "limited"})], fallback_taken(DEADLINE)),
     ],
 )
 def test_a_fallback_that_is_not_expected_changes_nothing(facts: list[Any], event: FallbackTaken) -> None:
@@ -124,7 +135,11 @@ def test_what_is_spent_and_what_passes_by_itself_take_no_fallback() -> None:
 
 
 def test_rows_of_jobs_with_fallbacks_come_back_as_they_were() -> None:
-    for facts in ([GIVEN], [GIVEN, NEVER], [GIVEN.model_copy(update={"turn": Turn(waits=True)}), taken(T0 + 9_000)]):
+    for facts in (
+        [GIVEN],
+        [GIVEN, NEVER],
+        [GIVEN.model_copy(update={"turn": Turn(waits=True)}), fallback_taken(T0 + 9_000)],
+    ):
         state = fold(facts)
         assert decode_job_state(encode_job_state(state)) == state
     row = encode_job_state(fold([submitted(turn=Turn(waits=True))]))
