@@ -46,7 +46,7 @@ from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RES
 from receiver.ingress.endpoints import EndpointIngress, EndpointRegistry
 from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
-from receiver.ingress.submissions import FindJob, KnownIds, Submissions, knows_nothing
+from receiver.ingress.submissions import FindJob, KnownIds, SubmissionRules, Submissions, knows_nothing
 from receiver.ingress.submitted import SubmittedBodies
 from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
@@ -146,7 +146,7 @@ def build_app(
         policy=settings.submission,
         limits=limits,
         quotas=quotas,
-        limit_rules=settings.limit_rules(),
+        stamps=SubmissionRules(settings.limit_rules(), settings.prices()),
         allows_priority=limited_by(ring.priorities_of),
     )
 

@@ -14,8 +14,7 @@ from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.feed import ChangeFeed, StreamLimits
 from backstop.readmodel.opening import database_at
-from backstop.readmodel.prices import read_prices
-from backstop.readmodel.settings import OVERDUE_BOUND_MS, SHIPPED_PRICES, ProjectionSettings
+from backstop.readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.blob_stores import open_storage, store_id
 from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
@@ -49,6 +48,8 @@ from receiver.reads.shown import Shown
 from receiver.reads.status import SystemWatch, add_status_route, system_watch
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
+from streams.policy.prices import read_prices
+from streams.price_settings import SHIPPED_PRICES
 
 AGAIN_S = 1.0
 LANE_WATCH: web.AppKey[LaneWatch] = web.AppKey("lane_watch", LaneWatch)

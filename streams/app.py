@@ -210,6 +210,7 @@ class Worker:
             tenant=tenant,
             claims=self._storage.claims,
             limits=self._settings.limit_rules(),
+            prices=self._settings.prices(),
         )
 
     def _open_access(self) -> ProviderAccess:
@@ -331,7 +332,13 @@ class Worker:
             polls = partial(response_timer, self._webhooks)
             return Scheduler(fold, index=index, make_timer=HedgeTimers(polls, index, self._hedges), **parts)
         held = JobTimers(
-            index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
+            index,
+            table.get,
+            self._access.lanes.release,
+            self._now_ms,
+            self._admission,
+            self._access.pauses,
+            lambda model: self._access.lanes.of(model).closed,
         )
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, next_ms=held.next_ms, **parts)
 

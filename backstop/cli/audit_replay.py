@@ -18,14 +18,13 @@ from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_o
 from backstop.cli.reading import Tell, reading
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
-from backstop.readmodel.prices import Priced, Prices, Used, dollars
 from backstop.readmodel.settings import ProjectionSettings
-from backstop.readmodel.spending import LONG_INPUT_TOKENS
 from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.read_settings import read
 from backstop.runtime.records import Record
 from schemas.base import Terms, Usage
+from streams.policy.prices import LONG_INPUT_TOKENS, Priced, Prices, Used, dollars
 
 COLUMNS: Final = ("figure", "was", "would_be", "change", "least", "most")
 LOGS: Final = ("jobs", "responses", "results")

@@ -29,12 +29,12 @@ from backstop.cli.foreground import ask_twice
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.reading import reading
 from backstop.cli.settings import bootstrap_settings
-from backstop.readmodel.prices import dollars
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.read_settings import read
 from backstop.runtime.records import Record
+from streams.policy.prices import dollars
 
 app = typer.Typer(help="Reports to hand on.", no_args_is_help=True, add_completion=False)
 

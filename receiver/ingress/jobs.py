@@ -202,7 +202,7 @@ def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
             raise unavailable(
                 "log_unavailable", "The request could not be stored; nothing was done. Send it again.", retry_after_s
             )
-        case "quota":
+        case "quota" | "cap":
             assert verdict.problem is not None
             raise Refusal(verdict.problem)
         case _:

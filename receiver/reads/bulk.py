@@ -10,7 +10,6 @@ from typing import Any, Final
 from aiohttp import web
 
 from backstop.readmodel.database import Database
-from backstop.readmodel.prices import Prices
 from backstop.readmodel.rows import JobRow
 from backstop.runtime.authority import key_id_now
 from backstop.runtime.http.routes import declare
@@ -35,6 +34,7 @@ from receiver.reads.parameters import guarded
 from schemas.job_ids import own_job_id
 from schemas.jobs import JobChanged
 from schemas.requests import TIMEOUT_MS_MAX, Cancel
+from streams.policy.prices import Prices
 from streams.submission import to_cancel
 
 REASON_CHARS_MAX: Final = 200

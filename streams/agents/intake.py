@@ -26,7 +26,9 @@ from schemas.requests import (
     Submit,
 )
 from schemas.shape import ShapeLimits, beyond
+from streams.policy.caps import CapRefusedError
 from streams.policy.limits import NO_LIMITS, LimitRules
+from streams.policy.prices import NO_PRICES, Prices
 from streams.submission import SubmissionPolicy, prepare, to_cancel, to_refused, to_submitted
 
 _JOB_ID = re.compile(GIVEN_JOB_ID_PATTERN)
@@ -42,6 +44,7 @@ async def take_request(
     bodies: Bodies,
     claims: Claims | None = None,
     limits: LimitRules = NO_LIMITS,
+    prices: Prices = NO_PRICES,
 ) -> Sequence[Message]:
     """The facts, and the dead letter if there is one. No content of a record raises; an OSError is the blob store's."""
     given = _named_by(record.key)
@@ -65,9 +68,10 @@ async def take_request(
             return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, bodies=bodies,
-            limits=limits,
+            limits=limits, prices=prices,
         )  # fmt: skip
-    except PoisonError as error:
+    except (PoisonError, CapRefusedError) as found:
+        error = found if isinstance(found, PoisonError) else PoisonError("invalid", str(found))
         letter = dead_letter(record, error, "intake", now_ms)
         if given is None:
             return (letter,)

@@ -22,6 +22,7 @@ from backstop.runtime.records import Record
 from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
+from schemas.fallbacks import asked_instead
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
 from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
@@ -235,6 +236,8 @@ class Submitter(CommandWorker):
             why = turn.why
             return self._rejected(command, Rejected("held", why.code, why.message, wait_ms), held_for=why.cause)
         request = in_window(read.members, soonest=command.soonest is True, continuation_id=command.continuation_id)
+        if command.instead is not None:
+            request = asked_instead(request, command.instead)
         return await self._create(item, request, read.rest)
 
     def _paused(self, command: CreateResponse, pause: CreatesPaused) -> AttemptRejected:

@@ -58,6 +58,10 @@ class Mixture:
     """
     hedge: float = 0.0
     """The share of jobs that ask for a second attempt beside a slow one."""
+    capped: float = 0.0
+    """The share of jobs with a cap of their own, of a few attempts."""
+    falls_back: float = 0.0
+    """The share of jobs that may go on with another model."""
     create_only: str = ""
     """The only fault of creates; empty: any. Tests, not seeds, set this and the fields below (see `Chaos`)."""
     poll_only: str = ""

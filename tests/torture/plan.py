@@ -1,5 +1,6 @@
 """What a run is: how many jobs, for how long, on what, and the settings under which everything ends within minutes."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -47,6 +48,35 @@ SETTINGS: Final[dict[str, str]] = {
 }
 
 
+FIRST_USD: Final = 0.005
+"""The first budget of a run: some tens of its cheap jobs."""
+
+
+def budget_of(usd: float) -> dict[str, str]:
+    """The setting of processes that read the budget. A run has one tenant."""
+    budget = {"tenant": "default", "per": "day", "usd": round(usd, 4), "stop": True}
+    return {"BACKSTOP_BUDGETS": json.dumps([budget])}
+
+
+def rate_per_s(jobs: int, minutes: float) -> float:
+    """At what rate the jobs of a run are submitted."""
+    return jobs / max(1.0, minutes * 60 * 0.92)
+
+
+def usual_limits(jobs_per_s: float) -> str:
+    """Limits that hold jobs back now and then, with room to catch up: of rates, tokens and jobs at one time, and those
+    that the provider tells or that refusals show.
+    """
+    per_min = max(60, round(60 * jobs_per_s))
+    rules: list[dict[str, object]] = [
+        {"model": "gpt-5.2", "requests_per_min": 2 * per_min, "concurrent": max(20, per_min)},
+        {"model": "gpt-5.2-mini", "tokens_per_min": 20_000 * per_min, "discover": True},
+        {"model": "o4-*", "requests_per_min": 2 * per_min, "tokens_per_day": 10**9},
+        {"tenant": "default", "requests_per_min": 4 * per_min, "weight": 2},
+    ]
+    return json.dumps(rules)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One run. `folder` exists, and is ours alone."""
@@ -77,6 +107,8 @@ class Plan:
     """As `BACKSTOP_LIMITS`. With limits, jobs have priorities, and some begin later."""
     operators: bool = False
     """Whether operators pause models, change priorities and deadlines, and retry ended jobs meanwhile."""
+    budget: bool = False
+    """Whether a budget stops creates again and again, and is raised."""
     patch: Path | None = None
     """A bug to plant into the copy of the code that the processes run from."""
 
@@ -87,4 +119,4 @@ class Plan:
 
     @property
     def rate_per_s(self) -> float:
-        return self.jobs / max(1.0, self.minutes * 60 * 0.92)
+        return rate_per_s(self.jobs, self.minutes)

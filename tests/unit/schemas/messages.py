@@ -82,6 +82,7 @@ MESSAGES: tuple[Message, ...] = (
     b.submitted(turn=Turn(waits=True, priority="bulk", not_before_ms=9, request_bytes=4, output_tokens_max=5)),
     b.admitted(5),
     b.found_too_late(5),
+    b.fallback_taken(5),
     b.job_changed(5, priority="bulk", deadline_at_ms=9, by="Ann", asked_by="0123456789ab"),
     b.submitted(retry=RetryOf(job_id="acme:job_0", why="again", by="Ann")),
     b.deadline_moved(5, 20_000),

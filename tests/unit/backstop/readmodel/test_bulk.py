@@ -11,7 +11,6 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from backstop.readmodel.prices import read_prices
 from backstop.runtime.blobs import Bodies, FolderBlobs
 from backstop.runtime.claims import FolderClaims
 from backstop.runtime.http.keys import TenantLimits
@@ -32,6 +31,7 @@ from receiver.responses_api.responses import Responses
 from schemas.base import Priority
 from schemas.jobs import CancelRequested
 from schemas.prompt_cache import CacheRule
+from streams.policy.prices import read_prices
 from streams.submission import SubmissionPolicy
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.backstop.readmodel.conftest import Bench

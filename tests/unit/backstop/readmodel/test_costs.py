@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 
 from backstop.readmodel.budgets import Spending
-from backstop.readmodel.prices import read_prices
 from receiver.reads.costs import add_cost_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Terms, Usage
 from schemas.prompt_cache import PromptCache
+from streams.policy.prices import read_prices
 from tests.unit.backstop.readmodel.api import Api as JobsApi
 from tests.unit.backstop.readmodel.api import api as jobs_api
 from tests.unit.backstop.readmodel.conftest import Bench
