@@ -171,10 +171,10 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 bench-paired: install ## compare the cost of a job with another checkout, which has a .venv (OTHER=../before)
 	$(BIN)/python -m bench.paired --other "$(OTHER)"
 
-bench-polling: install ## compare the polling policy with the optimum, in virtual time (two minutes)
+bench-polling: install ## compare the polling policy with the optimum, in virtual time (minutes)
 	$(BIN)/python -m bench.polling --svg docs/polling-frontier.svg
 
-bench-limits: install ## how much of a limit is used, and who waits, in virtual time (two minutes)
+bench-limits: install ## how much of a limit is used, and who waits, in virtual time (minutes)
 	$(BIN)/python -m bench.limits --svg docs/limits-used.svg
 
 bench: install ## measure the whole system on this machine (minutes; needs an idle machine)
