@@ -178,7 +178,7 @@ bench-polling: install ## compare the polling policy with the optimum and check 
 bench-hedging: install ## check the goals of hedging against the theory, in virtual time (minutes)
 	$(BIN)/python -m bench.hedging_goals --svg docs/hedging-frontier.svg
 
-bench-limits: install ## how much of a limit is used, and who waits, in virtual time (two minutes)
+bench-limits: install ## how much of a limit is used, and who waits, in virtual time (minutes)
 	$(BIN)/python -m bench.limits --svg docs/limits-used.svg
 
 bench: install ## measure the whole system on this machine (minutes; needs an idle machine)

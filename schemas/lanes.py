@@ -93,6 +93,8 @@ class ShareWanted(ShareMessage):
     wanted: WantedPart
     tenants: dict[TenantId, WantedPart] = Field(default_factory=dict, max_length=TENANTS_MAX)
     """Of tenants with limits of their own. One that is left out wants a fiftieth of the worker's base share."""
+    served: Int64 = Field(default=0, ge=0)
+    """Tokens of the creates that were accepted since the worker started, as expected."""
     needs: bool
     """Whether the worker needs more than its base share, so that the others answer."""
 

@@ -111,12 +111,16 @@ class LaneShares:
         self._partitions = partitions
         self._told: dict[str, _Told] = {}
 
-    def take(self, fact: ShareWanted, read_ms: int) -> None:
-        """Take the next fact of the log. A time from a clock ahead counts as the time of reading."""
-        self._told.pop(fact.worker, None)
+    def take(self, fact: ShareWanted, read_ms: int) -> int | None:
+        """Take the next fact of the log. A time from a clock ahead counts as the time of reading.
+
+        Returns the tokens that its worker was served since the fact before; None if that is not known.
+        """
+        before = self._told.pop(fact.worker, None)
         self._told[fact.worker] = _Told(fact, min(read_ms, fact.at_ms))
         if len(self._told) > WORKERS_MAX:
             del self._told[next(iter(self._told))]
+        return None if before is None else max(0, fact.served - before.fact.served)
 
     def needed_by_others(self, now_ms: int) -> bool:
         """Whether another worker needs more than its base."""

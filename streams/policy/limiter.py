@@ -53,6 +53,8 @@ STALE_MS = 10_000
 """What is left is of no use after this time."""
 SERVED_MS = 10_000
 SHARE_LEAST = 0.001
+OTHERS_FOR_MS = 5_000
+"""While other workers tell what they are served, it is added up. Else each takes what it is served for its share."""
 LENDS_BELOW = 0.5
 """A worker with less than this part of its base share lends it."""
 
@@ -72,6 +74,8 @@ class Limiter:
     """Set when an answer showed something new of the limits: the wait that it told."""
     slots: int | None = None
     """How many attempts this worker may have in flight."""
+    served: float = 0.0
+    """Tokens of all creates that were accepted here."""
     base: float = 1.0
     """This worker's part of all partitions."""
     _told: LimitsTold = NOTHING_TOLD
@@ -94,6 +98,8 @@ class Limiter:
     _measured: float = 0.0
     """Tokens served since then."""
     _unused_ms: int = 0
+    _others_ms: int = -OTHERS_FOR_MS
+    """When other workers last told what they were served."""
     _served: deque[tuple[int, float]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -328,11 +334,20 @@ class Limiter:
             elif rate != self._requests.per_min:
                 self._requests.resize(rate, now_ms)
 
+    def others_served(self, tokens: float, now_ms: int) -> None:
+        """Another worker told that it was served so many tokens more."""
+        self._others_ms = max(self._others_ms, now_ms)
+        self._count_served(tokens, now_ms)
+
     def _serve(self, tokens: float, now_ms: int) -> None:
-        """Count what is served, as all workers together serve it if each uses its share."""
-        tokens /= max(self.share, SHARE_LEAST)
-        self._measured += tokens
         self._accepted = True
+        self.served += tokens
+        known = now_ms - self._others_ms < OTHERS_FOR_MS
+        self._count_served(tokens if known else tokens / max(self.share, SHARE_LEAST), now_ms)
+
+    def _count_served(self, tokens: float, now_ms: int) -> None:
+        """Count what all workers together were served."""
+        self._measured += tokens
         self._served.append((now_ms, tokens))
         while self._served[0][0] < now_ms - SERVED_MS:
             self._served.popleft()

@@ -89,8 +89,11 @@ class SharedLimits:
             case ShareWanted():
                 if len(self._lanes) < LANES_MAX or fact.model in self._lanes:
                     lane = self._lanes.setdefault(fact.model, LaneShares(self._worker, self._partitions))
-                    lane.take(fact, read_ms)
+                    served = lane.take(fact, read_ms)
                     self._apply(fact.model, read_ms)
+                    limiter = self._of_lane(fact.model)
+                    if limiter is not None and served is not None and not own:
+                        limiter.others_served(served, read_ms)
                 written = self._written.get(fact.model)
                 if own and written is not None and written.fact.id == fact.id:
                     written.unread_since_ms = None
@@ -147,6 +150,7 @@ class SharedLimits:
         fact = ShareWanted(
             **self._about(model, now_ms), partitions=tuple(sorted(self._owned)), wanted=of_lane,
             tenants={tenant: want for tenant, want in most if tenant is not None}, needs=needs,
+            served=next((round(each.served) for tenant, each in limiters if tenant is None), 0),
         )  # fmt: skip
         if written is not None and not named and now_ms - written.at_ms < REFRESH_MS and not _moved(written.fact, fact):
             return None
@@ -217,7 +221,7 @@ class SharedLimits:
 
     def _lessons_told(self, now_ms: int) -> Iterator[LimitsLearned]:
         for model in self._admission.lanes():
-            limiter = next((each for tenant, each in self._admission.limiters(model) if tenant is None), None)
+            limiter = self._of_lane(model)
             taught_ms = self._taught_ms.get(model)
             if limiter is None or limiter.taught is None:
                 continue
@@ -238,11 +242,14 @@ class SharedLimits:
         at_ms = min(read_ms, fact.at_ms)
         if len(self._lessons) < LANES_MAX or fact.model in self._lessons:
             self._lessons[fact.model] = lesson, at_ms
-        for tenant, limiter in self._admission.limiters(fact.model):
-            if tenant is None:
-                limiter.learned(lesson, read_ms)
+        limiter = self._of_lane(fact.model)
+        if limiter is not None:
+            limiter.learned(lesson, read_ms)
 
     # ---- both
+
+    def _of_lane(self, model: str) -> Limiter | None:
+        return next((limiter for tenant, limiter in self._admission.limiters(model) if tenant is None), None)
 
     def _joined(self, model: str, tenant: str | None, limiter: Limiter, now_ms: int) -> None:
         """A lane or tenant has its first job, or its first one for long."""

@@ -195,3 +195,23 @@ def test_facts_of_another_account_are_passed_over() -> None:
         LimitsLearned(id="x/1", at_ms=T0, account="1" * 8, model="m", worker="x", tokens_per_min=1), T0
     )  # fmt: skip
     assert worker.limiter.tokens_per_min == before
+
+
+def test_what_all_workers_were_served_shows_the_limit_wherever_it_was_served() -> None:
+    """Two workers with equal shares: one was served 30,000 tokens a minute between two refusals, the other 70,000."""
+    fleet = Fleet(FOUND, 2, Random(1), (20, 150))
+    one, two = fleet.workers
+    fleet.run(2_000)
+    one.wants = two.wants = 2.0  # Both tell.
+    fleet.run(3_000)
+    for worker in fleet.workers:
+        worker.limiter._found = 120_000.0
+    refused(fleet, one)
+    for _ in range(120):
+        fleet.run(1_000)
+        for worker, tokens in ((one, 500.0), (two, 1_166.7)):
+            worker.limiter.take(tokens, fleet.now_ms)
+            worker.limiter.answered(tokens, fleet.now_ms)
+            worker.limiter.ended(tokens, tokens)
+    refused(fleet, one)
+    assert one.limiter._ceiling == pytest.approx(100_000, rel=0.05)
