@@ -53,6 +53,11 @@ PAUSED = CreatesPaused(
     id="p", at_ms=1_000, scope=PauseScope(model="gpt-5"), by="Ann", why="the key is rotated"
 )  # fmt: skip
 
+SPENT = CreatesPaused(
+    id="b", at_ms=1_000, scope=PauseScope(tenant="default", budget="day"), by="the budget per day",
+    why="$5 of $5 per day spent since 1970-01-01 (100 %)",
+)  # fmt: skip
+
 
 def changed(at_ms: int = 2_500, **changes: Any) -> Message:
     fields = {"id": f"j/changed/{at_ms}", "at_ms": at_ms, "job_id": "j", "tenant": "default", "ingress": "http"}
@@ -89,6 +94,8 @@ STATUSES: dict[Status, JobSituation] = {
 BESIDES: dict[str, JobSituation] = {
     "waits until a time": seen(LATER),
     "waits, paused": seen(QUEUED, paused=(PAUSED,)),
+    "waits, budget used up": seen(QUEUED, paused=(SPENT,)),
+    "backing off, budget used up": seen(submitted(), rejected(), paused=(SPENT,)),
     "waits, changed": seen(QUEUED, changed(priority="bulk", deadline_at_ms=100_000)),
     "waits, repeats": seen(submitted(turn=Turn(waits=True), retry=RetryOf(job_id="old", why="w"))),
     "ended, retried": seen(ONCE, rejected(), retried_as="retry_1"),
