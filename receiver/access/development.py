@@ -63,7 +63,8 @@ def refuse_foreign_pages(request: web.Request) -> None:
 
 
 def _is_of_a_proxy(name: str) -> bool:
-    return name != _HOST and not OF_A_PROXY.isdisjoint(_WORDS.split(name))
+    of_a_client = name == _HOST or name.startswith("sec-")  # a browser's own: Sec-CH-Prefers-Color-Scheme
+    return not of_a_client and not OF_A_PROXY.isdisjoint(_WORDS.split(name))
 
 
 def _is_cross_site(request: web.Request, host: str) -> bool:

@@ -146,7 +146,13 @@ def test_in_development_programs_and_the_page_itself_get_in_and_webhooks_from_an
                 "Origin": f"http://localhost:{ingress.port}",
                 "Sec-Fetch-Site": "same-origin",
             },
-            {"Sec-Fetch-Site": "none"},
+            {"Sec-Fetch-Site": "none", "Sec-CH-Prefers-Color-Scheme": "dark"},
+            {
+                "X-Stainless-Retry-Count": "0",
+                "OpenAI-Organization": "org",
+                "X-Client-Request-Id": "1",
+                "traceparent": "0",
+            },
             {"Host": "LOCALHOST"},
             {"Host": f"[::1]:{ingress.port}"},
         ]
