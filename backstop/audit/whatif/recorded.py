@@ -14,7 +14,7 @@ from backstop.runtime.records import Record
 from schemas.base import Body, InlineBody, Message
 from schemas.codec import PoisonError, decode
 from schemas.hedges import HedgePermit, acts, unhedgeable
-from schemas.jobs import AttemptAccepted, JobRefused, JobSubmitted, ResponseAdopted
+from schemas.jobs import AttemptAccepted, JobRefused, JobSubmitted, ResponseAdopted, UsageBooked
 from schemas.responses import (
     ResponseClaimed,
     ResponseObserved,
@@ -77,7 +77,7 @@ class Recorded:
     begins: list[Noted] = field(default_factory=list)
     """Facts without a cause in the log: submissions, cancels, webhooks of responses that no create made."""
     webhooks: dict[str, list[Noted]] = field(default_factory=lambda: defaultdict(list))
-    """By response, where a create made it."""
+    """By response, where a create made it; with the usage that its stream showed, which no other fact causes either."""
     truths: dict[str, Truth] = field(default_factory=dict)
     results: dict[str, JobResult] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
@@ -167,7 +167,8 @@ class RangeReading:
         self.found.by_id.setdefault(fact.id, []).append(noted)
         if isinstance(fact, ResponseTimerFired) and fact.permit is not None:
             self.found.permits.setdefault(fact.response_id, fact.permit)
-        if isinstance(fact, WebhookReceived) and self._owners[fact.response_id][1]:
+        streamed = isinstance(fact, UsageBooked) and fact.estimated
+        if streamed or (isinstance(fact, WebhookReceived) and self._owners[fact.response_id][1]):
             self.found.webhooks[fact.response_id].append(noted)
         elif isinstance(fact, WebhookReceived | JobSubmitted | ResponseAdopted | JobRefused) or (
             fact.type == "cancel_requested"
@@ -250,7 +251,10 @@ def _judge(truth: Truth, seen: list[ResponseObserved], released_ms: int | None, 
     began_ms, ended_ms = first_end.provider_created_at_ms, first_end.provider_ended_at_ms or said_ms
     least = truth.seen_age_ms
     # A webhook after which a poll still found it running came early, and says nothing of the end.
-    after_ms = [each.at_ms for each in heard if each.at_ms >= truth.accepted_ms + least]
+    after_ms = [
+        each.at_ms for each in heard
+        if isinstance(each, WebhookReceived) and each.at_ms >= truth.accepted_ms + least
+    ]  # fmt: skip
     most = min([first_end.at_ms, *after_ms]) - truth.accepted_ms
     age_ms = (least + most) // 2 if began_ms is None or ended_ms is None else ended_ms - began_ms
     truth.end_age_ms = max(least, min(age_ms, most))
