@@ -54,7 +54,7 @@ tier_percent = { flex = 50, priority = 200 }
 """
 FACTOR = {"default": Decimal(1), "flex": Decimal("0.5"), "priority": Decimal(2)}
 WINDOW = {None: Decimal(1), "soonest": Decimal(1), "8h": Decimal("0.6")}
-BUDGET = {"tenant": "globex", "per": "day", "usd": 0.006, "stop": True}
+BUDGET = {"tenant": "globex", "per": "day", "usd": 0.0004, "stop": True}
 ONE_BY_ONE = {"tenant": "globex", "concurrent": 3}
 """So that few jobs run when the budget is used up."""
 KNOWN_WITHIN_MS = 3_000
@@ -240,10 +240,10 @@ def test_a_budget_that_stops_is_exceeded_by_no_more_than_what_runs(running: Runn
     assert len(made) < len(jobs)
 
     assert {name: budget[name] for name in ("per", "limit_usd", "reserved_usd", "unknown", "stops", "used_up")} == {
-        "per": "day", "limit_usd": "0.006", "reserved_usd": "0", "unknown": 0, "stops": True, "used_up": True,
+        "per": "day", "limit_usd": "0.0004", "reserved_usd": "0", "unknown": 0, "stops": True, "used_up": True,
     }  # fmt: skip
     shown = backstop(running, "globex", "costs")
-    assert f"${budget['spent_usd']} spent and $0 reserved of $0.006; creates are held" in shown.stderr
+    assert f"${budget['spent_usd']} spent and $0 reserved of $0.0004; creates are held" in shown.stderr
     whole = json.loads(backstop(running, "globex", "costs", "-o", "json").stdout)
     assert whole["budgets"] == [budget]
     waits = next(job_id for job_id in jobs if f"globex:{job_id}" not in {line["job"] for line in made.values()})
