@@ -171,10 +171,14 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 bench-paired: install ## compare the cost of a job with another checkout, which has a .venv (OTHER=../before)
 	$(BIN)/python -m bench.paired --other "$(OTHER)"
 
-bench-polling: install ## compare the polling policy with the optimum, in virtual time (two minutes)
+bench-polling: install ## compare the polling policy with the optimum and check its goals, in virtual time (minutes)
 	$(BIN)/python -m bench.polling --svg docs/polling-frontier.svg
+	$(BIN)/pytest -q tests/unit/streams/policy/test_polling_goals.py
 
-bench-limits: install ## how much of a limit is used, and who waits, in virtual time (two minutes)
+bench-hedging: install ## check the goals of hedging against the theory, in virtual time (minutes)
+	$(BIN)/python -m bench.hedging_goals --svg docs/hedging-frontier.svg
+
+bench-limits: install ## how much of a limit is used, and who waits, in virtual time (minutes)
 	$(BIN)/python -m bench.limits --svg docs/limits-used.svg
 
 bench: install ## measure the whole system on this machine (minutes; needs an idle machine)
@@ -188,7 +192,7 @@ bench: install ## measure the whole system on this machine (minutes; needs an id
 	$(BIN)/python bench/readers.py get
 	$(BIN)/python bench/readers.py live
 
-.PHONY: bench bench-paired bench-polling bench-limits
+.PHONY: bench bench-paired bench-polling bench-hedging bench-limits
 
 simulate: install ## simulate the system in virtual time with SEEDS seeds (100000: hours)
 	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),100000) --must-meet

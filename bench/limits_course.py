@@ -7,23 +7,24 @@ own retries, and admission by the declared `max_output_tokens`.
 
 import heapq
 import math
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import Random
-from typing import Literal
 
+from bench.limits_scene import Course, Job, Provider, Scene
 from schemas.base import Priority
+from schemas.codec import decode, encode
+from schemas.lanes import LANE_FACT, CreateFact, LaneFact, ProbeClaimed
 from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
-from streams.policy.limiter import LimitsTold
+from streams.policy.lanes import HELD_MS, Held, share_of
 from streams.policy.limits import LimitRules, read_rules
+from streams.policy.shared_limits import SharedLimits
 from streams.policy.sizes import Asked
 from streams.policy.waiting import Waiter
+from streams.workers.lanes import Lanes
 
-Method = Literal["backstop", "sdk", "declared"]
-Headers = Literal["true", "none", "zero", "low", "high"]
-"""What the answers tell: the limit and what is left, nothing, or a lie (nothing left; a 50th or 50 times the limit)."""
 PARTITIONS = 12
 TICK_MS = 20
 LATENCY_MS = 40
@@ -31,121 +32,29 @@ DECLARED = 16_000
 HOUR_MS = 3_600_000
 MODEL = "m"
 FAR_MS = 10 * 24 * HOUR_MS
-
-
-@dataclass(slots=True)
-class Job:
-    number: int
-    tenant: str
-    priority: Priority
-    input_tokens: int
-    output_tokens: int
-    run_ms: int
-    came_ms: int
-    tries: int = 0
-
-
-class Provider:
-    """A bucket of tokens that fills evenly, and is charged what each job really uses."""
-
-    def __init__(self, limit: float, burst_s: float) -> None:
-        self.limit, self.burst_s = limit, burst_s
-        self.level, self.at_ms = limit * burst_s / 60, 0
-        self.away = False
-        self.charged: Counter[int] = Counter()
-        self.refused: Counter[int] = Counter()
-        self.created: Counter[int] = Counter()
-
-    def create(self, job: Job, now_ms: int) -> tuple[bool, int]:
-        """Whether it is accepted, and the wait that is told."""
-        capacity = self.limit * self.burst_s / 60
-        self.level = min(self.level + (now_ms - self.at_ms) * self.limit / 60_000, capacity)
-        self.at_ms = now_ms
-        self.created[now_ms // 60_000] += 1
-        charge = min(job.input_tokens + job.output_tokens, capacity)
-        accepted = self.level >= charge
-        if accepted:
-            self.level -= charge
-            self.charged[now_ms // 60_000] += int(charge)
-        else:
-            self.refused[now_ms // 60_000] += 1
-        return accepted, math.ceil((charge - self.level) * 60 / self.limit) * 1_000
-
-    def told(self, headers: Headers) -> LimitsTold | None:
-        """What the answer that was just given tells."""
-        match headers:
-            case "none":
-                return None
-            case "true":
-                return LimitsTold(tokens_per_min=self.limit, tokens_left=max(0.0, self.level))
-            case "zero":
-                return LimitsTold(tokens_per_min=self.limit, tokens_left=0.0)
-            case "low":
-                return LimitsTold(tokens_per_min=self.limit / 50, tokens_left=self.level)
-            case "high":
-                return LimitsTold(tokens_per_min=self.limit * 50, tokens_left=self.limit * 50)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    method: Method = "backstop"
-    workers: int = 1
-    limit: float = 100_000
-    burst_s: float = 60.0
-    told_limit: float | None = 100_000
-    """What the operator configured. None: the limit is to be found out."""
-    headers: Headers = "none"
-    minutes: int = 15
-    seed: int = 1
-    changes: tuple[tuple[int, float], ...] = ()
-    """(minute, limit): without notice."""
-    floods: bool = False
-    """Ten tenants: nine submit steadily, and one drops 10,000 jobs at the fifth minute."""
-    flood: bool = True
-    """False: the nine alone."""
-    bulk: bool = False
-    """A bulk backlog, and some interactive jobs."""
-    interactive: bool = False
-    """Interactive jobs, a few a minute."""
-    load: float = 1.5
-    """Submitted tokens over the limit."""
-    away: tuple[int, int] | None = None
-    """Minutes in which the lane is held: no grants."""
-
-
-@dataclass(slots=True)
-class Course:
-    scene: Scene
-    used: dict[int, float] = field(default_factory=dict)
-    """By minute: the share of the limit that was charged."""
-    refusals: float = 0.0
-    """Refused creates over jobs accepted, after the fifth minute."""
-    refused_first: float = 0.0
-    waits_ms: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """Of each tenant or class."""
-    refused: dict[int, int] = field(default_factory=dict)
-    gave_up: int = 0
-    error: float = 0.0
-    """Reserved over real tokens, of the last 1,000 jobs, less 1."""
-    grants: dict[int, int] = field(default_factory=dict)
-
-    def share(self, first: int, last: int) -> float:
-        return sum(self.used.get(minute, 0.0) for minute in range(first, last)) / (last - first)
-
-    def wait_ms(self, who: str, part: float = 0.99) -> int:
-        waits = sorted(self.waits_ms[who])
-        return waits[min(int(part * len(waits)), len(waits) - 1)] if waits else 0
+TELL_MS = 200
+READ_MS = (20, 150)
+"""How long a fact takes to each worker."""
+ACCOUNT = "0" * 8
 
 
 class _Worker:
     def __init__(self, run: "_Run", name: str) -> None:
         self.run, self.name = run, name
         self.partitions: frozenset[int] = frozenset()
-        self.admission = Admission(run.rules, "a")
+        self.admission = Admission(run.rules, ACCOUNT)
+        self.lanes = Lanes(lambda: run.now_ms, account=ACCOUNT)
+        if run.scene.shares:
+            self.lanes.join(run.write)
+        self.limits = SharedLimits(self.admission, run.rules, ACCOUNT, name, PARTITIONS)
         self.jobs: dict[bytes, Job] = {}
+        self.waiting: dict[bytes, Waiter] = {}
+        self.read_ms = 0
 
     def own(self, partitions: frozenset[int]) -> None:
         self.partitions = partitions
+        self.lanes.share = share_of(partitions, PARTITIONS)
+        self.limits.own(partitions)
         self.admission.own(partitions, len(partitions) / PARTITIONS, self.run.now_ms)
 
 
@@ -159,6 +68,7 @@ class _Run:
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = count()
         self.course = Course(scene)
+        self.facts = 0
         self.reserved: deque[tuple[float, int]] = deque(maxlen=1_000)
         self.workers = [_Worker(self, f"w{number}") for number in range(scene.workers)]
         for number, worker in enumerate(self.workers):
@@ -179,7 +89,11 @@ class _Run:
         self._submit(end_ms)
         if scene.method == "backstop":
             for worker in self.workers:
-                self.at(self.random.randrange(TICK_MS), lambda worker=worker: self._tick(worker))  # type: ignore[misc]
+                self.at(self.random.randrange(TICK_MS), partial(self._tick, worker))
+                if scene.shares:
+                    self.at(self.random.randrange(TELL_MS), partial(self._tell, worker))
+            for second, counts in scene.moves:
+                self.at(second * 1_000, partial(self._move, counts))
         while self._heap and self._heap[0][0] <= end_ms:
             self.now_ms, _, act = heapq.heappop(self._heap)
             act()
@@ -200,6 +114,8 @@ class _Run:
         if scene.floods and scene.flood:
             for _ in range(10_000):
                 self._come(5 * 60_000, "flood", "normal")
+        for _ in range(scene.backlog):
+            self._come(scene.backlog_at * 60_000, "t0", "normal")
         if scene.interactive:
             at_ms = 0.0
             while at_ms < end_ms:
@@ -216,6 +132,7 @@ class _Run:
         self.at(at_ms, lambda: self._came(job))
 
     def _came(self, job: Job) -> None:
+        self.course.came += 1
         match self.scene.method:
             case "backstop":
                 self._wait(job, retry=False)
@@ -228,17 +145,57 @@ class _Run:
 
     def _wait(self, job: Job, *, retry: bool) -> None:
         partition = job.number % PARTITIONS
-        worker = next(each for each in self.workers if partition in each.partitions)
+        if self.scene.lies_at is not None:
+            partition = job.number % (PARTITIONS // self.scene.workers) * self.scene.workers + self.scene.lies_at
+        worker = self._owner(partition)
         key = str(job.number).encode()
         worker.jobs[key] = job
         asked = Asked(job.tenant, MODEL, job.input_tokens * 4, DECLARED)
         waiter = Waiter(partition, key, asked, job.came_ms + FAR_MS, job.priority, retry)
+        worker.waiting[key] = waiter
         worker.admission.put(waiter, self.now_ms)
 
+    def _owner(self, partition: int) -> _Worker:
+        return next(each for each in self.workers if partition in each.partitions)
+
+    def _move(self, counts: tuple[int, ...]) -> None:
+        """Partitions move. The new owner reads from their rows which jobs wait and which run."""
+        left = iter(range(PARTITIONS))
+        for worker, many in zip(self.workers, counts, strict=True):
+            worker.own(frozenset(next(left) for _ in range(many)))
+        for worker in self.workers:
+            for key, waiter in list(worker.waiting.items()):
+                owner = self._owner(waiter.partition)
+                if owner is not worker:
+                    owner.jobs[key], owner.waiting[key] = worker.jobs[key], worker.waiting.pop(key)
+                    owner.admission.put(
+                        Waiter(waiter.partition, key, waiter.asked, waiter.deadline_ms, waiter.priority, waiter.retry),
+                        self.now_ms,
+                    )
+
+    def _tell(self, worker: _Worker) -> None:
+        self.at(self.now_ms + TELL_MS, partial(self._tell, worker))
+        for fact in worker.limits.tell(self.now_ms):
+            self.write(fact)
+
+    def write(self, fact: LaneFact) -> None:
+        """All workers read it in the order of the log."""
+        self.facts += 1
+        for reader in self.workers:
+            reader.read_ms = max(reader.read_ms, self.now_ms + self.random.randint(*READ_MS))
+            self.at(reader.read_ms, partial(self._read, reader, fact))
+
+    def _read(self, reader: _Worker, fact: LaneFact) -> None:
+        read = decode(LANE_FACT, encode(fact))
+        if isinstance(read, CreateFact):
+            reader.lanes.read(read, self.now_ms)
+        else:
+            reader.limits.take(read, self.now_ms)
+
     def _tick(self, worker: _Worker) -> None:
-        self.at(self.now_ms + TICK_MS, lambda: self._tick(worker))
-        while not self.provider.away:
-            turn = worker.admission.next(MODEL, self.now_ms)
+        self.at(self.now_ms + TICK_MS, partial(self._tick, worker))
+        while True:
+            turn = worker.admission.next(MODEL, self.now_ms, worker.lanes.release)
             match turn:
                 case Grant():
                     self._begin(worker, turn)
@@ -249,8 +206,10 @@ class _Run:
 
     def _begin(self, worker: _Worker, grant: Grant) -> None:
         job = worker.jobs[grant.waiter.key]
+        worker.waiting.pop(grant.waiter.key, None)
         minute = self.now_ms // 60_000
         self.course.grants[minute] = self.course.grants.get(minute, 0) + 1
+        self.course.granted_s[self.now_ms // 1_000] += int(grant.tokens)
         if not job.tries:
             self._waited(job)
             self.reserved.append((grant.tokens, job.input_tokens + job.output_tokens))
@@ -258,8 +217,43 @@ class _Run:
         self.at(self.now_ms + LATENCY_MS, lambda: self._create(worker, grant.waiter, job))
 
     def _create(self, worker: _Worker, waiter: Waiter, job: Job) -> None:
+        """As the submitter does: a closed lane holds the create, or lets it go as its probe."""
+        command_id = f"{job.number}/{job.tries}"
+        asked = worker.lanes.ask(MODEL, command_id)
+        if isinstance(asked, ProbeClaimed):
+            self.at(self.now_ms + READ_MS[1] + 1, partial(self._probe, worker, waiter, job, command_id))
+        elif isinstance(asked, Held):
+            self._hold(worker, waiter, job, asked)
+        else:
+            self._send(worker, waiter, job, command_id)
+
+    def _probe(self, worker: _Worker, waiter: Waiter, job: Job, command_id: str) -> None:
+        worker.lanes._claims.pop(MODEL, None)  # noqa: SLF001 - as `Lanes.send` does at the end of its wait
+        verdict = worker.lanes.verdict(MODEL, command_id)
+        if isinstance(verdict, Held):
+            self._hold(worker, waiter, job, verdict)
+        else:
+            self._send(worker, waiter, job, command_id)
+
+    def _hold(self, worker: _Worker, waiter: Waiter, job: Job, held: Held) -> None:
+        worker.admission.refused((waiter.partition, waiter.key), self.now_ms)
+        self.at(held.until_ms, partial(self._wait, job, retry=True))
+
+    def _send(self, worker: _Worker, waiter: Waiter, job: Job, command_id: str) -> None:
+        place = (waiter.partition, waiter.key)
+        if self.provider.away:
+            self.course.probes[self.now_ms // 60_000] += 1
+            worker.lanes.failed(MODEL, command_id, "account", "invalid_api_key")
+            worker.admission.refused(place, self.now_ms)
+            self.at(self.now_ms + HELD_MS, partial(self._wait, job, retry=True))
+            return
         accepted, told_ms = self.provider.create(job, self.now_ms)
-        place, told = (waiter.partition, waiter.key), self.provider.told(self.scene.headers)
+        told = self.provider.told(self.scene.headers)
+        if accepted:
+            worker.lanes.succeeded(MODEL, command_id)
+            self.course.accepted_ms.append(self.now_ms)
+        else:
+            worker.lanes.failed(MODEL, command_id, "limited", "rate_limit_exceeded", told_ms=told_ms)
 
         def answered() -> None:
             if accepted:
@@ -326,7 +320,7 @@ class _Run:
         for minute in range(self.scene.minutes):
             limit = changes.get(minute, limit)
             course.used[minute] = provider.charged[minute] / limit
-        course.refused = dict(provider.refused)
+        course.refused, course.facts = dict(provider.refused), self.facts
         late = range(5, self.scene.minutes)
         course.refusals = sum(provider.refused[m] for m in late) / max(1, sum(provider.created[m] for m in late))
         first = range(5)

@@ -1,6 +1,6 @@
 """The official OpenAI SDK against the simulator: only `base_url` and the key differ. Imports nothing of Backstop.
 
-    python -m backstop.simulator --port 8089 --api-key sk-simulator --time-scale 10 &
+    backstop simulator --port 8089 --api-key sk-simulator --time-scale 10 &
     python examples/openai_sdk_simulator.py --base-url http://127.0.0.1:8089/v1
 
 Needs `pip install openai`. The same lines run against OpenAI, with its key and without --base-url.

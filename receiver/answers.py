@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from backstop.runtime.authority import owner_now
+from backstop.runtime.authority import authority_of, owner_now
 from backstop.runtime.blobs import BlobStore
 from backstop.runtime.shares import Owner, Shares
 from receiver.limits import PLAIN_COST, Limits
@@ -134,12 +135,19 @@ async def _sent(
     try:
         async with asyncio.timeout(limits.stream_write_s + len(body) / limits.answer_bytes_per_s_min):
             await answer.prepare(request)
-            await write_pieces(answer.write, body, limits.stream_write_s)
+            await write_pieces(partial(_write_if_allowed, request, answer), body, limits.stream_write_s)
             await answer.write_eof()
     except (ConnectionError, TimeoutError):
         if request.transport is not None:
             request.transport.abort()  # `close` would wait for the client to read what is buffered
     return answer
+
+
+async def _write_if_allowed(request: web.Request, answer: web.StreamResponse, piece: memoryview) -> None:
+    """:raises ConnectionError: the key of a read has ended; a slow client has many minutes for a large answer."""
+    if request.method == hdrs.METH_GET and not authority_of(request).still():
+        raise ConnectionAbortedError
+    await answer.write(piece)
 
 
 async def write_pieces(write: Callable[[memoryview], Awaitable[None]], data: bytes, within_s: float) -> None:

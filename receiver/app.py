@@ -32,6 +32,7 @@ from receiver.access.addresses import client_address
 from receiver.access.callers import CALLER, TICKET, CallerIngress
 from receiver.access.identity import RATE, authentication
 from receiver.access.keys import KeyRing
+from receiver.access.priorities import limited_by
 from receiver.access.quotas import Quotas, knows_no_load
 from receiver.access.tickets import Tickets
 from receiver.answers import CountedBlobs, ReadMemory, sending
@@ -45,7 +46,7 @@ from receiver.ingress.endpoint_routes import CHANGE, LIST, REGISTER, REMOVE, RES
 from receiver.ingress.endpoints import EndpointIngress, EndpointRegistry
 from receiver.ingress.jobs import CANCEL, SUBMIT, JobIngress
 from receiver.ingress.previous import PreviousResponses
-from receiver.ingress.submissions import FindJob, KnownIds, Submissions, knows_nothing
+from receiver.ingress.submissions import FindJob, KnownIds, SubmissionRules, Submissions, knows_nothing
 from receiver.ingress.submitted import SubmittedBodies
 from receiver.ingress.webhooks import RECEIVE, WebhookIngress, WebhookRules
 from receiver.limits import Limits
@@ -73,6 +74,7 @@ log = get_logger("receiver.app")
 
 HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 SUBMISSIONS: web.AppKey[Submissions] = web.AppKey("submissions", Submissions)
+PREVIOUS: web.AppKey[PreviousResponses] = web.AppKey("previous", PreviousResponses)
 RESPONSES: web.AppKey[Responses] = web.AppKey("responses", Responses)
 LIVE: web.AppKey[Live] = web.AppKey("live", Live)
 BLOBS: web.AppKey[CountedBlobs] = web.AppKey("blobs", CountedBlobs)
@@ -144,7 +146,8 @@ def build_app(
         policy=settings.submission,
         limits=limits,
         quotas=quotas,
-        limit_rules=settings.limit_rules(),
+        stamps=SubmissionRules(settings.limit_rules(), settings.prices()),
+        allows_priority=limited_by(ring.priorities_of),
     )
 
     async def is_hidden(tenant: str, response_id: str) -> bool:
@@ -185,7 +188,7 @@ def build_app(
     )  # fmt: skip
     app.on_response_prepare.append(_name(random_hex))
     app.cleanup_ctx.append(_saving_last_used(ring))
-    app[SUBMISSIONS], app[RESPONSES], app[BLOBS] = submissions, shown, counted
+    app[SUBMISSIONS], app[RESPONSES], app[BLOBS], app[PREVIOUS] = submissions, shown, counted, previous
     app[HEALTH], app[KEYS], app[METRICS] = health, ring, metrics
     declare(app, RECEIVE, webhooks.receive, expect_handler=_expect)
     adopt = AdoptIngress(submissions, reads, settings.submission, limits).adopt

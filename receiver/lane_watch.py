@@ -14,7 +14,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.settings import RuntimeSettings
-from schemas.lanes import LANE_FACT, LaneFact
+from schemas.lanes import LANE_FACT, CreateFact, LaneFact
 from schemas.pauses import PAUSE_FACT, PauseFact
 from streams.policy.lanes import Lane, take
 from streams.policy.pauses import PauseBook
@@ -78,8 +78,8 @@ class LaneWatch:
         if awaited is not None:
             awaited.set()
 
-    def take_lane(self, fact: LaneFact, at_ms: int) -> None:
-        """Take the next fact of `lanes`."""
+    def take_lane(self, fact: CreateFact, at_ms: int) -> None:
+        """Take the next fact of `lanes` that may change a lane."""
         place = (fact.account, fact.model)
         lane = self.lanes[place] = take(self.lanes.get(place, Lane()), fact, at_ms)
         if lane == Lane():
@@ -88,7 +88,8 @@ class LaneWatch:
             del self.lanes[next((name for name, each in self.lanes.items() if each.closed is None), place)]
 
     def _lane(self, fact: LaneFact, at_ms: int) -> None:
-        self.take_lane(fact, min(self._now_ms(), at_ms))
+        if isinstance(fact, CreateFact):
+            self.take_lane(fact, min(self._now_ms(), at_ms))
 
     def _pause(self, fact: PauseFact, at_ms: int) -> None:
         self.take_pause(fact, min(self._now_ms(), at_ms))

@@ -14,8 +14,7 @@ from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.feed import ChangeFeed, StreamLimits
 from backstop.readmodel.opening import database_at
-from backstop.readmodel.prices import read_prices
-from backstop.readmodel.settings import OVERDUE_BOUND_MS, SHIPPED_PRICES, ProjectionSettings
+from backstop.readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.blob_stores import open_storage, store_id
 from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
@@ -29,7 +28,8 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.startup import stop_on_signals
 from receiver.access.identity import PAGE, caller_of, tenant_of
-from receiver.app import BLOBS, KEYS, LIVE, RESPONSES, SUBMISSIONS, beside, build_app
+from receiver.access.priorities import limited_by
+from receiver.app import BLOBS, KEYS, LIVE, PREVIOUS, RESPONSES, SUBMISSIONS, beside, build_app
 from receiver.app import serve as serve_app
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
@@ -48,6 +48,8 @@ from receiver.reads.shown import Shown
 from receiver.reads.status import SystemWatch, add_status_route, system_watch
 from receiver.reads.why import add_why_route
 from receiver.settings import ReceiverSettings
+from streams.policy.prices import read_prices
+from streams.price_settings import SHIPPED_PRICES
 
 AGAIN_S = 1.0
 LANE_WATCH: web.AppKey[LaneWatch] = web.AppKey("lane_watch", LaneWatch)
@@ -161,9 +163,9 @@ def application(
     beside_rows = BesideReadModel(spending, folders, lane_watch, watch, app[KEYS].expiring)
     add_overview_routes(app, database, rights, now_ms, overdue_bound_ms, beside_rows)
     add_cost_routes(app, database, tenant_of, now_ms, spending)
-    publishing = Publishing(publisher, limits)
+    publishing = Publishing(publisher, limits, limited_by(app[KEYS].priorities_of))
     add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)
-    retrying = Retrying(app[SUBMISSIONS], blobs)
+    retrying = Retrying(app[SUBMISSIONS], blobs, app[PREVIOUS].allows_again)
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing, retrying)
     add_search_routes(app, database, blobs, tenant_of, shown, taken)
     add_status_route(app, watch, now_ms)

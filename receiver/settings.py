@@ -12,6 +12,7 @@ from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from receiver.ingress.signature import WebhookKey, parse_key
 from receiver.limits import DEAR_COST, Limits
 from streams.limit_settings import LimitSettings
+from streams.price_settings import PriceSettings
 from streams.submission import SubmissionPolicy
 
 HOUR_MS = 3_600_000
@@ -26,7 +27,7 @@ ENVELOPE_BYTES_MAX = 65_536
 """Upper bound on what a fact adds to the body that it carries."""
 
 
-class ReceiverSettings(WebhookSettings, LimitSettings):
+class ReceiverSettings(WebhookSettings, LimitSettings, PriceSettings):
     """Addresses, secrets, and the defaults and limits of submissions."""
 
     model_config = SettingsConfigDict(

@@ -19,7 +19,7 @@ JobId = Annotated[str, StringConstraints(pattern=JOB_ID_PATTERN)]
 """Chosen by the client or derived by the ingress. Also the record key on every topic keyed by job."""
 
 RESPONSE_ID_CHARS_MAX = 1_024
-RESPONSE_ID_PATTERN = rf"^[\x21-\x7e]{{1,{RESPONSE_ID_CHARS_MAX}}}$"
+RESPONSE_ID_PATTERN = rf"^[\x21-\x7e]([\x20-\x7e]{{0,{RESPONSE_ID_CHARS_MAX - 2}}}[\x21-\x7e])?$"
 ResponseId = Annotated[str, StringConstraints(pattern=RESPONSE_ID_PATTERN)]
 """The provider's id of a response, opaque to Backstop. Gateways encode their routing into ids (LiteLLM's have 453
 characters and end in `==`), so the pattern only keeps an id printable and bounded."""

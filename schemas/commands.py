@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from schemas.base import Body, Int64, JobId, JobMessage, LatencyClass, ResponseMessage, SpanMs, TenantId, UnixMs
+from schemas.fallbacks import Fallback
 
 CREATE_TIMEOUT_MS_UNSTAMPED = 45_000
 """Time limit of a create whose job is older than the field `timeout_ms`: the default of those releases."""
@@ -29,6 +30,8 @@ class CreateResponse(JobMessage):
     """Don't ask for the completion window of the request: it would end after the deadline."""
     continuation_id: str | None = None
     """Continue the completion window of an earlier attempt."""
+    instead: Fallback | None = None
+    """Ask for this instead of what the request says: the job has taken a fallback. `model` is that of it."""
     hedge: Literal[True] | None = None
     """The attempt may be hedged, so its acceptance says when to ask for that."""
 

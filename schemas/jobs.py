@@ -24,8 +24,10 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.fallbacks import Fallbacks
 from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
+from schemas.spend_caps import SpendCap
 from schemas.statuses import EndResponseStatus, SettledStatus
 
 
@@ -124,6 +126,10 @@ class JobSubmitted(JobMessage):
     """Absent where the submission names no `prompt_cache_key`, and no rule makes one."""
     retry: RetryOf | None = None
     """Absent where the job repeats no other one."""
+    cap: SpendCap | None = None
+    """Absent where the submission names no cap."""
+    fallback: Fallbacks | None = None
+    """Absent where neither the submission nor a rule names one."""
 
 
 class ResponseAdopted(JobMessage):
@@ -349,6 +355,19 @@ class JobAdmitted(JobMessage):
     """What its lane or tenant was short of last; `turn`: of nothing."""
 
 
+class FallbackTaken(JobMessage):
+    """The lane of a job that waits has been closed for longer than it waits for it: its next model's turn has come."""
+
+    topic: ClassVar[str] = "jobs"
+    type: Literal["fallback_taken"] = "fallback_taken"
+    number: Int64 = Field(ge=1)
+    """Which of the job's fallbacks, from 1."""
+    closed_ms: SpanMs
+    """How long the lane has been closed."""
+    code: str = Field(max_length=200)
+    """The code of the failure that closed it."""
+
+
 class JobFoundTooLate(JobMessage):
     """A job that waits has less time left than nine of ten runs of its model take."""
 
@@ -372,6 +391,7 @@ JobFact = Annotated[
     | UsageBooked
     | JobAdmitted
     | JobFoundTooLate
+    | FallbackTaken
     | JobTimerFired,
     Field(discriminator="type"),
 ]

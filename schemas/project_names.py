@@ -3,7 +3,8 @@
 All tenants share one project at the provider, so a foreign id in a request could read a foreign conversation.
 
 Rules, before the code:
-- A field named `…_id` or `…_ids` is a reference, except fields that only distinguish parts of one request (`call_id`).
+- A field named `…_id`, `…_ids` or `…Id` is a reference, except fields that only distinguish parts of one request
+  (`call_id`).
   `id` is a reference, too, and so are fields whose value is an id (`conversation`, `container`). A new field of the
   provider is therefore refused, not passed.
 - A string in the form of the provider's ids is a reference anywhere outside of free text.
@@ -19,8 +20,13 @@ from typing import Any, Final
 
 PREVIOUS: Final = "previous_response_id"
 
-_LOCAL_IDS: Final = frozenset({"call_id", "approval_request_id", "connector_id"})
-"""Ids made by the model or the client for one request, or public ids (connectors bring their own credentials)."""
+_LOCAL_IDS: Final = frozenset({"call_id", "approval_request_id"})
+"""Ids made by the model or the client for one request."""
+
+_PUBLIC: Final = re.compile(r"connector_[a-z]+")
+"""Connectors that all projects have. They bring their own credentials."""
+
+_ID_FIELD: Final = re.compile(r"id|ids|.*(?:_ids?|[a-z]Ids?)")
 
 _NAMES: Final = frozenset({"conversation", "container"})
 
@@ -31,15 +37,15 @@ _FREE: Final = frozenset({
 """Fields whose content is never a reference: written by users, or quoted from an earlier answer."""
 
 _TEXTS: Final = frozenset({
-    "authorization", "content", "data", "description", "encrypted_content", "file_data", "file_url", "filename",
-    "image_url", "input", "instructions", "name", "output", "prompt_cache_key", "result", "safety_identifier",
-    "server_label", "server_url", "title", "url", "user", *_LOCAL_IDS,
+    "authorization", "content", "data", "description", "encrypted_content", "filename", "input", "instructions", "name",
+    "output", "prompt_cache_key", "result", "safety_identifier", "server_label", "title", "url", "user", *_LOCAL_IDS,
 })  # fmt: skip
 """Fields whose strings are free text. Objects and lists in them are searched."""
 
 _HELD_IN: Final[Mapping[str, str]] = {
     "reasoning": "encrypted_content",
     "compaction": "encrypted_content",
+    "compaction_summary": "encrypted_content",
     "image_generation_call": "result",
 }
 """The field that holds the content of an item of this type. Without it the provider uses the stored item."""
@@ -47,11 +53,14 @@ _HELD_IN: Final[Mapping[str, str]] = {
 _SAYS_NOTHING: Final = frozenset({"id", "type", "status", "role"})
 
 _PROVIDERS_ID: Final = re.compile(
+    r"(?:(?:sediment|file-service)://)?"  # as the provider's own products point to a file in the place of a URL
     r"(?:asst|batch|cfile|cntr|conv|file|ftjob|item|msg|part|pmpt|resp|rs|skill|thread|upload|vs|vsfb?)"
     r"[-_][A-Za-z0-9]{12,}"
 )
-_TUNED: Final = "ft:"
-"""Prefix of the names of fine-tuned models."""
+_TUNED: Final = re.compile(r"ft:|[^:]*:ft-", re.IGNORECASE)
+"""How the names of fine-tuned models begin, now and in former times."""
+
+_PROMPT_VARIABLES: Final = ("prompt", "variables")
 
 Path = tuple[str | int, ...]
 
@@ -96,7 +105,7 @@ def _in_object(path: Path, value: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
     for key, child in value.items():
         if key in _FREE or child is None or (key == "id" and is_item):
             continue
-        if path and path[-1] == "variables":  # Of a prompt: users choose these field names.
+        if path == _PROMPT_VARIABLES:  # Users choose these field names.
             if isinstance(child, dict | list):
                 yield (*path, "value"), child
         elif isinstance(child, dict | list) or _is_name(key, child):
@@ -111,20 +120,26 @@ def _in_list(path: Path, values: list[Any]) -> Iterator[tuple[Path, Any]]:
 
 
 def _is_name(key: str, value: Any) -> bool:
-    if key in _NAMES or key == "id" or (key.endswith(("_id", "_ids")) and key not in _LOCAL_IDS):
+    if key == "connector_id" and isinstance(value, str) and _PUBLIC.fullmatch(value):
+        return False
+    if key in _NAMES or (_ID_FIELD.fullmatch(key) and key not in _LOCAL_IDS):
         return True
     if not isinstance(value, str) or key in _TEXTS:
         return False
-    return value.startswith(_TUNED) if key == "model" else _PROVIDERS_ID.fullmatch(value) is not None
+    return (_TUNED.match(value) if key == "model" else _PROVIDERS_ID.fullmatch(value)) is not None
 
 
 def _is_reference(item: dict[str, Any]) -> bool:
     if item.get("id") is None:
         return False
-    held_in = _HELD_IN.get(str(item.get("type")))
-    return (
-        not item.get(held_in) if held_in is not None else {k for k, v in item.items() if v is not None} <= _SAYS_NOTHING
-    )
+    kind = item.get("type")
+    if kind == "item_reference" or {name for name, value in item.items() if value is not None} <= _SAYS_NOTHING:
+        return True
+    held_in = _HELD_IN.get(str(kind))
+    if held_in is not None:
+        held = item.get(held_in)
+        return not isinstance(held, str) or not held.strip()
+    return kind in (None, "message") and not item.get("content")
 
 
 def _kind(path: Path) -> str:

@@ -3,6 +3,7 @@
 Unknown fields are refused here, so that a client learns of a typo at once.
 """
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -11,16 +12,20 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    PlainSerializer,
     StrictBool,
     StringConstraints,
     TypeAdapter,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from schemas.base import Priority, ResponseId, UnixMs
 from schemas.codec import deeper_than
+from schemas.fallbacks import AFTER_MS, AFTER_MS_MAX, AFTER_MS_MIN, FALLBACKS_MAX, FallbackChoice
 from schemas.hedges import unhedgeable
+from schemas.spend_caps import COST_USD_MAX, TOKENS_MAX
 
 JOB_ID_CHARS_MAX = 100
 GIVEN_JOB_ID_PATTERN = r"^[.]*[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$"
@@ -67,6 +72,23 @@ def _number(value: Any) -> Any:
 
 
 NUMBER = BeforeValidator(_number)
+
+
+def _dollars(value: Any) -> Any:
+    if isinstance(value, bool | str) or not isinstance(value, int | float | Decimal):
+        raise ValueError("must be a number of dollars")  # noqa: TRY004 - pydantic wants ValueError
+    exact = Decimal(str(value))
+    # Beyond all caps nothing is rounded, as digits may be without end.
+    return exact.quantize(USD_STEP) if exact.is_finite() and abs(exact) <= COST_USD_MAX else exact
+
+
+USD_STEP = Decimal("0.000001")
+UsdCap = Annotated[
+    Decimal, Field(ge=USD_STEP, le=COST_USD_MAX, allow_inf_nan=False), BeforeValidator(_dollars),
+    PlainSerializer(float, when_used="json"),
+    WithJsonSchema({"type": "number", "minimum": float(USD_STEP), "maximum": COST_USD_MAX}),
+]  # fmt: skip
+"""Dollars, to the millionth."""
 SessionId = Annotated[str, StringConstraints(pattern=r"^[.]*[A-Za-z0-9_:\-][A-Za-z0-9_.:\-]*$", max_length=128)]
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -103,6 +125,11 @@ _BOTH_DEADLINES: dict[str, Any] = {
 }
 
 
+BEGINS_TOO_LATE = (
+    f"not_before_ms must be less than {TIMEOUT_MS_MAX // 86_400_000} days ahead: no deadline of a job is later"
+)
+
+
 class _Deadlined(_Strict):
     """A request that ends by an instant, or after a duration."""
 
@@ -117,6 +144,15 @@ class _Deadlined(_Strict):
         if self.deadline_at_ms is not None and self.timeout_ms is not None:
             raise ValueError("give deadline_at_ms or timeout_ms, not both")
         return self
+
+
+class FallbackGiven(_Strict):
+    """The fallbacks of a job."""
+
+    to: Annotated[tuple[FallbackChoice, ...], FailFast()] = Field(max_length=FALLBACKS_MAX)
+    """In this order, each once; an empty list means none."""
+    after_ms: Annotated[int, Field(ge=AFTER_MS_MIN, le=AFTER_MS_MAX), NUMBER] = AFTER_MS
+    """How long creates of a model must have been held or failing before the job goes on with the next one."""
 
 
 class Submit(_Deadlined):
@@ -137,6 +173,22 @@ class Submit(_Deadlined):
     hedge: StrictBool | None = None
     """Whether the job may have a second attempt beside a slow one: the first to complete wins, and both cost tokens.
     Left out: as the operator set it."""
+    fallback: FallbackGiven | None = None
+    """Other models, with which later attempts go out if the request's model refuses for good or is not served for long.
+    Left out: as the operator set it."""
+    max_tokens_spent: Annotated[int, Field(ge=1, le=TOKENS_MAX), NUMBER] | None = None
+    """Tokens that all attempts of the job may use together, input and output. No further attempt begins that does not
+    fit; an attempt that runs is not cut off."""
+    max_cost_usd: UsdCap | None = None
+    """The same in dollars, by the operator's list of prices. Refused where that has no price for the request."""
+
+    @property
+    def priority_or_normal(self) -> Priority:
+        return self.priority or "normal"
+
+    def begins_too_late(self, at_ms: int) -> bool:
+        """Whether the job, submitted at `at_ms`, would end before it may begin: no deadline is further away."""
+        return (self.not_before_ms or 0) >= at_ms + TIMEOUT_MS_MAX
 
     @model_validator(mode="after")
     def _begins_before_its_deadline(self) -> Self:

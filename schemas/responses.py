@@ -128,6 +128,8 @@ class ResponseObserved(ResponseMessage):
     poll_basis: PollBasis | None = None
     others_ended_at_ms: UnixMs | None = None
     """When this process last saw another response end; None if it saw none."""
+    progress: Int64 | None = None
+    """Tokens and bytes of output that a response without an end shows; absent for none. It changes while it works."""
     typical_ms: SpanMs | None = None
     """A high quantile of the run times of the model; None if this process has seen too few of them."""
 

@@ -6,6 +6,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import SkipJsonSchema
 
 from schemas.base import Body, FoundBy, Frozen, Int64, JobMessage, TenantId, Usage
+from schemas.fallbacks import FallbackBrief
 from schemas.statuses import AttemptOutcome, JobOutcome
 
 
@@ -47,6 +48,8 @@ class AttemptBrief(Frozen):
     """Why the attempt did not complete, if the provider said so."""
     usage: Usage | SkipJsonSchema[None] = None
     """Never null on the wire: left out instead."""
+    model: str | SkipJsonSchema[None] = None
+    """The model of a fallback that the attempt asked for. Left out for that of the request."""
 
 
 class HedgeBrief(Frozen):
@@ -88,6 +91,9 @@ class JobResult(JobMessage):
     """Left out if the job had no hedge."""
     session_id: str | None = None
     tags: tuple[str, ...] = ()
+    fallbacks: tuple[FallbackBrief, ...] | SkipJsonSchema[None] = None
+    """The fallbacks that the job took, in order; `model` is that of the attempt that decided the job. Left out if there
+    were none."""
     retry_of: str | SkipJsonSchema[None] = None
     """The ended job whose request this job repeated. Never null on the wire: left out instead."""
 

@@ -1,4 +1,4 @@
-"""The table of topics: name, key, retention, cleanup policy, writers."""
+"""The table of topics: name, key, retention, cleanup policy, writers; and the changelogs of the workers' tables."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,13 +12,22 @@ TopicName = Literal[
     "requests", "jobs", "responses", "submissions", "polls", "results", "dead-letters", "clock", "partials",
     "webhook-endpoints", "deliveries", "lanes", "pauses",
 ]  # fmt: skip
+ChangelogName = Literal["worker-jobs-changelog", "worker-responses-changelog"]
+
+ROW_BYTES_MAX = 2 * 1024 * 1024
+"""Of one changelog record. Larger than the largest record of a log, so that a row that contains one fits."""
+
+TOMBSTONE_RETENTION_MS = 7 * DAY_MS
+
+COMPACTION_LAG_MS = 600_000
+"""To repair a foreign row, an owner may need the row that it replaced: until then compaction must keep both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
     """One topic. `fixed`: the number of partitions maps keys to partitions, so it must never change."""
 
-    name: TopicName
+    name: TopicName | ChangelogName
     key: str
     holds: str
     written_by: tuple[str, ...]
@@ -62,4 +71,18 @@ TOPICS: tuple[Topic, ...] = (
           ("receiver", "projection"), FOR_EVER_MS,
           cleanup="compact", fixed=False, config=(("min.compaction.lag.ms", str(90 * DAY_MS)),)),
 )  # fmt: skip
+_TABLES: tuple[tuple[ChangelogName, TopicName], ...] = (
+    ("worker-jobs-changelog", "jobs"), ("worker-responses-changelog", "responses"),
+)  # fmt: skip
+CHANGELOGS: tuple[Topic, ...] = tuple(
+    Topic(name, f"as in {log}", f"rows of the table of {log}: what a worker's store is made from", ("worker",),
+          FOR_EVER_MS, cleanup="compact", vital=False,  # a worker that may create topics makes it itself
+          config=(
+              ("delete.retention.ms", str(TOMBSTONE_RETENTION_MS)),
+              ("min.compaction.lag.ms", str(COMPACTION_LAG_MS)),
+              ("max.message.bytes", str(ROW_BYTES_MAX)),
+          ))
+    for name, log in _TABLES
+)  # fmt: skip
+"""The logs of the workers' tables. No other process reads them."""
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}

@@ -37,6 +37,7 @@ from streams.policy.admission import Admission
 from streams.policy.lanes import share_of
 from streams.policy.latency import Latencies
 from streams.policy.polls import Webhooks
+from streams.policy.shared_limits import SharedLimits
 from streams.results import ResultsPublisher
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
@@ -95,7 +96,10 @@ class Worker:
         self._access = self._open_access()
         account = self._access.provider.account
         self._admission = Admission(settings.limit_rules(), account)
-        self._admissions = Admissions(self._admission, self._now_ms, settings.partitions)
+        limits = SharedLimits(
+            self._admission, settings.limit_rules(), account, random_hex(64), settings.partitions
+        )  # fmt: skip
+        self._admissions = Admissions(self._admission, self._now_ms, settings.partitions, limits)
         self._latencies = Latencies()
         self._hedges = Hedges(
             self._latencies,
@@ -106,7 +110,7 @@ class Worker:
         )
         self._hedge_runs = HedgeRuns(self._latencies, self._now_ms)
         self._access = replace(self._access, hedge_at=self._hedges.hedge_at_ms)
-        self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms)
+        self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms, limits=limits)
         self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
         learned = settings.learned_polls()
         self._webhooks = Webhooks(
@@ -206,6 +210,7 @@ class Worker:
             tenant=tenant,
             claims=self._storage.claims,
             limits=self._settings.limit_rules(),
+            prices=self._settings.prices(),
         )
 
     def _open_access(self) -> ProviderAccess:
@@ -327,7 +332,13 @@ class Worker:
             polls = partial(response_timer, self._webhooks)
             return Scheduler(fold, index=index, make_timer=HedgeTimers(polls, index, self._hedges), **parts)
         held = JobTimers(
-            index, table.get, self._access.lanes.release, self._now_ms, self._admission, self._access.pauses
+            index,
+            table.get,
+            self._access.lanes.release,
+            self._now_ms,
+            self._admission,
+            self._access.pauses,
+            lambda model: self._access.lanes.of(model).closed,
         )
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, next_ms=held.next_ms, **parts)
 

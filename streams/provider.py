@@ -64,6 +64,8 @@ class Seen:
     ended_at_ms: int | None = None
     poll_after_ms: int = 0
     continuation_id: str | None = None
+    progress: int | None = None
+    """Tokens and bytes of output that an object without an end shows; None for none."""
     model: str = ""
     """As the object names it; it may be a dated version of what was asked for."""
 
@@ -225,6 +227,12 @@ class Provider(Protocol):
         ...
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused: ...
+
+    async def answers(self) -> bool:
+        """Whether the provider answers calls at all, asked by a call that costs nothing. True where nothing shows
+        that it would answer such a call.
+        """
+        ...
 
     def follow(self, response_id: str, *, event_bytes_max: int, response_bytes_max: int) -> ResponseStream:
         """The partial output of the response, up to these sizes of one event and of all."""

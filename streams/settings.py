@@ -7,11 +7,12 @@ from pydantic_settings import SettingsConfigDict
 
 from streams.limit_settings import LimitSettings
 from streams.openai.settings import OpenAISettings
+from streams.price_settings import PriceSettings
 from streams.submission import SubmissionPolicy
 from streams.workers.settings import WorkerSettings
 
 
-class StreamSettings(WorkerSettings, OpenAISettings, LimitSettings):
+class StreamSettings(WorkerSettings, OpenAISettings, LimitSettings, PriceSettings):
     """The whole worker. Environment: `BACKSTOP_<NAME>`; for the policy of submissions `BACKSTOP_SUBMISSION_<NAME>`."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="_", env_nested_max_split=1, hide_input_in_errors=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,22 +12,22 @@ from backstop.runtime.blobs import Bodies
 from backstop.runtime.comma_lists import CommaList
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
+from schemas.fallbacks import FallbackRule, Fallbacks, fallbacks_of
 from schemas.hedges import HedgeMode, acts, unhedgeable
-from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, ResponseAdopted, RetryOf, Turn
+from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, RetryOf, Turn
 from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
-from schemas.requests import TIMEOUT_MS_MAX, Adopt, Cancel, Submit
+from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
+from streams.policy.caps import cap_of
 from streams.policy.limits import NO_LIMITS, LimitRules
+from streams.policy.prices import NO_PRICES, Prices
 
 Ingress = Literal["http", "kafka"]
 CREATE_TIMEOUT_MS_MAX = 6 * 3_600_000
 """Long enough for servers that answer a create only when the run is over."""
 
 _REQUEST = b'"request":'
-
-ADOPTED_POLL_AGAIN_MS = 20_000
-"""The time of the second poll, if the first one, which is made at once, brings no observation."""
 
 
 class SubmissionPolicy(BaseModel):
@@ -148,6 +149,13 @@ class SubmissionPolicy(BaseModel):
         description="Which jobs may have a second attempt beside one that runs for unusually long (docs/hedging.md): "
         "`asked`: those that ask for it; `all`: also others, if their tools can't act twice; `never`: none.",
     )
+    fallback_rules: tuple[FallbackRule, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Fallbacks of jobs that name none, as JSON, the first rule that fits wins: "
+        '[{"model": "gpt-6-*", "to": [{"model": "gpt-5.2"}], "after_ms": 60000}] (docs/fallback.md). `model` is a '
+        "pattern with *.",
+    )
     prompt_cache_rules: tuple[CacheRule, ...] = Field(
         default=(),
         max_length=100,
@@ -181,6 +189,13 @@ class SubmissionPolicy(BaseModel):
         if submit.hedge is None and (self.hedge != "all" or acts(submit.request)):
             return False
         return unhedgeable(submit.request) is None
+
+    def fallbacks(self, submit: Submit) -> Fallbacks | None:
+        """The job's own, else those of the first rule that fits."""
+        given = submit.fallback
+        if given is None:
+            return fallbacks_of(self.fallback_rules, str(submit.request["model"]))
+        return Fallbacks(to=given.to, after_ms=given.after_ms) if given.to else None
 
     def stamp(self, retries_max: int | None, *, tagged: bool = False, hedge: bool = False) -> JobPolicy:
         """The policy for one job; `retries_max` is what the submission asked for (None: the default)."""
@@ -235,7 +250,7 @@ def prepare(submit: Submit) -> Prepared:
     # The hash of these bytes identifies a submission for good: never change their form.
     data = canonical(rest | {"request": submit.request})
     frame = canonical(rest | {"request": 0})
-    # Before it come only numbers (deadline_at_ms, not_before_ms), hedge and a priority, which can't contain its name.
+    # Before it come only numbers (deadlines, caps), hedge and a priority, which can't contain its name.
     begins = frame.index(_REQUEST) + len(_REQUEST)
     ends = len(data) - (len(frame) - begins - 1)
     return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins:ends])
@@ -244,56 +259,6 @@ def prepare(submit: Submit) -> Prepared:
 def submission_sha256(submit: Submit) -> str:
     """The hash of a submission without its id: equal for a repeat, different for another submission."""
     return prepare(submit).sha256
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedAdoption:
-    """An adoption and its canonical form, which has only the response id: a repeated adoption means the same job."""
-
-    adopt: Adopt
-
-    @property
-    def data(self) -> bytes:
-        return canonical({"type": "adopt", "response_id": self.adopt.response_id})
-
-    @property
-    def sha256(self) -> str:
-        return sha256_hex(self.data)
-
-    @property
-    def deadline_at_ms(self) -> int | None:
-        return self.adopt.deadline_at_ms
-
-    @property
-    def given_job_id(self) -> str:
-        """The job id, as shown to the tenant. Never change its form: a repeated adoption would become another job."""
-        return f"adopted_{sha256_hex(self.adopt.response_id.encode())[:32]}"
-
-
-def to_adopted(
-    prepared: PreparedAdoption, *, job_id: str, tenant: str, at_ms: int, policy: SubmissionPolicy
-) -> ResponseAdopted:
-    """The fact for an adoption. As with `to_submitted`, the caller must have refused a past deadline."""
-    adopt = prepared.adopt
-    deadline_at_ms = adopt.deadline_at_ms
-    if deadline_at_ms is None:
-        deadline_at_ms = at_ms + (adopt.timeout_ms or policy.timeout_ms)
-    return ResponseAdopted(
-        id=f"{job_id}/adopted",
-        at_ms=at_ms,
-        job_id=job_id,
-        tenant=tenant,
-        ingress="http",
-        response_id=adopt.response_id,
-        request_sha256=prepared.sha256,
-        deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
-        poll_at_ms=at_ms + ADOPTED_POLL_AGAIN_MS,
-        policy=policy.stamp(0),
-        include=adopt.include or None,
-        session_id=adopt.session_id,
-        tags=adopt.tags,
-        asked_by=key_id_now(),
-    )
 
 
 async def to_submitted(
@@ -306,12 +271,18 @@ async def to_submitted(
     policy: SubmissionPolicy,
     bodies: Bodies,
     limits: LimitRules = NO_LIMITS,
+    prices: Prices = NO_PRICES,
 ) -> JobSubmitted:
     """The fact for a submission. A large body is written to the blob store before this returns.
 
     The caller must have refused a past deadline.
+
+    :raises CapRefusedError: the job has a cap of money, and its request has no price.
     """
     submit, sha256 = prepared.submit, prepared.sha256
+    today = datetime.fromtimestamp(at_ms / 1_000, UTC).date()
+    fallback = policy.fallbacks(submit)
+    cap = cap_of(submit.request, submit.max_tokens_spent, submit.max_cost_usd, prices, today, fallback)
     model, named = str(submit.request["model"]), submit.request.get("prompt_cache_key")
     key = named if isinstance(named, str) else None
     cache, sent = policy_of(policy.prompt_cache_rules, job_id=job_id, tenant=tenant, model=model, key=key)
@@ -342,6 +313,8 @@ async def to_submitted(
         prompt_cache=None if cache.policy == "as_is" and key is None else cache,
         turn=turn_of(prepared, tenant, at_ms, limits),
         retry=prepared.retry,
+        cap=cap,
+        fallback=fallback,
     )
 
 
@@ -354,7 +327,7 @@ def turn_of(prepared: Prepared, tenant: str, at_ms: int, limits: LimitRules) -> 
     most = request.get("max_output_tokens")
     return Turn(
         waits=True if waits else None,
-        priority=submit.priority or "normal",
+        priority=submit.priority_or_normal,
         not_before_ms=submit.not_before_ms,
         request_bytes=len(prepared.request_json),
         output_tokens_max=most if isinstance(most, int) and 0 < most < 2**31 else None,

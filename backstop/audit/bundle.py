@@ -23,7 +23,7 @@ import orjson
 from backstop.audit.isolation import sealed
 from backstop.audit.refold import FOLDS, PartitionRefold
 from backstop.runtime.errors import ConfigurationError
-from backstop.runtime.records import Partition, Record
+from backstop.runtime.records import Partition, Record, size_bytes
 
 FORMAT = 1
 TOPICS: tuple[str, ...] = ("jobs", "responses", "submissions", "polls", "results")
@@ -31,6 +31,8 @@ LINE_BYTES_MAX = 16 << 20
 """Above the largest record, JSON escapes included."""
 
 BATCH_RECORDS = 500
+BATCH_BYTES = 16 << 20
+"""A packed bundle of a few megabytes may hold thousands of lines of 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +158,14 @@ class BundleReader:
 
     def batches(self) -> Iterator[list[Record]]:
         batch: list[Record] = []
+        batch_bytes = 0
         for record in self._records():
-            if batch and (record.topic, record.partition) != (batch[0].topic, batch[0].partition):
+            full = len(batch) == BATCH_RECORDS or batch_bytes >= BATCH_BYTES
+            if batch and (full or (record.topic, record.partition) != (batch[0].topic, batch[0].partition)):
                 yield batch
-                batch = []
+                batch, batch_bytes = [], 0
             batch.append(record)
-            if len(batch) == BATCH_RECORDS:
-                yield batch
-                batch = []
+            batch_bytes += size_bytes(record)
         if batch:
             yield batch
 

@@ -42,6 +42,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "usage_booked": ("attempt", "response_id", "estimated"),
     "job_admitted": ("reserved_tokens", "waited_for"),
     "job_found_too_late": ("needs_ms",),
+    "fallback_taken": ("number", "closed_ms", "code"),
     "timer_fired": ("due_ms", "next_poll_at_ms", "poll_basis"),
     "webhook_received": ("webhook_id", "event_type", "sent_at_ms", "key_id"),
     "response_claimed": ("job_id", "attempt", "poll_at_ms", "released", "made_elsewhere"),

@@ -1,4 +1,7 @@
-"""`backstop audit verify | timeline | state | export | import | replay`: proofs from the topics. Writes to no topic."""
+"""`backstop audit verify | watch | timeline | state | export | import | replay`: proofs from the topics.
+
+Writes to no topic.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -23,6 +26,7 @@ from backstop.cli.audit_text import (
     report_lines,
     state_lines,
 )
+from backstop.cli.audit_watch import watch
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.read_rows import read_model, read_model_url
 from backstop.cli.reading import reading
@@ -36,6 +40,7 @@ from backstop.runtime.records import Record
 app = typer.Typer(help="Histories and proofs, from the topics alone.", no_args_is_help=True, add_completion=False)
 
 app.command()(replay)
+app.command()(watch)
 
 SETTLE_S = 10.0
 

@@ -18,14 +18,13 @@ from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_o
 from backstop.cli.reading import Tell, reading
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
-from backstop.readmodel.prices import Priced, Prices, Used, dollars
 from backstop.readmodel.settings import ProjectionSettings
-from backstop.readmodel.spending import LONG_INPUT_TOKENS
 from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.read_settings import read
 from backstop.runtime.records import Record
 from schemas.base import Terms, Usage
+from streams.policy.prices import LONG_INPUT_TOKENS, Priced, Prices, Used, dollars
 
 COLUMNS: Final = ("figure", "was", "would_be", "change", "least", "most")
 LOGS: Final = ("jobs", "responses", "results")
@@ -49,14 +48,16 @@ def range_ms(since: str, until: str) -> tuple[int, int]:
 
 
 def replay(
-    policy: Annotated[Path, typer.Option("--policy", help="TOML file with the sections [polling] and [retry].")],
+    policy: Annotated[
+        Path, typer.Option("--policy", help="TOML file with the sections [polling], [retry], [hedging].")
+    ],
     since: Since,
     until: Until = "0s",
     bundle: FromBundle = None,
     output: Output = Form.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Refold a past range with another polling or retry policy, and print what would have been otherwise.
+    """Refold a past range with another polling, retry or hedging policy, and print what would have been otherwise.
 
     Nothing is sent: no poll, no create, no record. Exit 1: the range is empty, or the log does not hold it whole.
     """
@@ -191,9 +192,14 @@ def _cost(figures: Figures, prices: Prices, day: date) -> tuple[int, int]:
     """Attodollars of what has a price, and how many responses have none."""
     total = unpriced = 0
     for model, usage, terms in figures.usage.values():
-        cost = prices.cost(_priced(model, usage, terms or Terms(), day), _used(usage, terms or Terms()))
+        cost = cost_of(prices, model, usage, terms, day)
         total, unpriced = total + (cost or 0), unpriced + (cost is None)
     return total, unpriced
+
+
+def cost_of(prices: Prices, model: str, usage: Usage, terms: Terms | None, day: date) -> int | None:
+    """Attodollars of one response; None without a price."""
+    return prices.cost(_priced(model, usage, terms or Terms(), day), _used(usage, terms or Terms()))
 
 
 def _priced(model: str, usage: Usage, terms: Terms, day: date) -> Priced:

@@ -35,6 +35,12 @@ RETRY: Final = Action("/v1/jobs/retry", "retried", "retries")
 
 _UNFIT: Final = (("not_found", "no such job"), ("not_open", "has ended"), ("not_retried", "is open or has its result"))
 
+_LEFT: Final[Mapping[str, str]] = {
+    "without_request": "its request is not stored any more",
+    "refused": "its response was deleted, or its request names what it may not name now",
+}
+"""Why a batch left out jobs of the plan."""
+
 
 async def show_plan(
     session: aiohttp.ClientSession, action: Action, wanted: Mapping[str, Any], output: Form, *, quiet: bool
@@ -60,11 +66,12 @@ async def execute(
     total = f"{plan['count']}{'+' if plan['cut'] else ''}"
     body = {**wanted, "execute": True, "why": why, "by": by or getpass.getuser(), "limit": min(BATCH_MAX, rate_per_s)}
     done, began_s = 0, monotonic_s()
-    without: list[str] = []
+    left: dict[str, list[str]] = {}
     while True:
         batch = await _patiently(session, action, body, quiet=quiet)
         done += batch["count"]
-        without += batch.get("without_request", ())
+        for name in _LEFT.keys() & batch.keys():
+            left.setdefault(name, []).extend(batch[name])
         if batch["count"]:
             tell(f"{done} of {total} {action.accepted} are accepted", quiet=quiet)
         if "next_cursor" not in batch:
@@ -73,11 +80,12 @@ async def execute(
         await asyncio.sleep(max(0.0, began_s + done / rate_per_s - monotonic_s()))
     if output is Form.TABLE:
         say(f"{done} {action.done}")
-        for job_id in without:
-            tell(f"not {action.done}: {job_id}: its request is not stored any more")
+        for name, job_ids in left.items():
+            for job_id in job_ids:
+                tell(f"not {action.done}: {job_id}: {_LEFT[name]}")
     else:
-        emit_one({**plan, action.done: done, "executed": True, **({"without_request": without} if without else {})})
-    return DIFFERS if without else _code(plan)
+        emit_one({**plan, action.done: done, "executed": True, **left})
+    return DIFFERS if left else _code(plan)
 
 
 def _code(plan: Mapping[str, Any]) -> int:

@@ -106,10 +106,11 @@ def _print(answer: dict[str, Any], output: Form, *, as_csv: bool) -> None:
 
 def _of_budget(budget: dict[str, Any]) -> str:
     unknown = f", {budget['unknown']} attempts of unknown cost" if budget["unknown"] else ""
-    held = "; creates are held" if budget.get("used_up") else ""
+    held = "; creates are held" if budget.get("used_up") else "; it stops creates" if budget["stops"] else ""
+    alarm = f"; alarm: {budget['warn_percent']} % are spent" if budget["near"] else ""
     return (
         f"budget per {budget['per']}, since {budget['since']}: ${budget['spent_usd']} spent and "
-        f"${budget['reserved_usd']} reserved of ${budget['limit_usd']}{unknown}{held}"
+        f"${budget['reserved_usd']} reserved of ${budget['limit_usd']}{unknown}{alarm}{held}"
     )
 
 

@@ -109,6 +109,7 @@ def job_text(job: dict[str, Any]) -> str:
         ("finished", clock(job.get("finished_at_ms"), day=True)),
         ("found by", job.get("found_by")),
         ("attempts", _attempts(job, result)),
+        ("fallback", _fallbacks(result.get("fallbacks"))),
         ("hedge", _hedge(result.get("hedge"))),
         ("timings", _timings(result.get("timings"))),
         ("cost", _cost(job.get("cost"))),
@@ -147,6 +148,17 @@ def _attempts(job: dict[str, Any], result: dict[str, Any]) -> str:
         + (f" {brief['response_id']}" if brief.get("response_id") else "")
         + (" (adopted)" if brief.get("adopted") else "")
         for brief in briefs
+    )
+
+
+def _fallbacks(fallbacks: Any) -> str:
+    """`gpt-b from attempt 2, instead of gpt-a: creates of gpt-a have been held for 61 s`."""
+    if not isinstance(fallbacks, list):
+        return ""
+    return "; ".join(
+        f"{each.get('model')} from attempt {each.get('from_attempt')}, instead of {each.get('instead_of')}: "
+        f"{each.get('message')}"
+        for each in fallbacks
     )
 
 

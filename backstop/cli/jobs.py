@@ -53,6 +53,9 @@ def submit(
     ] = None,
     timeout_s: Annotated[float | None, typer.Option(min=1, help="Deadline, from now.")] = None,
     retries_max: Annotated[int | None, typer.Option(min=0, max=10, help="Most retries that may cost tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens that all attempts may use together.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Dollars that all attempts may cost together.")] = None,
+    fallback: Annotated[list[str] | None, typer.Option(help="A model to fall back to; several in order.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Follow the job to its end, and print the result.")
@@ -64,7 +67,10 @@ def submit(
 ) -> None:
     """Submit a job and print its id. With --wait or --stream: exit 0 if it completed, 1 if it ended otherwise."""
     body = _submission(file, model, text)
-    given = {"job_id": job_id, "retries_max": retries_max, "tags": tag}
+    given = {
+        "job_id": job_id, "retries_max": retries_max, "tags": tag, "max_tokens_spent": max_tokens,
+        "max_cost_usd": max_usd, "fallback": {"to": [{"model": name} for name in fallback]} if fallback else None,
+    }  # fmt: skip
     body |= {name: value for name, value in given.items() if value is not None}
     if timeout_s is not None:
         body["timeout_ms"] = int(timeout_s * 1000)

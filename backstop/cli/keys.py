@@ -53,6 +53,9 @@ def create(
     addresses: Annotated[
         str, typer.Option(help="Networks (CIDR, comma-separated) the key may be used from. Default: any.")
     ] = "",
+    priorities: Annotated[
+        str, typer.Option(help="Priorities (comma-separated) that the key may give to jobs. Default: any.")
+    ] = "",
     name: Annotated[str | None, typer.Option(help="A note on what the key is for.")] = None,
     if_none: Annotated[
         bool, typer.Option("--if-none", help="Do nothing if the tenant has a valid key; for set-up scripts.")
@@ -70,7 +73,7 @@ def create(
             raise typer.Exit(DONE)
         key_id = random_hex(KEY_ID_BITS)
         token, sha256 = make_token(key_id, secrets.token_bytes(SECRET_BYTES))
-        key = _made(key_id, sha256, tenant, scopes, expires_in, name, now_ms, addresses)
+        key = _made(key_id, sha256, tenant, scopes, expires_in, name, now_ms, addresses, priorities)
         save_keys(path, content.model_copy(update={"keys": (*content.keys, key)}))
     if output is Form.TABLE:
         print(token)
@@ -168,6 +171,7 @@ def _made(
     name: str | None,
     now_ms: int,
     addresses: str,
+    priorities: str,
 ) -> ApiKey:
     wanted = {part.strip() for part in scopes.split(",") if part.strip()}
     if not wanted or wanted - SCOPES:
@@ -182,12 +186,17 @@ def _made(
             created_at=created_at,
             expires_at=None if expires_in == NEVER else created_at + _span(expires_in),
             name=name,
-            addresses=tuple(part.strip() for part in addresses.split(",") if part.strip()),
+            addresses=cast("Any", _parts(addresses)),
+            priorities=cast("Any", _parts(priorities) or None),
             created_by=getpass.getuser(),
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         fail(f"--{first['loc'][0]}: {sentence(first)}")
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _span(text: str) -> timedelta:
@@ -210,6 +219,7 @@ def _row(key: ApiKey, now_ms: int, used: dict[str, int]) -> dict[str, Any]:
         "scopes": ",".join(sorted(key.scopes)),
         "state": "expiring" if key.expires_soon(now_ms) else key.state(now_ms),
         "addresses": ",".join(map(str, key.addresses)),
+        "priorities": ",".join(sorted(key.priorities or ())),
         "created_at": _shown(key.created_at),
         "expires_at": _shown(key.expires_at),
         "last_used_at": _shown(None if used_at_ms is None else _instant(used_at_ms)),

@@ -36,6 +36,7 @@ SUBCOMMANDS = (
     "audit",
     "dlq",
     "topics",
+    "schemas",
     "keys",
     "webhooks",
     "broker",
@@ -45,6 +46,7 @@ SUBCOMMANDS = (
     "projection",
     "readmodel",
     "outgoing",
+    "simulator",
 )
 """`backstop.cli.NAME` holds a typer `app`, or a function of that name."""
 

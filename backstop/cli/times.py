@@ -30,6 +30,18 @@ def point_in_time(text: str, now_ms: int) -> int:
     return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
+def span_ms(text: str) -> int:
+    """Milliseconds of `90s`, `5m`, `2h`, `1d`.
+
+    :raises ConfigurationError: the text is none of these, or no time at all.
+    """
+    given = _AGO.fullmatch(text.strip())
+    span = round(float(given[1]) * _UNITS_MS[given[2]]) if given else 0
+    if span <= 0:
+        raise ConfigurationError(f"{text!r} is not a length of time: give 90s, 5m, 2h or 1d")
+    return span
+
+
 def time_ahead(text: str, now_ms: int) -> int:
     """As `point_in_time`, where `90s`, `5m`, `2h`, `1d` are that long from now.
 

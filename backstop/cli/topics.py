@@ -2,15 +2,17 @@
 
 import asyncio
 from dataclasses import asdict, replace
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, tell
+from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, say, tell
 from backstop.cli.settings import bootstrap_settings
+from backstop.cli.topic_exports import strimzi, terraform
 from backstop.runtime.kafka.topics import TopicDifference, check_topics, create_topics, rows, wanted_topics
 from backstop.runtime.settings import RuntimeSettings
-from schemas.topics import BY_NAME, FOR_EVER_MS, HOUR_MS, TOPICS
+from schemas.topics import BY_NAME, CHANGELOGS, FOR_EVER_MS, HOUR_MS, TOPICS
 
 app = typer.Typer(help="Backstop's Kafka topics.", no_args_is_help=True, add_completion=False)
 
@@ -44,15 +46,35 @@ def check(output: Output = Form.TABLE, quiet: Quiet = False, patience_s: Patienc
     raise typer.Exit(DIFFERS if differences else DONE)
 
 
+class ListForm(StrEnum):
+    """The forms of `list`: those of every command, and two for the tools of platform teams."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    TERRAFORM = "terraform"
+    STRIMZI = "strimzi"
+
+
 @app.command("list")
-def list_topics(output: Output = Form.TABLE) -> None:
+def list_topics(
+    output: Annotated[ListForm, typer.Option("--output", "-o", help="Format of the data on stdout.")] = ListForm.TABLE,
+    cluster: Annotated[str, typer.Option(help="Name of the `Kafka` resource, for `strimzi`.")] = "kafka",
+) -> None:
     """Print the table of topics, with prefix and partition counts from the settings, and the requests topics of
-    tenants.
+    tenants. `terraform` and `strimzi`: as files for the tools that make topics.
 
     Connects to no broker.
     """
-    rows = _rows(bootstrap_settings())
-    emit(rows, output, ("name", "key", "partitions", "retention_h", "cleanup", "written_by"))
+    settings = bootstrap_settings()
+    match output:
+        case ListForm.TERRAFORM:
+            say(terraform(wanted_topics(settings)), end="")
+        case ListForm.STRIMZI:
+            say(strimzi(wanted_topics(settings), cluster), end="")
+        case form:
+            columns = ("name", "key", "partitions", "retention_h", "cleanup", "written_by")
+            emit(_rows(settings), Form(form.value), columns)
 
 
 def _rows(settings: RuntimeSettings) -> list[dict[str, Any]]:
@@ -66,7 +88,7 @@ def _rows(settings: RuntimeSettings) -> list[dict[str, Any]]:
             "written_by": ", ".join(topic.written_by),
             "config": dict(wanted.config),
         }
-        for topic, wanted in zip((*TOPICS, *of_tenants), wanted_topics(settings), strict=True)
+        for topic, wanted in zip((*TOPICS, *CHANGELOGS, *of_tenants), wanted_topics(settings), strict=True)
     ]
 
 

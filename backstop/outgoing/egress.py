@@ -59,7 +59,7 @@ class CheckedResolver(AbstractResolver):
         found = [(kind, address) for kind, address in await self._lookup(host, port) if family in (0, kind)]
         if not found:
             raise OSError("the name has no address")
-        if any(self._rules.refuses(address) for _, address in found):
+        if any(self._rules.refuses_for(host, address) for _, address in found):
             raise AddressRefusedError("the name resolves to a refused address")
         return [
             ResolveResult(

@@ -2,7 +2,7 @@
 
 from pydantic import Field, SecretStr, field_validator
 
-from backstop.runtime.addresses import EgressRules, parse_networks
+from backstop.runtime.addresses import EgressRules, parse_networks, refuse_never_inner
 from backstop.runtime.clear_text import is_here
 from backstop.runtime.comma_lists import CommaList, Networks
 from backstop.runtime.errors import ConfigurationError
@@ -24,6 +24,11 @@ class WebhookSettings(RuntimeSettings):
         default=(),
         description="Networks (CIDR, comma-separated) that no webhook may reach, besides all non-public ones.",
     )
+    outgoing_allowed_networks: Networks = Field(
+        default=(),
+        description="Inner networks (CIDR, comma-separated) that webhooks may reach, for all tenants: by names without "
+        "a dot or below .internal, .local, .lan, .home.arpa, with https or http, on BACKSTOP_OUTGOING_PORTS.",
+    )
     outgoing_loopback: bool = Field(
         default=False,
         description="Development only: endpoints may be on this machine, with http. Refused unless the broker is too.",
@@ -36,6 +41,12 @@ class WebhookSettings(RuntimeSettings):
             raise ValueError("one or more ports from 1 to 65535")
         return ports
 
+    @field_validator("outgoing_allowed_networks")
+    @classmethod
+    def _may_be_allowed(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        refuse_never_inner(parse_networks(networks))
+        return networks
+
     def egress_rules(self) -> EgressRules:
         """:raises ConfigurationError: loopback is allowed, but the broker is not on this machine."""
         if self.outgoing_loopback and not is_here(self.kafka_bootstrap_servers):
@@ -44,5 +55,8 @@ class WebhookSettings(RuntimeSettings):
                 "could reach services of this machine; unset it"
             )
         return EgressRules(
-            frozenset(self.outgoing_ports), self.outgoing_loopback, parse_networks(self.outgoing_refused_networks)
+            frozenset(self.outgoing_ports),
+            self.outgoing_loopback,
+            parse_networks(self.outgoing_refused_networks),
+            parse_networks(self.outgoing_allowed_networks),
         )

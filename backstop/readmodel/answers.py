@@ -7,6 +7,7 @@ from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import JobCostView
 from schemas.base import FoundBy, Priority, Usage
+from schemas.fallbacks import FallbackBrief
 from schemas.results import AttemptBrief, HedgeBrief, Reason, Timings
 from schemas.statuses import JobOutcome, JobStatus, WaitsFor
 
@@ -109,6 +110,8 @@ class ResultView(TypedDict):
     rejections: int
     hedge: NotRequired[HedgeBrief]
     """A second attempt that was begun beside a slow one. Left out if the job had none."""
+    fallbacks: NotRequired[list[FallbackBrief]]
+    """Other models that the job went on with, in order. Left out if there were none."""
     response_url: NotRequired[str]
     """The URL of the provider's response object."""
     response: NotRequired[Any]

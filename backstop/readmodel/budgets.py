@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from backstop.readmodel.costs import CostQuestion, Dollars, Tally, day_of, number_of
-from backstop.readmodel.prices import ATTO, Priced, Prices, Used, dollars
 from schemas.base import TenantId
+from streams.policy.prices import ATTO, Priced, Prices, Used, dollars
 
 BUDGETS_MAX: Final = 1_000
 
@@ -94,7 +94,7 @@ class BudgetSpent:
         view: BudgetView = {
             "per": self.budget.per, "since": day_of(self.first_day), "limit_usd": f"{self.budget.usd.normalize():f}",
             "spent_usd": dollars(self.atto), "reserved_usd": dollars(self.reserved), "unknown": self.unknown,
-            "stops": self.budget.stop,
+            "warn_percent": self.budget.warn_percent, "near": self.is_near, "stops": self.budget.stop,
         }  # fmt: skip
         return {**view, "used_up": self.is_used_up} if self.budget.stop else view
 
@@ -124,6 +124,9 @@ class BudgetView(TypedDict):
     """What the running jobs are expected to cost."""
     unknown: int
     """Attempts of the period whose cost is not known: they are not in `spent_usd`."""
+    warn_percent: int
+    near: bool
+    """The alarm: `spent_usd` has reached this share of the limit."""
     stops: bool
     """Whether creates are held once it is used up."""
     used_up: NotRequired[bool]

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final, Literal, NotRequired, cast, get_args
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from backstop.readmodel.prices import ATTO, Priced, Prices, Used, dollars
 from backstop.readmodel.spending import (
     COUNTS,
     DAY_MS,
@@ -30,6 +29,7 @@ from backstop.readmodel.spending import (
     counts_of,
     group_of,
 )
+from streams.policy.prices import ATTO, Priced, Prices, Used, dollars
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 

@@ -9,11 +9,11 @@ from backstop.readmodel.budgets import MEAN_DAYS, Budget, BudgetSpent, question_
 from backstop.readmodel.costs import PRICED_BY, SUMS_MAX, CostQuestion, CostsView, Tally, columns_of, costs, priced
 from backstop.readmodel.database import Connection
 from backstop.readmodel.in_lists import in_lists
-from backstop.readmodel.prices import Prices
 from backstop.readmodel.spending import COUNTS, DAY_MS, GROUP, NO_TERMS, NO_USAGE, About, Ledger, Spend, SpendKey
 from schemas.base import Terms, Usage
 from schemas.codec import canonical
 from schemas.statuses import OpenJobStatus
+from streams.policy.prices import Prices
 
 IN_FLIGHT: Final[tuple[OpenJobStatus, ...]] = ("submitting", "running", "unknown")
 """Statuses of jobs that may cost something now."""

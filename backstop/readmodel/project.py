@@ -17,6 +17,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    FallbackTaken,
     HedgePermitted,
     JobAdmitted,
     JobChanged,
@@ -208,6 +209,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | HedgePermitted()
             | JobAdmitted()
             | JobFoundTooLate()
+            | FallbackTaken()
             | JobTimerFired()
         ):
             return None

@@ -1,23 +1,20 @@
 """Settings of the projection and of the reads."""
 
-from importlib import resources
-from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from backstop.readmodel.budgets import BUDGETS_MAX, STOPS_MAX, Budget, repeated
-from backstop.readmodel.prices import Prices, PricesError, read_prices
 from backstop.runtime.clear_text import check_database
-from backstop.runtime.errors import ConfigurationError
-from backstop.runtime.settings import RuntimeSettings
+from streams.price_settings import PriceSettings
 
 OVERDUE_BOUND_MS = 90_000
-SHIPPED_PRICES: Final = resources.files("backstop.readmodel").joinpath("price_list.toml").read_text("utf-8")
 SCHEMES = ("sqlite:///", "postgresql://", "postgres://")
 
 
-class ProjectionSettings(RuntimeSettings):
+class ProjectionSettings(PriceSettings):
+    """The database of the read model, its upkeep, and budgets."""
+
     database_url: SecretStr | None = Field(
         default=None,
         description="URL of the read model: sqlite:///PATH or postgresql://…; sqlite in data_dir if unset.",
@@ -57,11 +54,6 @@ class ProjectionSettings(RuntimeSettings):
         default=10_000, ge=10, le=1_000_000, description="Dead letters in the read model; the topic keeps older ones."
     )
 
-    prices_file: Path | None = Field(
-        default=None,
-        description="Own list of prices (TOML) beside the shipped one; its rows replace those of the models that it "
-        "names. Read at the start of each process.",
-    )
     budgets: tuple[Budget, ...] = Field(
         default=(),
         max_length=BUDGETS_MAX,
@@ -97,21 +89,6 @@ class ProjectionSettings(RuntimeSettings):
         if self.database_url is not None and not self.clear_text:
             check_database(self.database_url.get_secret_value())
         return self
-
-    def prices(self) -> Prices:
-        """The prices in force: the shipped list, and the operator's own.
-
-        :raises ConfigurationError: the operator's list can't be read, or breaks a rule.
-        """
-        if self.prices_file is None:
-            return read_prices(SHIPPED_PRICES)
-        try:
-            return read_prices(SHIPPED_PRICES, self.prices_file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, PricesError) as error:
-            raise ConfigurationError(
-                f"BACKSTOP_PRICES_FILE {self.prices_file}: {error}. Correct the file, or unset the setting to use the "
-                "shipped list."
-            ) from None
 
     @property
     def readmodel_url(self) -> str:

@@ -8,7 +8,7 @@ Rules:
 - An attempt of unknown outcome counts as `unknown`. Its response replaces that, and a refusal removes it.
 - Sums are kept by all that decides a price and all that a question may group by, and change by the difference between
   a spend before and after a fact. A spend without usage counts as an attempt, and not as measured.
-- Prices are not part of the ledger: they apply when it is read (`backstop.readmodel.prices`).
+- Prices are not part of the ledger: they apply when it is read (`streams.policy.prices`).
 """
 
 from collections import Counter
@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal, NamedTuple, assert_never, get_args
 
-from backstop.readmodel.prices import Used
 from schemas.base import Terms, Usage
 from schemas.jobs import (
     AdoptionRefused,
@@ -30,10 +29,9 @@ from schemas.jobs import (
 from schemas.statuses import SettledStatus
 from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Submitting
 from streams.fold.job import Active, BackingOff, Finished, JobState
+from streams.policy.prices import LONG_INPUT_TOKENS, Used
 
 DAY_MS: Final = 86_400_000
-LONG_INPUT_TOKENS: Final = 272_000
-"""Prompts above this have a price of their own (OpenAI's price page, 2026)."""
 NAME_CHARS_MAX: Final = 200
 NO_USAGE: Final = Usage()
 NO_TERMS: Final = Terms()

@@ -15,6 +15,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    FallbackTaken,
     HedgePermitted,
     JobAdmitted,
     JobChanged,
@@ -81,13 +82,13 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
             return _beside(fact)
         case JobRefused():
             return {"code": fact.code}
-        case JobTimerFired() | JobAdmitted() | JobFoundTooLate():
+        case JobTimerFired() | JobAdmitted() | JobFoundTooLate() | FallbackTaken():
             return _of_turn(fact)
         case _:
             return {"attempt": fact.attempt} | _of_attempt(fact)
 
 
-def _of_turn(fact: JobTimerFired | JobAdmitted | JobFoundTooLate) -> dict[str, Any]:
+def _of_turn(fact: JobTimerFired | JobAdmitted | JobFoundTooLate | FallbackTaken) -> dict[str, Any]:
     match fact:
         case JobTimerFired():
             return {"due_ms": fact.due_ms}
@@ -95,6 +96,8 @@ def _of_turn(fact: JobTimerFired | JobAdmitted | JobFoundTooLate) -> dict[str, A
             return {"reserved_tokens": fact.reserved_tokens, "waited_for": fact.waited_for}
         case JobFoundTooLate():
             return {"needs_ms": fact.needs_ms}
+        case FallbackTaken():
+            return fact.model_dump(include={"number", "closed_ms", "code"})
 
 
 def _beside(fact: ResponseAdopted | AdoptionRefused | UsageBooked | HedgePermitted) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from typing_extensions import TypedDict
 
 from backstop.readmodel.answers import TurnView
 from backstop.readmodel.costs import CostView
+from backstop.readmodel.fallback_text import fallback_ahead, fallbacks_told
 from backstop.readmodel.rows import Place, TimelineEntry
 from backstop.readmodel.turn_text import placed, span
 from schemas.base import Cause
+from schemas.fallbacks import FallbackBrief
 from schemas.job_ids import own_job_id
 from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.results import HedgeBrief, JobResult, Reason
@@ -66,8 +68,14 @@ def why(seen: JobSituation) -> list[str]:
     """What the job waits for or why it ended; what happened before; what it cost so far."""
     ended = seen.result is not None
     first = _ended(seen.result) if seen.result is not None else _stands(seen)
-    said = [*first, *_repeats(seen), *_before(seen), *_cost(seen.cost, ended=ended)]
+    said = [*first, *fallbacks_told(_fell(seen)), *_repeats(seen), *_before(seen), *_cost(seen.cost, ended=ended)]
     return [_sentence(text) for text in said]
+
+
+def _fell(seen: JobSituation) -> tuple[FallbackBrief, ...]:
+    if seen.result is not None:
+        return seen.result.fallbacks or ()
+    return seen.state.spec.fell if isinstance(seen.state, Waiting | Active | BackingOff) else ()
 
 
 def next_at_ms(seen: JobSituation) -> int | None:
@@ -209,15 +217,18 @@ def _backing_off(state: BackingOff, seen: JobSituation) -> list[str]:
         ended = f"The job waited while an operator had paused its creates ({state.why.message}); they are resumed"
         return [ended, f"Attempt {number} begins in its turn: jobs that waited begin along a ramp"]
     said = [f"The job waits because {_waits(state.cause, state.held_for)}: {reason}"]
+    if state.spec.fell and state.spec.fell[-1].from_attempt == number:
+        said = [f"The job waits for its turn with another model, {state.spec.model}"]
     if state.retry_at_ms > now_ms:
         said.append(f"Attempt {state.attempts.last_number + 1} begins {_at(state.retry_at_ms, now_ms)}")
     else:
         turn = state.spec.turn
         room = " and its limits have room" if turn is not None and turn.waits else ""
         said.append(f"Attempt {number} is due and begins as soon as the lane of its model is open{room}")
+    said += fallback_ahead(state.spec) if state.cause in ("held", "account") else []
     deadline_ms = state.spec.deadline_at_ms
     if state.retry_at_ms >= deadline_ms:
-        said[-1] = f"The next attempt would begin after the deadline, so the job expires {_at(deadline_ms, now_ms)}"
+        said[1:] = [f"The next attempt would begin after the deadline, so the job expires {_at(deadline_ms, now_ms)}"]
     return said
 
 
@@ -289,6 +300,9 @@ def _outcome(outcome: JobOutcome, reason: Reason | None) -> str:
         return f"The job was cancelled{by}{because}"
     if reason is not None and reason.code == "would_not_finish":
         return f"The job was ended before it began, as it could not end by its deadline{because}"
+    if reason is not None and reason.code == "cost_cap":
+        ended = "was ended before it began" if outcome == "rejected" else "got no further attempt"
+        return f"The job {ended}, as its own cap leaves no room{because}"
     if outcome == "rejected" and reason is not None and reason.code == "response_taken":
         return f"The job was rejected, as it can't adopt the response{because}"
     return f"{_ENDS.get(outcome, f'The job ended as {outcome}')}{because}"

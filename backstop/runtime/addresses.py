@@ -55,7 +55,9 @@ class EgressRules:
     ports: frozenset[int]
     loopback: bool = False
     refused: tuple[Network, ...] = ()
-    """The operator's own networks that are public and must not be reached."""
+    """The operator's own networks that are public and must not be reached. They win over `inner`."""
+    inner: tuple[Network, ...] = ()
+    """The operator's own networks that may be reached, by http as well, through names that are not public."""
 
     def check_url(self, text: str) -> None:
         """Check whether a request may be sent to this URL.
@@ -78,28 +80,61 @@ class EgressRules:
             raise ValueError("the port must be from 1 to 65535")
         if self.loopback and is_loopback_host(host):
             return
-        if scheme != "https":
+        inner = bool(self.inner) and is_inner_name(host)
+        if scheme != "https" and not inner:
             raise ValueError("the URL must begin with https://")
         if port not in self.ports:
             raise ValueError(f"the port must be one of {', '.join(map(str, sorted(self.ports)))}")
-        _check_host(host)
+        _check_host(host, inner=inner)
+
+    def refuses_for(self, host: str, address: str) -> bool:
+        """Whether a request to this host may not go to this address, to which its name resolved.
+
+        A name that is not public must lead into an `inner` network: http may have been used for it.
+        """
+        if not self.inner or not is_inner_name(host) or (self.loopback and is_loopback_host(host)):
+            return self.refuses(address)
+        return self.refuses(address) or not any(
+            found in network for found in _read(address) for network in self.inner if network.version == found.version
+        )
 
     def refuses(self, address: str) -> bool:
         """Whether connecting to this address is forbidden. Text that is not an address is refused too."""
-        try:
-            found = ip_address(address.partition("%")[0])
-        except ValueError:
-            return True
-        inner = _embedded(found)
-        if inner is not None:
-            found = inner
+        for found in _read(address):
+            return self._refuses(found)
+        return True
+
+    def _refuses(self, found: IPv4Address | IPv6Address) -> bool:
         if self.loopback and found.is_loopback:
             return False
         if any(found in network for network in self.refused if network.version == found.version):
             return True
+        if any(found in network for network in self.inner if network.version == found.version):
+            return False
         if isinstance(found, IPv4Address):
             return any(found in network for network in _V4_REFUSED)
         return found not in _V6_GLOBAL or any(found in network for network in _V6_REFUSED)
+
+
+NEVER_INNER: Final = tuple(
+    ip_network(network)
+    for network in (
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "224.0.0.0/4", "240.0.0.0/4",
+        "::/127", "fe80::/10", "fd00:ec2::/32", "ff00::/8", "::ffff:0:0/96", "64:ff9b::/96",
+    )
+)  # fmt: skip
+"""This machine, the metadata services of clouds, multicast, and IPv4 within IPv6: no operator's network has them."""
+
+
+def refuse_never_inner(networks: Sequence[Network]) -> None:
+    """:raises ValueError: a network contains addresses that no webhook may reach, whatever the operator allows."""
+    for network in networks:
+        for never in NEVER_INNER:
+            if network.version == never.version and network.overlaps(never):
+                raise ValueError(
+                    f"{network} contains addresses of {never} (this machine, metadata services or multicast); name "
+                    "smaller networks"
+                )
 
 
 def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
@@ -117,7 +152,12 @@ def is_loopback_host(host: str) -> bool:
         return False
 
 
-def _check_host(host: str) -> None:
+def is_inner_name(host: str) -> bool:
+    """Whether this is a name that only an inner network knows: of one label, or below `.internal`, `.local`, …"""
+    return "." not in host or host.endswith(tuple(f".{suffix}" for suffix in _PRIVATE_SUFFIXES if suffix != "onion"))
+
+
+def _check_host(host: str, *, inner: bool) -> None:
     labels = host.split(".")
     if host.startswith("["):
         raise ValueError("the host must be a name, not an address")
@@ -126,8 +166,22 @@ def _check_host(host: str) -> None:
     # Some parser reads any host that ends in a number as an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
     if _NUMBER.fullmatch(labels[-1]):
         raise ValueError("the host must be a name, not an address")
+    if inner:
+        if labels[-1] == "localhost":
+            raise ValueError("the host must not be this machine")
+        return
     if len(labels) < 2 or host.endswith(tuple(f".{suffix}" for suffix in _PRIVATE_SUFFIXES)):
         raise ValueError("the host must be a public name")
+
+
+def _read(address: str) -> tuple[IPv4Address | IPv6Address, ...]:
+    """The address that is connected to; none, if the text is not an address."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return ()
+    inner = _embedded(found)
+    return (found if inner is None else inner,)
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:

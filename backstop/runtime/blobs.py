@@ -114,8 +114,12 @@ class FolderBlobs:
     def _write(self, sha256: str, data: bytes | memoryview) -> None:
         path = self._path(sha256)
         if _is_stored(path, data):
+            # The writer may not have come so far yet: a caller relies on the blob once this returns.
+            _sync_folder(path.parent)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sync_folder(self._root)
         # A temporary file per writer: concurrent writers of equal bodies must not share one.
         descriptor, part = tempfile.mkstemp(prefix=f"{sha256}.", suffix=PART_SUFFIX, dir=path.parent)
         try:
@@ -127,11 +131,7 @@ class FolderBlobs:
         except BaseException:
             Path(part).unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
 
     def _read(self, sha256: str) -> bytes:
         try:
@@ -143,6 +143,15 @@ class FolderBlobs:
         if sha256_hex(data) != sha256:
             raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
         return data
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _swept(aside: Path, before_ms: int) -> bool:

@@ -29,6 +29,13 @@ def check_base_url(url: str) -> None:
     _check_http(url, "BACKSTOP_OPENAI_BASE_URL is http:// beyond this machine, and the API key would go there")
 
 
+def check_token_url(url: str) -> None:
+    """:raises ValueError: as `check_brokers`."""
+    _check_http(
+        url, "BACKSTOP_KAFKA_OAUTH_TOKEN_URL is http:// beyond this machine, and the client's secret would go there"
+    )
+
+
 def check_bucket(endpoint: str) -> None:
     """:raises ValueError: as `check_brokers`."""
     _check_http(

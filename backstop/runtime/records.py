@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+HEADER_BYTES = 100
+"""What a header takes in memory, at least; on the wire it takes two bytes."""
+
 Partition = tuple[str, int]
 """Logical topic (`jobs`) and partition number: it depends on no prefix."""
 
@@ -30,3 +33,9 @@ def record_of(raw: Any, topic: str | None = None) -> Record:
     return Record(
         topic or raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers)
     )  # fmt: skip
+
+
+def size_bytes(record: Record) -> int:
+    """About what a record holds in memory."""
+    size = len(record.key or b"") + len(record.value or b"")
+    return size + HEADER_BYTES * len(record.headers) if record.headers else size

@@ -31,7 +31,7 @@ def secret_of(environment: Mapping[str, str], name: str) -> str:
     try:
         with Path(path).open("rb") as file:
             content = file.read(SECRET_BYTES_MAX + 1)
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # editors of Windows write a mark first
     except OSError as error:
         raise ConfigurationError(f"{name}{SUFFIX}={path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

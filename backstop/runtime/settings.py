@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from backstop.runtime.clear_text import check_brokers, check_bucket
+from backstop.runtime.broker_settings import BrokerSettings
+from backstop.runtime.clear_text import check_bucket
 from backstop.runtime.comma_lists import CommaList
 from backstop.runtime.record_sizes import UNPACKED_BYTES_MAX
 from backstop.runtime.secret_files import SecretFiles
@@ -26,38 +27,17 @@ BUCKET = re.compile(
 TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
 
 
-class RuntimeSettings(BaseSettings):
+class RuntimeSettings(BrokerSettings):
     """Broker, topics, data folder, logs."""
 
     model_config = SettingsConfigDict(env_prefix="BACKSTOP_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    kafka_bootstrap_servers: str = Field(
-        default="localhost:9092",
-        validation_alias=AliasChoices(
-            "KAFKA_BOOTSTRAP_SERVERS", "BACKSTOP_KAFKA_BOOTSTRAP_SERVERS", "kafka_bootstrap_servers"
-        ),
-        description="Comma-separated host:port list of brokers.",
-    )
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        default="PLAINTEXT", description="Protocol to the brokers; SASL_SSL in production."
-    )
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        default="SCRAM-SHA-512", description="SASL mechanism, if the protocol uses SASL."
-    )
-    kafka_sasl_username: str | None = Field(default=None, description="SASL user name.")
-    kafka_sasl_password: SecretStr | None = Field(default=None, description="SASL password.")
-    kafka_ssl_cafile: Path | None = Field(default=None, description="CA bundle for TLS; the system's store if unset.")
     kafka_unpacked_bytes_max: int = Field(
         default=UNPACKED_BYTES_MAX,
         ge=1 << 20,
         le=1 << 30,
         description="Bytes that a compressed batch of records may unpack to; a larger batch becomes a dead letter. The "
         "default is 16 times the topics' max.message.bytes; a consumer may need this much memory per partition.",
-    )
-    clear_text: bool = Field(
-        default=False,
-        description="Allow clear text beyond this machine: to the brokers, the provider (http://), the blob store "
-        "(http://) and PostgreSQL (no sslmode).",
     )
     topic_prefix: str = Field(
         default="backstop.", pattern=r"^[A-Za-z0-9._\-]{0,100}$", description="Prefix of every topic and group name."
@@ -141,10 +121,8 @@ class RuntimeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _in_clear_text(self) -> Self:
-        if not self.clear_text:
-            check_brokers(self.kafka_bootstrap_servers, self.kafka_security_protocol)
-            if self.blobs_endpoint is not None:
-                check_bucket(self.blobs_endpoint)
+        if not self.clear_text and self.blobs_endpoint is not None:
+            check_bucket(self.blobs_endpoint)
         return self
 
     @model_validator(mode="after")

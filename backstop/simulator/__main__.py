@@ -1,4 +1,4 @@
-"""`python -m backstop.simulator`: see docs/simulator.md."""
+"""`backstop simulator`, also `python -m backstop.simulator`: see docs/simulator.md."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from backstop.simulator.loading import load_profile
 SHUTDOWN_S = 1.0
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="simulator", description="A simulator of OpenAI's background responses.")
+def _arguments(argv: list[str], prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=prog, description="A simulator of OpenAI's background responses.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container")
     parser.add_argument("--port", type=int, default=0, help="0 = a free port")
     parser.add_argument(
@@ -32,7 +32,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--port-file", type=Path, help="file to write the port to, once the server listens")
     parser.add_argument("--profile", default="calm", help="a preset, a JSON file, or JSON text")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same faults")
     parser.add_argument("--api-key", action="append", help="repeatable; each is a project; or SIMULATOR_API_KEYS")
     parser.add_argument("--webhook-url", action="append", default=[], help="repeatable, paired with --webhook-secret")
     parser.add_argument("--webhook-secret", action="append", default=[], help="or SIMULATOR_WEBHOOK_SECRETS")
@@ -61,12 +61,12 @@ def _from_environment(name: str) -> list[str]:
     return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
 
 
-def read_config(argv: list[str]) -> tuple[SimulatorConfig, _Places]:
+def read_config(argv: list[str], prog: str = "simulator") -> tuple[SimulatorConfig, _Places]:
     """Configuration and addresses from the command line.
 
     :raises ConfigError: says what is wrong.
     """
-    given = _arguments(argv)
+    given = _arguments(argv, prog)
     # A command line is visible in the list of processes, so secrets may come from the environment instead.
     given.api_key = given.api_key or _from_environment("SIMULATOR_API_KEYS")
     given.webhook_secret = given.webhook_secret or _from_environment("SIMULATOR_WEBHOOK_SECRETS")
@@ -114,13 +114,13 @@ def _write_atomically(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def main() -> int:
+def main(argv: list[str], prog: str = "simulator") -> int:
     """Serve until SIGTERM or SIGINT. Exit code 2: a setting is wrong."""
     os.umask(0o077)  # ledgers hold prompts
     try:
-        config, places = read_config(sys.argv[1:])
+        config, places = read_config(argv, prog)
     except ConfigError as error:
-        print(f"simulator: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     # Objects made by imports live as long as the process: keep them out of garbage collection.
     gc.collect()
@@ -130,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

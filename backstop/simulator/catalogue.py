@@ -33,7 +33,7 @@ _RUN: Final = (
     *("failed_at_once", "failed_at_once_usage"),
     *("incomplete", "image_safety", "empty_output", "slow", "expires", "missed_window"),
     *("output_null", "output_absent", "other_id", "no_metadata", "odd_words", "odd_end", "unknown_status"),
-    *("odd_usage", "odd_error", "bare_object"),
+    *("odd_usage", "odd_error", "bare_object", "around"),
 )
 _POLL: Final = (
     *("404", "404_at_first", "401", "429", "html_403", "html_429", "307"),

@@ -7,11 +7,11 @@ import contextlib
 from dataclasses import replace
 from typing import Final, Literal
 
-from backstop.simulator.answers import HttpAnswer, bad_request, error, failure, gateway, html, ok, wrong_key
+from backstop.simulator.answers import HttpAnswer, bad_request, error, failure, gateway, html, wrong_key
+from backstop.simulator.around import answer_of
 from backstop.simulator.calls import ApiCall, redirect, strike
 from backstop.simulator.catalogue import ArmedFault
 from backstop.simulator.core import Simulator
-from backstop.simulator.objects import render
 from backstop.simulator.planning import ending_of, make_plan
 from backstop.simulator.records import CreateRequest, Ending, JobTally, Stored
 from backstop.simulator.replies import Reply, parse_reply
@@ -33,7 +33,7 @@ async def create(simulator: Simulator, call: ApiCall) -> HttpAnswer:
     known = _known(simulator, request)
     if known is not None:
         call.stored = known
-        return _with_limits(simulator, request, ok(render(known)))
+        return _with_limits(simulator, request, answer_of(known))
     refusal = simulator.limits.charge(request.lane, request) or _over_open_max(simulator, request)
     if refusal is not None:
         return refusal
@@ -165,16 +165,16 @@ async def _reply(simulator: Simulator, call: ApiCall, stored: Stored, fault: Arm
         call.stream_fault = fault if fault.what == "first_event_failed" else None
     if request.stream:
         call.streams_from = 0
-        return ok(render(stored))
+        return answer_of(stored)
     if not stored.is_open:
-        return ok(render(stored))
+        return answer_of(stored)
     if not request.background:
         await _await_end(simulator, call, stored, is_cancelled=True)
-        return ok(render(stored))
+        return answer_of(stored)
     if stored.plan.shown.background != "as_asked":
         await _await_end(simulator, call, stored, is_cancelled=False)
-        return ok(render(stored))
-    answer = ok(render(stored))
+        return answer_of(stored)
+    answer = answer_of(stored)
     early = simulator.faults.named("webhook_early", stored.target, stored.key, request.directives)
     if early is not None:
         simulator.struck["webhook_early"] += 1

@@ -33,6 +33,14 @@ RATES: Final = {
     "run_odd_usage=floats": 0.002,
     "run_odd_usage=nulls": 0.002,
     "run_odd_usage=absent": 0.002,
+    # What stands around objects.
+    "run_around=envelope": 0.003,
+    "run_around=list": 0.002,
+    "run_around=bom": 0.002,
+    "run_around=utf16": 0.002,
+    "run_around=prefix": 0.002,
+    "run_around=trailing": 0.002,
+    "run_around=events": 0.002,
     # Acceptances in other shapes.
     "create_accept_202": 0.02,
     "create_terminal": 0.01,

@@ -8,12 +8,12 @@ from typing import Final, get_args
 from backstop.simulator.catalogue import ArmedFault
 from backstop.simulator.chance import Chance
 from backstop.simulator.config import Profile
-from backstop.simulator.records import CreateRequest, Ending, ErrorForm, ObjectForm, RunPlan, UsageForm
+from backstop.simulator.records import Around, CreateRequest, Ending, ErrorForm, ObjectForm, RunPlan, UsageForm
 from backstop.simulator.replies import parse_code
 
 DEFAULT_SLOW_FACTOR: Final = 10.0
-DEFAULT_UNKNOWN_STATUS: Final = "paused"
-DEFAULT_ODD_END: Final = "succeeded"
+# Argument: the word in place of OpenAI's.
+_OTHER_WORDS: Final = {"unknown_status": ("in_progress", "paused"), "odd_end": ("completed", "succeeded")}
 # From acceptance; `soonest` has none.
 WINDOWS_S: Final = {"2h": 7200.0, "8h": 28_800.0}
 _SHOWN: Final = {
@@ -93,12 +93,13 @@ def _struck(plan: RunPlan, fault: ArmedFault) -> RunPlan:
 def _shown(fault: ArmedFault) -> ObjectForm | None:
     """The object's differences by a run fault, if it is one of the shape."""
     match fault.what:
-        case "unknown_status":
-            return ObjectForm(words={"in_progress": fault.arg or DEFAULT_UNKNOWN_STATUS})
-        case "odd_end":
-            return ObjectForm(words={"completed": fault.arg or DEFAULT_ODD_END})
+        case "unknown_status" | "odd_end" as what:
+            word, shown = _OTHER_WORDS[what]
+            return ObjectForm(words={word: fault.arg or shown})
         case "other_id":
             return ObjectForm(other_id=True, metadata=fault.arg != "no_metadata")
+        case "around":
+            return ObjectForm(around=next((each for each in get_args(Around) if each == fault.arg), "envelope"))
         case "odd_usage":
             return ObjectForm(usage=next((each for each in get_args(UsageForm) if each == fault.arg), "floats"))
         case "odd_error":

@@ -16,6 +16,7 @@ Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "
 OPEN: Final = ("queued", "in_progress")
 UsageForm = Literal["whole", "floats", "nulls", "absent"]
 ErrorForm = Literal["whole", "null", "text", "message"]
+Around = Literal["nothing", "bom", "utf16", "prefix", "trailing", "envelope", "list", "events"]
 JOBS_MAX: Final = 100_000
 PREFIX: Final = "backstop_"
 OWNER: Final = ("job", "attempt", "tenant")
@@ -112,6 +113,7 @@ class ObjectForm:
     background: Literal["as_asked", "false", "absent"] = "as_asked"
     other_id: bool = False
     metadata: bool = True
+    around: Around = "nothing"
     words: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Final
 
 from backstop.simulator.answers import HttpAnswer, bad_request, error, html, not_found, ok, wrong_key
+from backstop.simulator.around import answer_of
 from backstop.simulator.calls import ApiCall, redirect, strike
 from backstop.simulator.catalogue import KINDS, ArmedFault
 from backstop.simulator.core import Simulator
 from backstop.simulator.ids import response_id
-from backstop.simulator.objects import input_items, render
+from backstop.simulator.objects import input_items
 from backstop.simulator.records import Stored
 from backstop.simulator.replies import parse_reply
 from backstop.simulator.streaming import refusal_to_stream
@@ -62,13 +63,13 @@ def _after_shown(simulator: Simulator, stored: Stored) -> ArmedFault | None:
 
 def _seen(stored: Stored) -> HttpAnswer:
     """The object in the answer of a poll or a cancel. A gateway may show another id than the create's."""
-    return ok(render(stored, response_id=stored.other_id if stored.plan.shown.other_id else None))
+    return answer_of(stored, response_id=stored.other_id if stored.plan.shown.other_id else None)
 
 
 def _struck_poll(simulator: Simulator, call: ApiCall, stored: Stored, fault: ArmedFault) -> HttpAnswer:
     what = fault.what
     if what in KINDS:
-        return spoil(ok(render(stored)), what, fault.number(simulator.profile.slow_real_s))
+        return spoil(answer_of(stored), what, fault.number(simulator.profile.slow_real_s))
     if what in ("429", "html_429"):
         refusal = "429_requests" if what == "429" else what
         return simulator.limits.refusal(refusal, stored.request.lane)
@@ -87,10 +88,10 @@ _POLLS: Final[dict[str, Callable[[Stored, ArmedFault], HttpAnswer]]] = {
     "404": lambda stored, _: not_found(stored.id),
     "401": lambda _, __: wrong_key(),
     "html_403": lambda _, __: html(403),
-    "regress": lambda stored, _: ok(render(stored, status="in_progress")),
-    "unknown_status": lambda stored, fault: ok(render(stored, status=fault.arg or "paused")),
-    "another_id": lambda stored, _: ok(render(stored, response_id=response_id())),
-    "truncated": lambda stored, _: spoil(ok(render(stored)), "broken_json", 0.0),
+    "regress": lambda stored, _: answer_of(stored, status="in_progress"),
+    "unknown_status": lambda stored, fault: answer_of(stored, status=fault.arg or "paused"),
+    "another_id": lambda stored, _: answer_of(stored, response_id=response_id()),
+    "truncated": lambda stored, _: spoil(answer_of(stored), "broken_json", 0.0),
 }
 
 
@@ -109,7 +110,7 @@ def _stream(simulator: Simulator, call: ApiCall, stored: Stored) -> HttpAnswer:
     if fault is not None and (refused := _struck_stream(simulator, stored, fault)) is not None:
         return refused
     call.streams_from, call.stream_fault = int(after) + 1, fault
-    return ok(render(stored))
+    return answer_of(stored)
 
 
 def _struck_stream(simulator: Simulator, stored: Stored, fault: ArmedFault) -> HttpAnswer | None:
@@ -122,7 +123,7 @@ def _struck_stream(simulator: Simulator, stored: Stored, fault: ArmedFault) -> H
         case "429":
             return simulator.limits.refusal("429_requests", stored.request.lane)
         case "500" | "html_200" as kind:
-            return spoil(ok(render(stored)), kind, 0.0)
+            return spoil(answer_of(stored), kind, 0.0)
         case _:
             return None
 
@@ -147,7 +148,7 @@ def _struck_cancel(simulator: Simulator, stored: Stored, fault: ArmedFault) -> H
     if kind in KINDS:
         if side == "accept" and stored.is_open:
             simulator.responses.cancel(stored)
-        return spoil(ok(render(stored)), kind, fault.number(simulator.profile.slow_real_s))
+        return spoil(answer_of(stored), kind, fault.number(simulator.profile.slow_real_s))
     if fault.what == "429":
         return simulator.limits.refusal("429_requests", stored.request.lane)
     if fault.what == "answer":

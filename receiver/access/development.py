@@ -5,6 +5,7 @@ cross-site or by DNS rebinding, and a proxy on this machine could forward reques
 requests show it, and they are refused.
 """
 
+import re
 from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -12,14 +13,22 @@ from aiohttp import HttpVersion11, hdrs, web
 from backstop.runtime.addresses import is_loopback_host
 from receiver.problems import Problem, Refusal
 
-FORWARDED: Final = frozenset({
-    "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip",
-    "cf-connecting-ip", "fastly-client-ip", "fly-client-ip", "x-original-host", "x-original-url", "x-original-to",
-    "x-host", "x-rewrite-url", "x-proxyuser-ip", "x-remote-ip", "x-remote-addr", "x-appengine-user-ip", "x-arr-ssl",
-    "x-arr-log-id", "x-amzn-trace-id", "x-cloud-trace-context", "x-varnish", "cdn-loop", "front-end-https", "x-scheme",
+OF_A_PROXY: Final = frozenset({
+    # What a proxy tells of the request that it got.
+    "forward", "forwarded", "forwards", "via", "proxy", "proxyuser", "real", "ip", "ips", "clientip", "remote",
+    "original", "originating", "rewrite", "host", "scheme", "https", "ssl", "hop", "hops", "cert", "connecting",
+    # The users that it has authenticated.
+    "webauth", "jwt", "oidc", "authenticated", "login",
+    # Its own name.
+    "akamai", "amz", "amzn", "appengine", "arr", "azure", "bluecoat", "cdn", "cf", "cloud", "cloudflare", "cloudfront",
+    "envoy", "fastly", "fly", "goog", "haproxy", "heroku", "ngrok", "nginx", "nf", "pomerium", "render", "replit",
+    "sucuri", "tailscale", "traefik", "varnish", "vercel", "wl",
 })  # fmt: skip
-"""Headers that proxies, load balancers and CDNs add, and that clients do not send by themselves."""
-FORWARDED_PREFIXES: Final = ("x-forwarded", "x-envoy-", "x-azure-", "cf-", "x-proxy-")
+"""Words in the names of headers that proxies, load balancers and CDNs add, and that clients do not send by themselves.
+Words and not names: X-Forwarded-For is also spelled X_FORWARDED_FOR and X-Original-Forwarded-For."""
+_HOST: Final = "host"
+_WORDS: Final = re.compile(r"[^a-z0-9]+")
+_PORT: Final = re.compile(r":[0-9]{1,5}$")
 OWN_SITES: Final = frozenset({"same-origin", "none"})
 """`none`: the user entered the address. `same-site` is refused: another port of this machine is another program."""
 
@@ -43,9 +52,10 @@ def refuse_foreign_pages(request: web.Request) -> None:
     :raises Refusal: 403, another host name, a proxy, or a page of another origin.
     """
     hosts = request.headers.getall(hdrs.HOST, ())
-    if len(hosts) != 1 or not is_loopback_host(_without_port(hosts[0])):
+    # A target may have a host of its own, which then counts (RFC 9112, 3.2.2): `request.host`.
+    if len(hosts) != 1 or not _is_own(hosts[0]) or not _is_own(request.host):
         raise Refusal(FOREIGN_HOST)
-    # nginx adds no header by default, but uses HTTP/1.0 to its upstream; current clients do not.
+    # nginx before 1.29.7 adds no header by default, but uses HTTP/1.0 to its upstream; current clients do not.
     if request.version < HttpVersion11 or any(_is_of_a_proxy(name.lower()) for name in request.headers):
         raise Refusal(FORWARDED_REQUEST)
     if _is_cross_site(request, hosts[0]):
@@ -53,7 +63,8 @@ def refuse_foreign_pages(request: web.Request) -> None:
 
 
 def _is_of_a_proxy(name: str) -> bool:
-    return name in FORWARDED or name.startswith(FORWARDED_PREFIXES)
+    of_a_client = name == _HOST or name.startswith("sec-")  # a browser's own: Sec-CH-Prefers-Color-Scheme
+    return not of_a_client and not OF_A_PROXY.isdisjoint(_WORDS.split(name))
 
 
 def _is_cross_site(request: web.Request, host: str) -> bool:
@@ -63,6 +74,6 @@ def _is_cross_site(request: web.Request, host: str) -> bool:
     return any(site.lower() not in OWN_SITES for site in sites) or any(origin.lower() != own for origin in origins)
 
 
-def _without_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdecimal() else host).lower()
+def _is_own(host: str) -> bool:
+    name = _PORT.sub("", host.lower())
+    return "%" not in name and is_loopback_host(name)

@@ -90,7 +90,7 @@ def authentication(
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}."))
         owner = (caller.tenant, caller.key_id)
         # Long requests check it again, as a key may expire meanwhile. They are streams and waits, which need `read`.
-        request[AUTHORITY] = Authority(owner, partial(ring.still_allows, caller, "read"))
+        request[AUTHORITY] = Authority(owner, partial(ring.still_allows, caller, "read", address_of(request)))
         if not places.ask_sparing(owner):
             raise unavailable("busy", "This tenant has too many open requests.", BUSY_RETRY_S)
         try:

@@ -28,7 +28,7 @@ from backstop.runtime.process.clock import NowMs, monotonic_s
 from backstop.runtime.process.logs import get_logger
 from receiver.access.access_log import RefusedKeys, Why
 from receiver.access.addresses import allowed
-from schemas.base import DEFAULT_TENANT
+from schemas.base import DEFAULT_TENANT, Priority
 
 WARNED_EVERY_MS = 86_400_000
 POLL_AGAIN_S = 1.0
@@ -145,12 +145,19 @@ class KeyRing:
         self._follow()
         return DEVELOPER if self.development else None
 
-    def still_allows(self, caller: Caller, scope: Scope) -> bool:
-        """Whether a caller accepted earlier would still be accepted now, for `scope`."""
+    def still_allows(self, caller: Caller, scope: Scope, address: str) -> bool:
+        """Whether a caller accepted earlier would still be accepted now, for `scope` and from `address`."""
         if not caller.key_id:
             return self.caller_without_key() is not None
         key = self.live_key(caller.key_id)
-        return key is not None and key.tenant == caller.tenant and scope in key.scopes
+        return (
+            key is not None and key.tenant == caller.tenant and scope in key.scopes and allowed(address, key.addresses)
+        )
+
+    def priorities_of(self, key_id: str) -> frozenset[Priority] | None:
+        """The priorities that a key may give; None: all."""
+        key = self._by_id.get(key_id)
+        return None if key is None else key.priorities
 
     def limits_of(self, tenant: str) -> TenantLimits:
         return self._tenants.get(tenant, NO_LIMITS)

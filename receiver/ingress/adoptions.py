@@ -18,7 +18,8 @@ from receiver.lookups import JobReads, ReadsAwayError
 from receiver.problems import Problem, Refusal, unavailable
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.requests import Adopt
-from streams.submission import PreparedAdoption, SubmissionPolicy
+from streams.adoptions import PreparedAdoption
+from streams.submission import SubmissionPolicy
 
 ADOPT: Final = Route(
     "POST", f"{JOBS_PATH}/adopt", name="adoptResponse", access="submit", body=Adopt,

@@ -23,7 +23,7 @@ from receiver.ingress.submitted import SubmittedBodies
 from receiver.limits import Limits
 from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, unavailable
 from schemas.job_ids import qualified_job_id
-from schemas.requests import Cancel, GivenJobId, Submit
+from schemas.requests import BEGINS_TOO_LATE, Cancel, GivenJobId, Submit
 from streams.submission import prepare
 
 JOBS_PATH = "/v1/jobs"
@@ -86,7 +86,7 @@ SUBMIT: Final = Route(
     "result, even if processes or connections fail.",
     answers=ACCEPTED,
     problems={
-        400: ("bad_idempotency_key",), 409: ("job_id_taken",), 422: ("deadline_past",),
+        400: ("bad_idempotency_key",), 403: ("priority_not_allowed",), 409: ("job_id_taken",), 422: ("deadline_past",),
         429: ("open_jobs_exceeded", "token_budget_exceeded"), 503: ("busy", "log_unavailable", "reads_unavailable"),
     },
 )  # fmt: skip
@@ -189,6 +189,9 @@ def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
         case "deadline_past":
             past = FieldError("#/deadline_at_ms", "is not in the future")
             raise Refusal(Problem(422, "deadline_past", "The deadline has passed.", errors=(past,)))
+        case "begins_too_late":
+            late = FieldError("#/not_before_ms", BEGINS_TOO_LATE)
+            raise Refusal(Problem(422, "bad_request", "The job could not begin before its end.", errors=(late,)))
         case "busy":
             raise unavailable("busy", "Too many submissions are in progress; send it again.", retry_after_s)
         case "log":
@@ -199,7 +202,7 @@ def refuse(verdict: NotTaken, retry_after_s: int) -> NoReturn:
             raise unavailable(
                 "log_unavailable", "The request could not be stored; nothing was done. Send it again.", retry_after_s
             )
-        case "quota":
+        case "quota" | "cap":
             assert verdict.problem is not None
             raise Refusal(verdict.problem)
         case _:

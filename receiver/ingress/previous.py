@@ -8,6 +8,7 @@ the operator's own, may use it in a job.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 from backstop.runtime.blobs import BlobStore
@@ -89,6 +90,23 @@ class PreviousResponses:
             raise _not_own(pointer)
         if owner is not None and await self._is_hidden(tenant, own_job_id(tenant, owner.job_id)):
             raise _not_own(pointer)
+
+    async def allows_again(self, submit: Submit, own_id: str, tenant: str) -> bool:
+        """Whether the request of an ended job may be submitted anew: its response was not deleted since, and it names
+        only what the tenant may name now.
+
+        :raises Refusal: 503, the read model is not reachable.
+        """
+        if await self._is_hidden(tenant, own_id):
+            return False
+        try:
+            await asyncio.to_thread(self.refuse_foreign, submit.request, tenant)
+            await self.check(submit, tenant)
+        except Refusal as refusal:
+            if refusal.problem.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                return False
+            raise
+        return True
 
     async def to_provider(self, given: Any, tenant: str) -> str:
         """The provider's id of the earlier response `given`, an id that Backstop assigned.

@@ -21,14 +21,18 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.shares import Shares
+from receiver.access.priorities import AllowsPriority, any_priority
 from receiver.access.quotas import Quotas
 from receiver.limits import Limits
 from receiver.lookups import KnownJob
 from receiver.metrics import ReceiverMetrics
-from receiver.problems import Problem, Refusal
+from receiver.problems import FieldError, Problem, Refusal
 from schemas.jobs import JobSubmitted, ResponseAdopted
+from streams.adoptions import PreparedAdoption, to_adopted
+from streams.policy.caps import CapRefusedError
 from streams.policy.limits import NO_LIMITS, LimitRules
-from streams.submission import Prepared, PreparedAdoption, SubmissionPolicy, to_adopted, to_submitted
+from streams.policy.prices import NO_PRICES, Prices
+from streams.submission import Prepared, SubmissionPolicy, to_submitted
 
 APPEAR_POLL_S = 0.05
 
@@ -71,14 +75,18 @@ class NotTaken:
 
     - `conflict`: the id names another submission.
     - `deadline_past`: the deadline has passed.
+    - `begins_too_late`: it may not begin before the latest deadline of a job.
     - `busy`: too many submissions in progress.
     - `log`: not acknowledged; the log may have it, and a repeat is safe.
     - `unconfirmed`: the log has it, and perhaps another submission under the same id before it.
     - `storage`: a blob could not be stored, and nothing was published.
+    - `cap`: the job's cap of money can't be kept; see `problem`.
     - `quota`: see `problem`.
     """
 
-    why: Literal["conflict", "deadline_past", "busy", "log", "unconfirmed", "storage", "quota"]
+    why: Literal[
+        "conflict", "deadline_past", "begins_too_late", "busy", "log", "unconfirmed", "storage", "quota", "cap"
+    ]
     problem: Problem | None = None
 
 
@@ -96,6 +104,14 @@ class _Remembered:
 
     def agrees(self, tenant: str, sha256: str) -> bool:
         return self.tenant == tenant and self.sha256 == sha256
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRules:
+    """What is stamped on submissions besides their policy."""
+
+    limits: LimitRules = NO_LIMITS
+    prices: Prices = NO_PRICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +140,11 @@ class Submissions:
         policy: SubmissionPolicy,
         limits: Limits,
         quotas: Quotas,
-        limit_rules: LimitRules = NO_LIMITS,
+        stamps: SubmissionRules | None = None,
+        allows_priority: AllowsPriority = any_priority,
     ) -> None:
-        self._limit_rules = limit_rules
+        self._allows_priority = allows_priority
+        self._stamps = stamps or SubmissionRules()
         self._publisher = reporting.publisher
         self._metrics = reporting.metrics
         self._now_ms = reporting.now_ms
@@ -222,7 +240,11 @@ class Submissions:
         deadline_at_ms = prepared.deadline_at_ms
         if deadline_at_ms is not None and deadline_at_ms <= at_ms:
             return NotTaken("deadline_past")
+        submit = prepared.submit if isinstance(prepared, Prepared) else None  # an adopted response has begun
+        if submit is not None and submit.begins_too_late(at_ms):
+            return NotTaken("begins_too_late")
         try:
+            self._allows_priority(None if submit is None else submit.priority_or_normal)
             await self._quotas.admit(tenant, job_id)
         except Refusal as refusal:
             return NotTaken("quota", refusal.problem)
@@ -272,6 +294,10 @@ class Submissions:
             for data in keep:
                 await self._bodies.blobs.put(data)
             fact = await self._fact(prepared, job_id, tenant, at_ms)
+        except CapRefusedError as error:
+            self._quotas.release(tenant, job_id)
+            wrong = FieldError(f"#/{error.field}", str(error))
+            return NotTaken("cap", Problem(422, "bad_request", str(error), errors=(wrong,)))
         except OSError as error:
             log.error("blob_not_stored", job_id=job_id, error_type=type(error).__name__, errno=error.errno)
             self._quotas.release(tenant, job_id)
@@ -293,7 +319,7 @@ class Submissions:
             return to_adopted(prepared, job_id=job_id, tenant=tenant, at_ms=at_ms, policy=self._policy)
         return await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="http", at_ms=at_ms, policy=self._policy,
-            bodies=self._bodies, limits=self._limit_rules,
+            bodies=self._bodies, limits=self._stamps.limits, prices=self._stamps.prices,
         )  # fmt: skip
 
     async def _ask(self, job_id: str) -> _Remembered | None:

@@ -10,7 +10,6 @@ from typing import Any, Final
 from aiohttp import web
 
 from backstop.readmodel.database import Database
-from backstop.readmodel.prices import Prices
 from backstop.readmodel.rows import JobRow
 from backstop.runtime.authority import key_id_now
 from backstop.runtime.http.routes import declare
@@ -35,6 +34,7 @@ from receiver.reads.parameters import guarded
 from schemas.job_ids import own_job_id
 from schemas.jobs import JobChanged
 from schemas.requests import TIMEOUT_MS_MAX, Cancel
+from streams.policy.prices import Prices
 from streams.submission import to_cancel
 
 REASON_CHARS_MAX: Final = 200
@@ -83,6 +83,7 @@ class _ChangeMany(BulkAction[ChangeManyBody]):
     body = ChangeManyBody
 
     def _check(self, asked: ChangeManyBody) -> None:
+        self._jobs.publishing.allows_priority(asked.priority)
         latest_ms = self._jobs.now_ms() + TIMEOUT_MS_MAX
         if asked.deadline_at_ms is not None and asked.deadline_at_ms > latest_ms:
             far = FieldError("#/deadline_at_ms", f"must be at most {latest_ms}, which is in seven days")

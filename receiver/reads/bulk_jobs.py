@@ -18,7 +18,6 @@ from backstop.readmodel.costs import CostQuestion
 from backstop.readmodel.database import Connection, Database
 from backstop.readmodel.ledger import ask_costs
 from backstop.readmodel.lists import Cursor, JobFilter, JobRows, list_rows
-from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import find_rows
 from backstop.readmodel.rows import JobRow
 from backstop.runtime.errors import BrokerUnavailableError
@@ -33,6 +32,7 @@ from receiver.reads.parameters import page_mark
 from schemas.base import Message
 from schemas.job_ids import own_job_id, qualified_job_id
 from schemas.statuses import OPEN_JOB_STATUSES, JobStatus, OpenJobStatus
+from streams.policy.prices import Prices
 
 BODY_BYTES_MAX: Final = 128 << 10
 SAMPLE: Final = 5

@@ -5,9 +5,9 @@ that neither a repeat nor a second operator makes a second job.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
@@ -36,12 +36,20 @@ AT_ONCE: Final = 10
 """Retries of a batch that are submitted at one time: each may hold a request in memory."""
 
 
+AllowsAgain = Callable[[Submit, str, str], Awaitable[bool]]
+"""`(request, the ended job's own id, tenant)`: whether the tenant may submit it anew."""
+
+Refused = Literal["without_request", "refused"]
+"""Why a job was not retried; also the name of the list that it stands in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retrying:
     """What jobs are submitted with, and where large requests are."""
 
     submissions: Submissions
     blobs: BlobStore
+    allows: AllowsAgain
 
 
 class RetryMany(BulkAction[RetryManyBody]):
@@ -51,6 +59,7 @@ class RetryMany(BulkAction[RetryManyBody]):
         super().__init__(jobs, turn)
         self._submissions = retrying.submissions
         self._blobs = retrying.blobs
+        self._allows = retrying.allows
 
     async def _plan(self, asked: RetryManyBody, tenant: str) -> RetryPlanView:
         counted = await self._jobs.count(
@@ -79,14 +88,14 @@ class RetryMany(BulkAction[RetryManyBody]):
         known = await self._retried(found.rows, tenant)
         rows = [row for row in found.rows if row.job_id not in known]
         made: list[RetriedView] = []
-        without: list[str] = []
+        left: dict[Refused, list[str]] = {}
         for begin in range(0, len(rows), AT_ONCE):
             part = rows[begin : begin + AT_ONCE]
             verdicts = await asyncio.gather(*(self._submit(row, asked, tenant) for row in part))
             for row, verdict in zip(part, verdicts, strict=True):
                 own = own_job_id(tenant, row.job_id)
-                if verdict is None:
-                    without.append(own)
+                if isinstance(verdict, str):
+                    left.setdefault(verdict, []).append(own)
                 elif isinstance(verdict, NotTaken):
                     # What was submitted is found again by a repeat of this batch, and skipped.
                     refuse(verdict, self._jobs.publishing.limits.retry_after_s)
@@ -95,25 +104,27 @@ class RetryMany(BulkAction[RetryManyBody]):
         view: RetryBatchView = {
             "object": "retry_batch", "count": len(made), "retried_before": len(known), "jobs": made,
         }  # fmt: skip
-        if without:
-            view["without_request"] = without
+        for name, job_ids in left.items():
+            view[name] = job_ids
         if found.next is not None:
             view["next_cursor"] = mark_of(found.next)
         return view
 
-    async def _submit(self, row: JobRow, asked: RetryManyBody, tenant: str) -> Verdict | None:
-        """Submit the retry. None: the request is not known any more."""
+    async def _submit(self, row: JobRow, asked: RetryManyBody, tenant: str) -> Verdict | Refused:
+        """Submit the retry, if its request is known and may be sent."""
         body = await self._jobs.database.read(lambda conn: request_of(conn, row.job_id))
         request = None if body is None else await self._request(body, row)
         if request is None:
-            return None
+            return "without_request"
         try:
             submit = Submit.model_validate({
                 "request": request, "session_id": row.session_id, "tags": row.tags,
                 "timeout_ms": asked.timeout_ms or _timeout_ms(row), "priority": asked.priority or row.priority,
             })  # fmt: skip
         except ValidationError:
-            return None
+            return "without_request"
+        if not await self._allows(submit, own_job_id(tenant, row.job_id), tenant):
+            return "refused"
         retry = RetryOf(job_id=row.job_id, why=str(asked.why), by=asked.by)
         prepared = await asyncio.to_thread(prepare_retry, submit, retry)
         job_id = qualified_job_id(tenant, own_id_of_retry(row.job_id))

@@ -236,6 +236,8 @@ class RetryBatchView(TypedDict):
     jobs: list[RetriedView]
     without_request: NotRequired[list[str]]
     """Jobs whose request is not stored any more, or was never known (adopted responses). They were not retried."""
+    refused: NotRequired[list[str]]
+    """Jobs whose response was deleted, or whose request names what it may not name now. They were not retried."""
     next_cursor: NotRequired[str]
     """Present while there may be more jobs: send it as `cursor`."""
 
@@ -255,7 +257,7 @@ CHANGE_MANY: Final = Route(
     "other.\n\nEach job gets a fact of its own, and a repeat changes nothing: a run that was broken off may begin "
     "anew.",
     answers=(Answer(200, "The plan, or the batch that was changed.", ChangePlanView | ChangeBatchView),),
-    problems={403: ("scope_missing",), 503: ("log_unavailable", *AWAY[503])},
+    problems={403: ("scope_missing", "priority_not_allowed"), 503: ("log_unavailable", *AWAY[503])},
 )  # fmt: skip
 
 RETRY_MANY: Final = Route(
@@ -265,7 +267,8 @@ RETRY_MANY: Final = Route(
     "often this is sent. A retry may itself be retried. Quotas of the tenant count.",
     answers=(Answer(200, "The plan, or the batch that was submitted.", RetryPlanView | RetryBatchView),),
     problems={
-        403: ("scope_missing",), 409: ("job_id_taken",), 429: ("open_jobs_exceeded", "token_budget_exceeded"),
+        403: ("scope_missing", "priority_not_allowed"), 409: ("job_id_taken",),
+        429: ("open_jobs_exceeded", "token_budget_exceeded"),
         503: ("log_unavailable", "busy", *AWAY[503]),
     },
 )  # fmt: skip

@@ -17,6 +17,7 @@ from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
+from receiver.access.priorities import AllowsPriority, any_priority
 from receiver.bodies import read_model
 from receiver.lane_watch import LaneWatch
 from receiver.limits import Limits
@@ -44,6 +45,7 @@ class Publishing:
 
     publisher: Publisher
     limits: Limits
+    allows_priority: AllowsPriority = any_priority
 
 
 def add_lane_routes(

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from backstop.readmodel.answers import JobView
-from backstop.readmodel.prices import Prices, read_prices
 from backstop.readmodel.rows import JobRow, Wait
-from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.view import job_view
 from backstop.readmodel.waits import UNSEEN, Sight
 from backstop.runtime.process.clock import NowMs, make_clock
+from streams.policy.prices import Prices, read_prices
+from streams.price_settings import SHIPPED_PRICES
 
 HeldOf = Callable[[JobRow, Sight], Wait | None]
 """What holds an open job up before anything else can."""

@@ -8,7 +8,6 @@ from backstop.readmodel.costs import job_cost
 from backstop.readmodel.database import Database
 from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.places import place_of
-from backstop.readmodel.prices import Prices
 from backstop.readmodel.queries import find_existing, find_row, timeline_of
 from backstop.readmodel.turn_text import turn_of
 from backstop.readmodel.why import JobSituation, WhyView, next_at_ms, next_poll_of, why
@@ -26,6 +25,7 @@ from schemas.job_ids import qualified_job_id
 from schemas.results import RESULT
 from streams.fold.job import Absent
 from streams.fold.rows import decode_job_state
+from streams.policy.prices import Prices
 from streams.retries import own_id_of_retry
 
 GET_WHY: Final = Route(

@@ -5,6 +5,7 @@ Features for which Backstop can't keep its guarantees are refused, with a messag
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -17,6 +18,9 @@ TIMEOUT_HEADER: Final = "Backstop-Timeout-Ms"
 RETRIES_HEADER: Final = "Backstop-Retries-Max"
 PRIORITY_HEADER: Final = "Backstop-Priority"
 HEDGE_HEADER: Final = "Backstop-Hedge"
+TOKENS_HEADER: Final = "Backstop-Max-Tokens-Spent"
+FALLBACK_HEADER: Final = "Backstop-Fallback"
+COST_HEADER: Final = "Backstop-Max-Cost-Usd"
 NOT_BEFORE_HEADER: Final = "Backstop-Not-Before-Ms"
 
 _SENTENCES: Final[dict[str, str]] = {
@@ -30,6 +34,7 @@ _SENTENCES: Final[dict[str, str]] = {
     "conversation": "conversation is not supported: all tenants share one project at the provider. "
     "Continue an earlier response by previous_response_id.",
 }  # fmt: skip
+_USD: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _IN_REQUEST: Final = re.compile(r"^request\.")
 
 
@@ -95,7 +100,17 @@ def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
         if hedge not in ("true", "false"):
             raise refusal(HEDGE_HEADER, f"{HEDGE_HEADER} must be true or false.")
         given["hedge"] = hedge == "true"
-    numbers = ((TIMEOUT_HEADER, "timeout_ms"), (RETRIES_HEADER, "retries_max"), (NOT_BEFORE_HEADER, "not_before_ms"))
+    if FALLBACK_HEADER in headers:
+        models = [name.strip() for name in headers[FALLBACK_HEADER].split(",")]
+        given["fallback"] = {"to": [{"model": name} for name in models if name]}
+    if COST_HEADER in headers:
+        if not _USD.fullmatch(headers[COST_HEADER]):
+            raise refusal(COST_HEADER, f"{COST_HEADER} must be a number of dollars, for example 0.25.")
+        given["max_cost_usd"] = Decimal(headers[COST_HEADER])
+    numbers = (
+        (TIMEOUT_HEADER, "timeout_ms"), (RETRIES_HEADER, "retries_max"), (NOT_BEFORE_HEADER, "not_before_ms"),
+        (TOKENS_HEADER, "max_tokens_spent"),
+    )  # fmt: skip
     for header, field in numbers:
         text = headers.get(header)
         if text is None:

@@ -36,7 +36,7 @@ from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
 from receiver.responses_api.creates import refusal, to_submit, waits
 from receiver.responses_api.ends import failure_of
 from receiver.responses_api.errors import to_failed_response
-from receiver.responses_api.items import PageOf, input_items, page
+from receiver.responses_api.items import PageOf
 from receiver.responses_api.noting import BEGAN, retry_number
 from receiver.responses_api.repeats import Repeats
 from receiver.responses_api.responses import Responses, ShownResponse, unstored_marks
@@ -297,12 +297,14 @@ class ResponsesIngress:
         tenant, response_id = tenant_of(request), _path_id(request)
         wanted = _page_of(request)
         shown = await self._find(tenant, response_id)
-        if shown.request_sha256 is None or (asked := await self._responses.asked(shown.request_sha256)) is None:
+        sha256 = shown.request_sha256
+        found = "input" if sha256 is None else await self._responses.items.page(response_id, sha256, wanted)
+        if found == "input":
             raise Refusal(Problem(404, "input_missing", "The input of this response is no longer stored."))
-        answer = page(input_items(response_id, asked.get("input")), wanted)
-        if answer is None:
+        if found == "after":
             raise refusal("after", "after must be the id of an item of this response.")
-        return _json(answer)
+        assert isinstance(found, bytes)
+        return web.Response(body=found, content_type="application/json", headers=SECURITY_HEADERS)
 
     async def _find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> ShownResponse:
         """:raises Refusal: 404, there is no such response; 503, the read model is not reachable."""

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from backstop.runtime.blobs import BlobStore
-from backstop.runtime.errors import BlobMissingError
 from receiver.ingress.previous import FIELD, PreviousResponses
 from receiver.ingress.submissions import APPEAR_POLL_S, Submissions
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError, SeenJob
+from receiver.responses_api.stored_items import InputItems
 from receiver.responses_api.wire import ended_object, response_object
 from schemas.codec import canonical
 from schemas.job_ids import qualified_job_id
@@ -49,6 +47,7 @@ class Responses:
         self._submissions = submissions
         self._previous = previous
         self._blobs = blobs
+        self.items = InputItems(blobs)
         self._limits = limits
         self._stored = previous.stored
         self._echoes: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
@@ -89,17 +88,8 @@ class Responses:
         seen = None if self._reads is None else await self._reads.job(tenant, qualified_job_id(tenant, response_id))
         return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
 
-    async def asked(self, request_sha256: str) -> dict[str, Any] | None:
-        """The request as it was submitted; None if it is not stored (any more)."""
-        try:
-            submission = orjson.loads(await self._blobs.get(request_sha256))
-        except (BlobMissingError, orjson.JSONDecodeError):
-            return None
-        request = submission.get("request") if isinstance(submission, dict) else None
-        return request if isinstance(request, dict) else None
-
     async def asked_in_short(self, request_sha256: str) -> dict[str, Any] | None:
-        """As `asked`, without the large members of a large request."""
+        """The request as it was submitted, without the large members of a large one; None if it is not stored."""
         read = await self._stored.member(request_sha256, "request")
         return None if read is None else read.members
 

@@ -8,18 +8,22 @@ from typing_extensions import TypedDict
 from backstop.runtime.http.routes import EVENT_STREAM, WHOLE, Answer, Codes, Header, Query, Route, ServerSentEvent
 from receiver.ingress.jobs import KEY_HEADER
 from receiver.responses_api.creates import (
+    COST_HEADER,
+    FALLBACK_HEADER,
     HEDGE_HEADER,
     NOT_BEFORE_HEADER,
     PRIORITY_HEADER,
     RETRIES_HEADER,
     SESSION_HEADER,
     TIMEOUT_HEADER,
+    TOKENS_HEADER,
 )
 from receiver.responses_api.errors import PATH
 from receiver.responses_api.items import LIMIT, LIMIT_MAX
 from receiver.responses_api.waiting import RESPONSE_ID
 from schemas.base import Priority, UnixMs
-from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, GivenJobId, SessionId
+from schemas.requests import MODEL_CHARS_MAX, RETRIES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, GivenJobId, SessionId, UsdCap
+from schemas.spend_caps import TOKENS_MAX
 from schemas.statuses import ResponseStatus
 
 ONE: Final = PATH + "/{response_id}"
@@ -129,6 +133,14 @@ CREATE: Final = Route(
         Header(RETRIES_HEADER, "Retries after failed attempts, at most.", Annotated[int, Field(ge=0, le=RETRIES_MAX)]),
         Header(HEDGE_HEADER, "Whether the job may have a second attempt beside a slow one.", bool),
         Header(PRIORITY_HEADER, "The class in which the job waits for its turn under the limits.", Priority),
+        Header(
+            TOKENS_HEADER, "Tokens that all attempts may use together.", Annotated[int, Field(ge=1, le=TOKENS_MAX)]
+        ),
+        Header(
+            FALLBACK_HEADER, "Models with which later attempts go out, separated by commas.",
+            Annotated[str, StringConstraints(max_length=400)],
+        ),
+        Header(COST_HEADER, "Dollars that all attempts may cost together.", UsdCap),
         Header(NOT_BEFORE_HEADER, "Unix milliseconds before which the job does not begin.", UnixMs),
     ),
     answers=(

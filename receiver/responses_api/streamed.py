@@ -4,6 +4,8 @@ Rules:
 - A stream starts with `response.created` and ends with the terminal event; both contain Backstop's object. Between them
   are the provider's events with their own numbers, and with Backstop's response id in place of the provider's.
 - After a gap only the terminal event follows, with the complete response, so a client never joins deltas across a gap.
+- A terminal event whose number is not known has one beyond all others: the SDKs' `stream(response_id, starting_after)`
+  reads a stream from its start and drops each event up to the number that the client has seen.
 - A stream shows one attempt: the first with output. A client would join the events of two attempts into one text. If
   that attempt failed and a later one produced the result, the terminal event contains the complete result.
 """
@@ -17,6 +19,9 @@ from receiver.partial_output.history import Event, JobHistory, Run
 from receiver.responses_api.wire import as_open, text_of
 from schemas.codec import canonical
 from schemas.statuses import OPEN_RESPONSE_STATUSES, ResponseStatus
+
+BEYOND_ALL: Final = 1_000_000_000
+"""No provider numbers so many events of one response."""
 
 _STATUS_OF: Final[Mapping[str, ResponseStatus]] = {f"response.{status}": status for status in OPEN_RESPONSE_STATUSES}
 
@@ -53,13 +58,15 @@ class ResponseView:
         """Whether the events after a resumed stream's position are not in memory (yet). False for a stream from its
         start.
         """
-        if not self._resumed or self._last == 0:
+        if not self._resumed or self._last == 0 or self._last >= BEYOND_ALL:
             return False
         run = _run_of(history)
         return run is None or run.start_after > self._last
 
     def is_over(self, history: JobHistory | None) -> bool:
         """Whether a resumed stream starts after the terminal event."""
+        if self._resumed and self._last >= BEYOND_ALL:
+            return True
         run = _run_of(history)
         return self._resumed and run is not None and run.end_number is not None and self._last >= run.end_number
 
@@ -82,9 +89,10 @@ class ResponseView:
 
     def end(self, ended: EndedResponse, history: JobHistory | None) -> bytes:
         run = _run_of(history)
-        number = run.end_number if run is not None and run.end_number is not None else 0
         document = ended.document
-        kind, number = f"response.{document['status']}", max(number, self._last + 1)
+        kind = f"response.{document['status']}"
+        held = run is not None and run.start_after <= self._last
+        number = max((run and run.end_number) or 0, self._last + 1) if held else BEYOND_ALL
         if not ended.rest:
             return _frame(kind, number, {"response": document})
         head = canonical({"type": kind, "sequence_number": number})

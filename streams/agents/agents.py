@@ -22,6 +22,7 @@ from streams.agents.fold_shell import FoldShell
 from streams.agents.intake import take_request
 from streams.faust.partitions import each_partition
 from streams.policy.limits import NO_LIMITS, LimitRules
+from streams.policy.prices import NO_PRICES, Prices
 from streams.submission import SubmissionPolicy
 
 STORE_AGAIN_S = 0.5
@@ -52,9 +53,11 @@ class Intake:
     def __init__(
         self, *, publisher: Publisher, bodies: Bodies, policy: SubmissionPolicy, now_ms: NowMs,
         tenant: str = DEFAULT_TENANT, claims: Claims | None = None, limits: LimitRules = NO_LIMITS,
+        prices: Prices = NO_PRICES,
     ) -> None:  # fmt: skip
         self._tenant = tenant
         self._limits = limits
+        self._prices = prices
         self._claims = claims
         self._publisher = publisher
         self._bodies = bodies
@@ -83,7 +86,7 @@ class Intake:
             try:
                 return await take_request(
                     record, tenant=self._tenant, now_ms=self._now_ms(), policy=self._policy,
-                    bodies=self._bodies, claims=self._claims, limits=self._limits,
+                    bodies=self._bodies, claims=self._claims, limits=self._limits, prices=self._prices,
                 )  # fmt: skip
             except OSError as error:
                 metrics.BLOBS_NOT_STORED.inc()

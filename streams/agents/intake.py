@@ -15,6 +15,7 @@ from schemas.base import Message
 from schemas.codec import DEPTH_MAX, PoisonError, decode_object, load_object, readable
 from schemas.job_ids import qualified_job_id
 from schemas.requests import (
+    BEGINS_TOO_LATE,
     FIELDS_MAX,
     GIVEN_JOB_ID_PATTERN,
     JOB_ID_CHARS_MAX,
@@ -25,7 +26,9 @@ from schemas.requests import (
     Submit,
 )
 from schemas.shape import ShapeLimits, beyond
+from streams.policy.caps import CapRefusedError
 from streams.policy.limits import NO_LIMITS, LimitRules
+from streams.policy.prices import NO_PRICES, Prices
 from streams.submission import SubmissionPolicy, prepare, to_cancel, to_refused, to_submitted
 
 _JOB_ID = re.compile(GIVEN_JOB_ID_PATTERN)
@@ -41,6 +44,7 @@ async def take_request(
     bodies: Bodies,
     claims: Claims | None = None,
     limits: LimitRules = NO_LIMITS,
+    prices: Prices = NO_PRICES,
 ) -> Sequence[Message]:
     """The facts, and the dead letter if there is one. No content of a record raises; an OSError is the blob store's."""
     given = _named_by(record.key)
@@ -56,15 +60,18 @@ async def take_request(
             raise PoisonError("deadline_past", f"deadline_at_ms was {late_ms} ms ago when the request was taken")
         _refuse_foreign(request, tenant, policy)
         prepared = prepare(request)
+        if request.begins_too_late(now_ms):
+            raise PoisonError("invalid", BEGINS_TOO_LATE)
         if claims is not None and await claims.claim(job_id, prepared.sha256) not in (None, prepared.sha256):
             # The job and its result belong to the earlier submission: publish only the dead letter under this id.
             error = PoisonError("conflict", "the job id belongs to an earlier submission with another request")
             return (dead_letter(record, error, "intake", now_ms),)
         submitted = await to_submitted(
             prepared, job_id=job_id, tenant=tenant, ingress="kafka", at_ms=now_ms, policy=policy, bodies=bodies,
-            limits=limits,
+            limits=limits, prices=prices,
         )  # fmt: skip
-    except PoisonError as error:
+    except (PoisonError, CapRefusedError) as found:
+        error = found if isinstance(found, PoisonError) else PoisonError("invalid", str(found))
         letter = dead_letter(record, error, "intake", now_ms)
         if given is None:
             return (letter,)

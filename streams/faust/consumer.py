@@ -7,7 +7,7 @@ offset.
 
 Rules, each with a regression test on a real broker (`tests/kafka/faust`):
 
-1. Per partition at most **one** event is out. Later records are queued (up to `PENDING_RECORDS_MAX`) for
+1. Per partition at most **one** event is out. Later records are queued (up to a limit, see `PendingRecords`) for
    the next batch. So records can't be acknowledged out of order (upstream #606), and load makes batches larger.
 2. The committed offset of a partition is the end of its last acknowledged batch: the position after its last record, or
    after the transaction markers that follow it. Missing offsets (compacted, aborted) belong to the batch before or
@@ -23,11 +23,11 @@ Rules, each with a regression test on a real broker (`tests/kafka/faust`):
 # ruff: noqa: SLF001
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from aiokafka.errors import TopicAuthorizationFailedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
@@ -37,14 +37,12 @@ from backstop.runtime.records import Record
 from schemas.unreadable import Unreadable
 from streams import metrics
 from streams.faust.fetch import Chunk, FetchThread
+from streams.faust.pending import PendingRecords
 from streams.tables.lost_tail import LogTruncatedError, TableProgress, refuse_truncated
 
 __all__ = ["BatchConsumer", "BatchTransport"]
 
 BATCH_RECORDS_MAX = 500
-PENDING_RECORDS_MAX = 2_000
-"""Records queued per partition while a batch is out; above it the partition is not fetched. One fetch may exceed it, by
-512 KiB at most."""
 CHANGELOG_CHUNKS_MAX = 4
 """Chunks of a changelog that wait to be applied."""
 DRAIN_TIMEOUT_S = 30.0
@@ -95,7 +93,7 @@ class _Lane:
     out: _BatchMessage | None = None
     out_end: int = 0
     out_since_s: float = 0.0
-    pending: deque[Record] = field(default_factory=deque)
+    pending: PendingRecords = field(default_factory=PendingRecords)
     begin: int = field(init=False)
     """The offset of the seek."""
 
@@ -106,10 +104,6 @@ class _Lane:
     def handled(self) -> int:
         """The first offset that is not acknowledged yet."""
         return self.begin if self.done is None else self.done
-
-    @property
-    def full(self) -> bool:
-        return len(self.pending) >= PENDING_RECORDS_MAX
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
@@ -156,7 +150,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         if self._is_changelog_tp(tp):
             return True
         lane = self._lanes.get(tp)
-        return not self.app.rebalancing and lane is not None and not lane.full
+        return not self.app.rebalancing and lane is not None and not lane.pending.full
 
     async def _recover(self, tp: TP, chunk: Chunk) -> None:
         """Hand a chunk of a changelog to Faust's recovery as one event; `FoldStore` unpacks it."""
@@ -186,7 +180,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         if not chunk.records and not lane.pending and lane.out is None:
             lane.done = chunk.end  # Only markers, and everything before them is acknowledged.
             return
-        lane.pending.extend(chunk.records)
+        lane.pending.add(chunk.records)
         self._deliver(lane)
 
     async def _close_hole(self, lane: _Lane, chunk: Chunk) -> None:
@@ -212,13 +206,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         channels = self.app.topics._tp_index.get(lane.tp)
         if not channels:
             return
-        size = min(len(lane.pending), self.app.batch_records_max)
-        records = [lane.pending.popleft() for _ in range(size)]
+        records = lane.pending.next_batch(self.app.batch_records_max)
         message = self._message(lane.tp, records[-1].offset, records, _BatchMessage)
         message.lane = lane
         lane.out = message
         lane.out_since_s = self.loop.time()
-        lane.out_end = lane.pending[0].offset if lane.pending else lane.expected
+        lane.out_end = lane.pending.first_offset if lane.pending else lane.expected
         message.incref(len(channels))
         for channel in channels:
             channel.queue.force_put_nowait(self.app.create_event(None, records, {}, message))
@@ -243,10 +236,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
     def _on_acked(self, lane: _Lane, message: _BatchMessage) -> None:
         if lane.out is not message or self._lanes.get(lane.tp) is not lane:
             return  # A message of an earlier assignment.
-        was_full = lane.full
+        was_full = lane.pending.full
         lane.out, lane.done = None, lane.out_end
         self._deliver(lane)
-        if was_full and not lane.full:
+        if was_full and not lane.pending.full:
             self._want()
 
     def handled(self) -> dict[tuple[str, int], int]:
@@ -380,6 +373,15 @@ class BatchTransport(driver.Transport):  # type: ignore[misc]  # faust is untype
     """Makes Faust use `BatchConsumer`. Set `app.transport` to one before the app starts."""
 
     Consumer: ClassVar[type[BatchConsumer]] = BatchConsumer
+
+    async def _create_topic(self, owner: Any, client: Any, topic: str, *partitions: Any, **settings: Any) -> None:
+        """Make a changelog, unless this worker has no right to. A topic that is there is then used as it is, and one
+        that is not stops the start (`FoldTable.start`). Faust asks to create it at each start, also where it exists.
+        """
+        try:
+            await super()._create_topic(owner, client, topic, *partitions, **settings)
+        except TopicAuthorizationFailedError:
+            owner.log.info("%s: this worker may not create topics; `backstop topics create` makes it", topic)
 
 
 def _position(committed: int | None, beginning: int, end: int) -> int:

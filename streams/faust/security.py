@@ -1,33 +1,38 @@
 """The broker's security settings in Faust's form."""
 
-import ssl
 from typing import Any
 
-import faust
+from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
+from faust.types.auth import SASLMechanism
 
+from backstop.runtime.kafka.security import security_options
 from backstop.runtime.settings import RuntimeSettings
 
 _MECHANISMS = {
-    "PLAIN": faust.types.auth.SASLMechanism.PLAIN,
-    "SCRAM-SHA-256": faust.types.auth.SASLMechanism.SCRAM_SHA_256,
-    "SCRAM-SHA-512": faust.types.auth.SASLMechanism.SCRAM_SHA_512,
+    "PLAIN": SASLMechanism.PLAIN,
+    "SCRAM-SHA-256": SASLMechanism.SCRAM_SHA_256,
+    "SCRAM-SHA-512": SASLMechanism.SCRAM_SHA_512,
 }
 
 
 def broker_credentials(settings: RuntimeSettings) -> dict[str, Any]:
-    """Settings of the Faust app for the broker's security protocol; empty for PLAINTEXT."""
-    protocol = settings.kafka_security_protocol
-    if protocol == "PLAINTEXT":
+    """Settings of the Faust app for the broker's security protocol; empty for PLAINTEXT.
+
+    :raises ConfigurationError: as `security_options`.
+    """
+    given = security_options(settings)
+    context = given.get("ssl_context")
+    if settings.kafka_security_protocol == "PLAINTEXT":
         return {}
-    cafile = str(settings.kafka_ssl_cafile) if settings.kafka_ssl_cafile else None
-    context = ssl.create_default_context(cafile=cafile) if protocol.endswith("SSL") else None
-    if protocol == "SSL":
-        return {"broker_credentials": faust.SSLCredentials(context=context)}
-    password = settings.kafka_sasl_password
+    if not settings.kafka_uses_sasl:
+        return {"broker_credentials": SSLCredentials(context=context)}
+    if "sasl_oauth_token_provider" in given:
+        tokens = given["sasl_oauth_token_provider"]
+        return {"broker_credentials": OAuthCredentials(oauth_cb=tokens, ssl_context=context)}
     return {
-        "broker_credentials": faust.SASLCredentials(
-            username=settings.kafka_sasl_username,
-            password=password.get_secret_value() if password else None,
+        "broker_credentials": SASLCredentials(
+            username=given["sasl_plain_username"],
+            password=given["sasl_plain_password"],
             mechanism=_MECHANISMS[settings.kafka_sasl_mechanism],
             ssl_context=context,
         )

@@ -4,6 +4,7 @@ from schemas.base import Body
 from schemas.commands import CreateResponse
 from schemas.jobs import JobFact
 from streams.fold.attempts import Attempts, Submitting
+from streams.fold.job_fallbacks import asked_of_attempt
 from streams.fold.job_states import Active, JobState, Spec
 from streams.fold.step import Step
 
@@ -29,6 +30,7 @@ def begin_attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact)
         timeout_ms=spec.policy.create_timeout_ms,
         soonest=True if too_long else None,
         continuation_id=None if too_long or attempts.live() else attempts.continuation_id,
+        instead=asked_of_attempt(spec, number),
         hedge=True if spec.policy.hedge and attempts.hedge is None else None,
     )
     return Step(Active(spec, attempts.begin(submitting)), (command,))

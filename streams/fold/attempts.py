@@ -111,6 +111,10 @@ class Attempts:
     booked: tuple[str, ...] = ()
     """Responses outside of `items` whose usage was booked: second responses of an attempt."""
     hedge: Hedged | None = None
+    beside_tokens: int = 0
+    """Of a job with a cap: tokens of second responses of an attempt."""
+    beside_pico: int = 0
+    """Of a job with a cap of money: picodollars of second responses, and of calls of tools."""
 
     def get(self, number: int) -> Attempt | None:
         return next((item for item in self.items if item.number == number), None)

@@ -20,6 +20,10 @@ Rules, before the code:
 - A job that must be admitted is *waiting* until `JobAdmitted`; no attempt begins before. If it can't end before its
   deadline any more, it ends as expired at once.
 - A change of priority or deadline counts from its place in the log on. A deadline that has passed ends the job.
+- A job with a cap has no further attempt that what it spent leaves no room for: it ends as failed (`cost_cap`), or as
+  rejected where its input alone is too much. Rules: `streams.policy.caps`.
+- A job with fallbacks goes on with another model where the one before refuses for good, or its lane stays closed.
+  Rules: `streams.fold.job_fallbacks`.
 - A refusal does not end a job that has an abandoned attempt, which may still run: that job waits until its deadline.
 - A job that *adopted* a response begins with attempt 1 running, and has no other attempt, because its request is not
   known here: an application created the response. If the response belongs to another job, the adopting job ends as
@@ -37,6 +41,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    FallbackTaken,
     HedgePermitted,
     JobAdmitted,
     JobChanged,
@@ -49,15 +54,15 @@ from schemas.jobs import (
     UsageBooked,
 )
 from schemas.results import Reason
-from schemas.statuses import JobOutcome
-from streams.fold.attempt_begins import begin_attempt
 from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.claims import booked, claim_for, claim_of_adopted, release, settled_at_once
+from streams.fold.job_caps import capped, with_calls, with_second
 from streams.fold.job_changes import changed, moved, reason_of_change
-from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end, finished
-from streams.fold.job_hedges import budget_of, hedge_granted, terms_of
+from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
+from streams.fold.job_fallbacks import fallback_taken
+from streams.fold.job_hedges import hedge_granted, terms_of
+from streams.fold.job_next import again, begin, finish
 from streams.fold.job_states import (
-    NOT_REPEATED,
     Absent,
     Active,
     BackingOff,
@@ -75,7 +80,7 @@ from streams.fold.job_states import (
 )
 from streams.fold.result import make_result, reason_of_end, reason_of_refusal, reason_of_unknown
 from streams.fold.step import Ignored, Step
-from streams.policy.retry import GiveUp, Retry, RetryDecision, Spend, next_attempt
+from streams.policy.retry import Spend
 
 __all__ = [
     "Absent", "Active", "BackingOff", "Finished", "JobState", "Spec", "Status", "Waiting", "due_ms", "status", "step",
@@ -99,9 +104,12 @@ def _begin(state: Absent, event: JobFact) -> Step[JobState]:
     match event:
         case JobSubmitted():
             spec = spec_of_submitted(event)
+            reason = capped(spec, Attempts())
+            if reason is not None:
+                return finish(Waiting(spec, Attempts(), event.at_ms), event, "rejected", reason)
             if spec.turn is not None and spec.turn.waits:
                 return Step(Waiting(spec, Attempts(), event.at_ms))
-            return begin_attempt(spec, event.request, Attempts(), event)
+            return begin(Waiting(spec, Attempts(), event.at_ms), event.request, event)
         case ResponseAdopted():
             return _adopt(event)
         case JobRefused():
@@ -136,6 +144,8 @@ def _advance(state: Open, event: JobFact) -> Step[JobState]:
             return _settled(state, event)
         case JobTimerFired() | JobAdmitted() | JobFoundTooLate():
             return _timer(state, event) if isinstance(event, JobTimerFired) else _turn(state, event)
+        case FallbackTaken():
+            return fallback_taken(state, event)
         case HedgePermitted():
             return hedge_granted(state, event)
         case UsageBooked():
@@ -150,7 +160,7 @@ def _not_adopted(state: Open, event: AdoptionRefused) -> Step[JobState]:
         return Step(state, ignored=Ignored.STALE)
     # The response belongs to another job, so the end of this job must not release it.
     without = replace(state, attempts=state.attempts.reject(attempt.number))
-    return _finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
+    return finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
 
 
 def _asked(state: Open, event: CancelRequested | JobChanged) -> Step[JobState]:
@@ -159,12 +169,12 @@ def _asked(state: Open, event: CancelRequested | JobChanged) -> Step[JobState]:
         return Step(state, ignored=Ignored.CONFLICT)
     if isinstance(event, CancelRequested):
         reason = Reason(code="cancel_requested", message=event.reason or "cancelled by its submitter")
-        return _finish(state, event, "cancelled", reason)
+        return finish(state, event, "cancelled", reason)
     after = changed(state, event)
     if after is None:
         return Step(state, ignored=Ignored.DUPLICATE)
     if event.deadline_at_ms is not None and event.deadline_at_ms <= event.at_ms:
-        return _finish(after, event, "expired", reason_of_change(event))
+        return finish(after, event, "expired", reason_of_change(event))
     return Step(after, moved(after, event, state.spec.deadline_at_ms))
 
 
@@ -204,7 +214,7 @@ def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
         # Another attempt is live, or a retry is already granted: only the count changes.
         return Step(after)
     reason = reason_of_refusal(event)
-    return _again(after, event, "refused", event.cause, event.wait_ms, reason, held_for=event.held_for)
+    return again(after, event, "refused", event.cause, event.wait_ms, reason, held_for=event.held_for)
 
 
 def _outcome_unknown(state: Open, event: AttemptUnknown) -> Step[JobState]:
@@ -235,7 +245,8 @@ def _counted(state: Open, attempt: Over, event: AttemptSettled, why: Ignored) ->
     """The end no longer decides anything. Its usage is added to the attempt if that has none yet."""
     if attempt.usage is not None or event.usage is None:
         return Step(state, ignored=why)
-    return Step(replace(state, attempts=state.attempts.put(replace(attempt, usage=event.usage))))
+    attempts = with_calls(state.spec, state.attempts.put(replace(attempt, usage=event.usage)), event.terms)
+    return Step(replace(state, attempts=attempts))
 
 
 def _booked(
@@ -248,6 +259,9 @@ def _booked(
     if event.response_id in known:
         return Step(state, ignored=Ignored.DUPLICATE)
     attempts = replace(state.attempts, booked=(*known, event.response_id))
+    end = event.end if isinstance(event, AttemptAccepted) else event
+    terms = None if end is None else end.terms
+    attempts = with_second(state.spec, attempts, usage, terms)
     return Step(replace(state, attempts=attempts), (booked(event, state.spec.tenant, usage),))
 
 
@@ -258,19 +272,21 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
         code=event.code, usage=event.usage,
     )  # fmt: skip
     attempts = state.attempts.put(over)
+    if over.usage is not None and not (isinstance(attempt, Over) and attempt.usage is not None):
+        attempts = with_calls(state.spec, attempts, event.terms)
     if event.continuation_id is not None:
         attempts = replace(attempts, continuation_id=event.continuation_id)
     after = replace(state, attempts=attempts)
     reason = reason_of_end(event)
     match event.status:
         case "completed":
-            return _finish(after, event, "completed", None, event)
+            return finish(after, event, "completed", None, event)
         case "incomplete":
-            return _finish(after, event, "incomplete", reason, event)
+            return finish(after, event, "incomplete", reason, event)
         case "cancelled" if attempts.hedge is not None and attempts.live():
             return _failed(after, event, "paid", "faulty", reason)
         case "cancelled":
-            return _finish(after, event, "cancelled", reason, event)
+            return finish(after, event, "cancelled", reason, event)
         case "failed":
             paid = event.usage is not None and event.usage.total_tokens + event.usage.output_tokens > 0
             return _failed(after, event, "paid" if paid else "unpaid", event.cause or "faulty", reason)
@@ -291,7 +307,7 @@ def _failed(
     counted = replace(state, attempts=state.attempts.count(event.attempt, spend, cause))
     if counted.attempts.live():
         return Step(counted)
-    return _again(counted, event, spend, cause, event.wait_ms, reason, event)
+    return again(counted, event, spend, cause, event.wait_ms, reason, event)
 
 
 def _released(step: Step[JobState], event: AttemptSettled) -> Step[JobState]:
@@ -303,16 +319,16 @@ def _timer(state: Open, event: JobTimerFired) -> Step[JobState]:
         return Step(state, ignored=Ignored.STALE)
     if max(event.due_ms, event.at_ms) >= state.spec.deadline_at_ms:
         if isinstance(state, BackingOff) and state.last:
-            return _finish(state, event, "failed", state.why)
-        return _finish(state, event, "expired", reason_of_deadline(state))
+            return finish(state, event, "failed", state.why)
+        return finish(state, event, "expired", reason_of_deadline(state))
     match state:
         case Waiting():
             return _turn(state, event)
         case BackingOff():
             request = state.spec.request
             if request is None:
-                return _finish(state, event, "failed", state.why)
-            return begin_attempt(state.spec, request, state.attempts, event)
+                return finish(state, event, "failed", state.why)
+            return begin(state, request, event)
         case Active():
             return _expired(state, event)
         case _:
@@ -329,8 +345,8 @@ def _turn(state: Open, event: JobAdmitted | JobFoundTooLate | JobTimerFired) -> 
         if left_ms >= event.needs_ms:  # Its deadline was extended meanwhile.
             return Step(state, ignored=Ignored.STALE)
         message = f"{left_ms} ms were left, and nine of ten runs of its model take {event.needs_ms} ms or more"
-        return _finish(state, event, "expired", Reason(code="would_not_finish", message=message))
-    return begin_attempt(state.spec, request, state.attempts, event)
+        return finish(state, event, "expired", Reason(code="would_not_finish", message=message))
+    return begin(state, request, event)
 
 
 def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
@@ -347,49 +363,4 @@ def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
     if attempts.live():
         return Step(after)
     reason = reason_of_unknown(item.said for item in abandoned if item.said)
-    return _again(after, event, spend, "faulty", 0, reason)
-
-
-def _again(
-    state: Open, event: JobFact, spend: Spend, cause: Cause, told_ms: int, reason: Reason,
-    settled: AttemptSettled | None = None, held_for: Cause | None = None,
-) -> Step[JobState]:  # fmt: skip
-    """No attempt is live any more: schedule the next one, or end the job."""
-    spec, attempts = state.spec, state.attempts
-    decision: RetryDecision = GiveUp(NOT_REPEATED)
-    if spec.request is not None:
-        decision = next_attempt(
-            spec.policy,
-            seed=event.job_id,
-            now_ms=event.at_ms,
-            cause=cause,
-            told_ms=told_ms,
-            spend=budget_of(attempts, spec.policy, spend),
-            spent=attempts.spent(),
-        )
-    match decision:
-        case Retry():
-            return Step(BackingOff(spec, attempts, decision.at_ms, reason, cause, held_for))
-        case GiveUp() if attempts.abandoned() and spend == "refused":
-            return Step(BackingOff(spec, attempts, spec.deadline_at_ms, reason, cause, held_for, last=True))
-        case GiveUp():
-            if cause != "never":
-                reason = reason.model_copy(update={"message": f"{reason.message} ({decision.why})".strip()})
-            return _finish(state, event, "failed", reason, settled)
-        case _:
-            assert_never(decision)
-
-
-def _finish(
-    state: Open, event: JobFact, outcome: JobOutcome, reason: Reason | None,
-    settled: AttemptSettled | None = None,
-) -> Step[JobState]:  # fmt: skip
-    """End an open job: publish its result, and release each response that still runs. The only place that does so."""
-    spec, attempts = state.spec, state.attempts
-    result = make_result(
-        event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=spec.model or None,
-        submitted_at_ms=spec.submitted_at_ms, session_id=spec.session_id, tags=spec.tags,
-        public_url=spec.policy.public_url, retry_of=spec.retry_of,
-    )  # fmt: skip
-    releases = tuple(release(event, attempt.response_id) for attempt in attempts.running())
-    return Step(finished(state, event, outcome), (result, *releases))
+    return again(after, event, spend, "faulty", 0, reason)

@@ -10,6 +10,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    FallbackTaken,
     HedgePermitted,
     JobAdmitted,
     JobChanged,
@@ -61,7 +62,7 @@ def after_end(state: Finished, event: JobFact) -> Step[JobState]:
             return _settled_late(state, event)
         case UsageBooked():
             return Step(state, ignored=Ignored.DUPLICATE)
-        case JobAdmitted() | JobFoundTooLate() | HedgePermitted() | JobChanged():
+        case JobAdmitted() | JobFoundTooLate() | FallbackTaken() | HedgePermitted() | JobChanged():
             return Step(state, ignored=Ignored.LATE)
         case JobRefused() | AdoptionRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown():
             return Step(state, ignored=Ignored.LATE)

@@ -7,6 +7,7 @@ from schemas.jobs import AttemptAccepted, AttemptSettled, HedgePermitted, JobPol
 from schemas.results import HedgeBrief
 from streams.fold.attempt_begins import begin_attempt
 from streams.fold.attempts import Attempts, Hedged, Running
+from streams.fold.job_caps import capped
 from streams.fold.job_states import Active, JobState, Open, Spec
 from streams.fold.step import Ignored, Step
 from streams.policy.retry import Spend
@@ -23,6 +24,8 @@ def hedge_granted(state: Open, event: HedgePermitted) -> Step[JobState]:
     late = event.at_ms >= spec.deadline_at_ms
     if not isinstance(state, Active) or late or slow is None or not attempts.alone(slow.number):
         return Step(state, ignored=Ignored.STALE)
+    if capped(spec, attempts) is not None:
+        return Step(state, ignored=Ignored.STALE)  # What is spent leaves no room for a second attempt.
     hedge = Hedged(attempts.last_number + 1, slow.number, event.permit.age_ms)
     return begin_attempt(spec, spec.request, replace(attempts, hedge=hedge), event)
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from schemas.base import Body, Cause
+from schemas.fallbacks import FallbackBrief, Fallbacks
 from schemas.jobs import JobPolicy, JobSubmitted, ResponseAdopted, Turn
 from schemas.results import Reason
+from schemas.spend_caps import SpendCap
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
 
@@ -14,7 +16,9 @@ NOT_REPEATED = "the response was created elsewhere, so its request is not known 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """The parameters of a job's submission or adoption. Only `JobChanged` changes them: its priority and deadline."""
+    """The parameters of a job's submission or adoption. Only `JobChanged` changes them (priority and
+    deadline), and a fallback (the model).
+    """
 
     tenant: str
     model: str
@@ -34,6 +38,11 @@ class Spec:
     """How many changes were taken."""
     retry_of: str | None = None
     """The ended job whose request this job repeats."""
+    cap: SpendCap | None = None
+    """What all attempts may spend together."""
+    fallback: Fallbacks | None = None
+    fell: tuple[FallbackBrief, ...] = ()
+    """The fallbacks that were taken. `model` is that of the last one."""
 
 
 def spec_of_submitted(event: JobSubmitted) -> Spec:
@@ -51,6 +60,8 @@ def spec_of_submitted(event: JobSubmitted) -> Spec:
         window_ms=event.window_ms,
         turn=event.turn,
         retry_of=event.retry.job_id if event.retry is not None else None,
+        cap=event.cap,
+        fallback=event.fallback,
     )
 
 

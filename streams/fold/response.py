@@ -319,12 +319,20 @@ def _stuck(state: RunningResponse, event: ResponseObserved) -> bool:
 
 
 def _seen(state: RunningResponse, event: ResponseObserved) -> SeenSoFar:
-    """Note the observed status and since when it holds. The first observed status counts from the claim."""
-    sight = state.sight
+    """Note what is shown, and since when it has not changed. The first observed status counts from the claim."""
+    sight, shown = state.sight, event.progress or 0
+    since_ms: int | None = event.at_ms
     if sight.status is None:
-        return replace(sight, status=event.raw_status, since_ms=state.claim.claimed_at_ms, missing_since_ms=None)
-    since_ms = sight.since_ms if sight.status == event.raw_status else event.at_ms
-    return replace(sight, status=event.raw_status, since_ms=since_ms, missing_since_ms=None)
+        since_ms = state.claim.claimed_at_ms
+    elif sight.status == event.raw_status and shown <= (sight.progress or 0):  # A replica may be behind.
+        since_ms = sight.since_ms
+    return replace(
+        sight,
+        status=event.raw_status,
+        progress=max(shown, sight.progress or 0) or None,
+        since_ms=since_ms,
+        missing_since_ms=None,
+    )
 
 
 def _missing(state: RunningResponse, event: ResponseObserved) -> Step[ResponseState]:

@@ -59,9 +59,11 @@ class SeenSoFar:
 
     status: str | None = None
     since_ms: int | None = None
-    """When `status` was first seen; for the first status, when the response was claimed."""
+    """When `status` and `progress` last changed; for the first status, when the response was claimed."""
     missing_since_ms: int | None = None
     """When the current series of 404s began; None after any other observation."""
+    progress: int | None = None
+    """The output and usage that it showed, where it shows any before its end."""
     told: Literal["missing", "stuck"] | None = None
     """What the job fold was last told."""
 

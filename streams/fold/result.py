@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from schemas.base import DEFAULT_TENANT, BlobBody
+from schemas.fallbacks import FallbackBrief
 from schemas.jobs import AttemptRejected, AttemptSettled, JobFact
-from schemas.results import JobResult, Reason, Timings
+from schemas.results import AttemptBrief, JobResult, Reason, Timings
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
 from streams.fold.job_hedges import hedge_brief
@@ -45,6 +46,7 @@ def make_result(
     tags: tuple[str, ...] = (),
     public_url: str | None = None,
     retry_of: str | None = None,
+    fell: tuple[FallbackBrief, ...] = (),
 ) -> JobResult:
     """The result of a job. Output, `found_by` and the provider's times come from `settled`, the end of the attempt that
     ended the job; they are empty without one.
@@ -62,13 +64,19 @@ def make_result(
         usage=attempts.usage(),
         found_by=settled.found_by if settled else None,
         timings=_timings(event, settled, attempts, event.at_ms if submitted_at_ms is None else submitted_at_ms),
-        attempts=attempts.briefs(),
+        attempts=tuple(_of_fallback(brief, fell) for brief in attempts.briefs()),
         rejections=attempts.rejections,
         session_id=session_id,
         tags=tags,
         hedge=hedge_brief(attempts, settled),
         retry_of=retry_of,
+        fallbacks=fell or None,
     )
+
+
+def _of_fallback(brief: AttemptBrief, fell: tuple[FallbackBrief, ...]) -> AttemptBrief:
+    models = [each.model for each in fell if each.from_attempt <= brief.attempt]
+    return brief.model_copy(update={"model": models[-1]}) if models else brief
 
 
 def _output_url(job_id: str, tenant: str, settled: AttemptSettled | None, public_url: str | None) -> str | None:

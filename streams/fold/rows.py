@@ -28,13 +28,14 @@ _PLAIN: dict[str, Any] = {
     "doubts_max": 12, "on_account": "wait", "answered": False, "said": "", "code": None, "usage": None, "last": False,
     "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,
     "held_for": None, "turn": None, "hedge": None, "tags_sent": None, "latency_class": [], "changes": 0,
-    "retry_of": None, "change": 0, "control": False,
+    "retry_of": None, "change": 0, "control": False, "progress": None, "cap": None, "fallback": None, "fell": [],
+    "beside_tokens": 0, "beside_pico": 0,
 }  # fmt: skip
 """Fields are left out of a row where they have these values. Most rows are half the size, and rows that are older than
 the fields have the same bytes."""
 
 
-_LATER = ("changes", "retry_of")
+_LATER = ("changes", "retry_of", "cap", "fallback", "fell", "beside_tokens", "beside_pico")
 """Fields that are newer than rows of waiting jobs, whose other fields are all written."""
 
 _BODY: IncEx = {"spec": {"request": {"value"}}}
@@ -50,9 +51,10 @@ def encode_job_state(state: job.JobState) -> bytes:
         return canonical(_open_row(state))
     row = _lean(_JOB.dump_python(state, mode="json"))
     if isinstance(state, job.Waiting):
-        row["spec"] = {
-            name: value for name, value in row["spec"].items() if name not in _LATER or value != _PLAIN[name]
-        }
+        for part in ("spec", "attempts"):
+            row[part] = {
+                name: value for name, value in row[part].items() if name not in _LATER or value != _PLAIN[name]
+            }
     return canonical(row)
 
 
@@ -75,8 +77,9 @@ def decode_job_state(data: bytes) -> job.JobState:
 
 def encode_response_state(state: response.ResponseState) -> bytes:
     row = _lean(_RESPONSE.dump_python(state, mode="json"))
-    if "claim" in row:
-        row["claim"] = _lean(row["claim"])
+    for part in ("claim", "sight"):
+        if part in row:
+            row[part] = _lean(row[part])
     return canonical(row)
 
 

@@ -18,8 +18,10 @@ from typing import Any, Literal
 
 from schemas.base import NEVER_SENT, RESPONSE_ID_PATTERN
 from streams.openai.causes import MODEL_CODES, Rule, Said, verdict
-from streams.openai.foreign_json import NOT_JSON
+from streams.openai.errors import code_of, fields_of, page_title, words_of
+from streams.openai.foreign_json import NOT_JSON, is_response, is_response_word
 from streams.openai.observations import (
+    ACCOUNT_WAIT_MS_MAX,
     CODE_CHARS_MAX,
     OF_ANOTHER_JOB,
     TEXT_CHARS_MAX,
@@ -30,10 +32,11 @@ from streams.openai.observations import (
     too_large,
 )
 from streams.openai.told_limits import told_limits
-from streams.openai.waits import limit_reset_ms, retry_after_ms, text_wait_ms
+from streams.openai.waits import body_wait_ms, limit_reset_ms, retry_after_ms, text_wait_ms
 from streams.provider import Accepted, AskAgain, Missing, NotCancelled, NotStreamable, Refused, Rejected, Seen, Unknown
 
 _RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
+BROKEN_OFF = "lost: the answer broke off"
 ANSWER_CHARS_SHOWN = 200
 """How much of an unusable answer is kept: enough to recognise the server that sent it."""
 
@@ -58,6 +61,8 @@ class ProviderAnswer:
     """The first 500 characters of a body that is not JSON, unchanged; or a description of the body."""
     truncated: bool = False
     """The answer exceeds a limit, and `body` has only the members at its beginning."""
+    broken: bool = False
+    """The answer broke off, and `body` has only the members at its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,13 @@ _GAVE_UP_4XX = frozenset({408, 499})
 """A server or proxy gave up waiting: the request may have been taken, whatever the body says."""
 _MAYBE_TAKEN_4XX = frozenset({409, 425})
 """Client errors that don't prove a refusal unless they have a reason."""
+
+
+def heard(reply: Reply) -> bool:
+    """Whether the provider itself answered, and not only a gateway in front of it, or nothing."""
+    if isinstance(reply, Fault):
+        return False
+    return reply.body is not NOT_JSON or not (502 <= reply.status <= 504 or 520 <= reply.status <= 530)
 
 
 def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accepted | Rejected | Unknown:
@@ -95,11 +107,13 @@ def read_poll(
     if isinstance(reply, Fault):
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
     if 200 <= reply.status < 300:
-        seen = _see(reply, rules, job_id)
+        if reply.broken:
+            return AskAgain(BROKEN_OFF)
+        seen = _see(reply, now_ms, rules, job_id)
         if reply.truncated and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
             return too_large(seen)
         return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
-    if reply.status == 404 and isinstance(reply.body, dict):
+    if reply.status in (404, 410) and isinstance(reply.body, dict):
         # A 404 without a JSON body comes from a proxy, and says nothing about the response.
         return Missing()
     return _not_seen(reply, now_ms)
@@ -124,8 +138,8 @@ def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused
     return read if isinstance(read, AskAgain | Refused) else AskAgain("no_stream")
 
 
-def _see(answer: ProviderAnswer, rules: Iterable[Rule], job_id: str | None = None) -> Seen | Unseen:
-    seen = see(answer.body, answer.headers, job_id, rules)
+def _see(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule], job_id: str | None = None) -> Seen | Unseen:
+    seen = see(answer.body, answer.headers, job_id, rules, now_ms)
     return replace(seen, whole=answer.whole) if isinstance(seen, Seen) else seen
 
 
@@ -135,7 +149,7 @@ def _not_seen(answer: ProviderAnswer, now_ms: int) -> AskAgain | Refused:
     if answer.status == 401 or (answer.status == 403 and error.from_api):
         return Refused(error.code, error.message)
     if answer.status == 429 and error.from_api:
-        return AskAgain(error.code, wait_ms or limit_reset_ms(answer.headers, error.kind), limited=True)
+        return AskAgain(error.code, wait_ms or limit_reset_ms(answer.headers, error.kind, now_ms), limited=True)
     if answer.status in (403, 429):
         return AskAgain("edge_block", wait_ms, limited=True)
     return AskAgain(f"http_{answer.status}", wait_ms)
@@ -156,10 +170,11 @@ def _error_of(answer: ProviderAnswer) -> _Error:
     """The error in an answer: OpenAI's form, others (`{"detail": …}`, `{"error": "…"}`, RFC 9457), or plain text."""
     body = answer.body
     inner = body.get("error") if isinstance(body, dict) else None
-    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else body if isinstance(body, dict) else {}
-    code = shown(fields.get("code"), CODE_CHARS_MAX)
+    fields = fields_of(inner if isinstance(inner, dict | list) else body)
+    code = shown(code_of(fields), CODE_CHARS_MAX)
     kind = shown(fields.get("type"), CODE_CHARS_MAX)
-    message = _words(inner, fields) or shown(answer.text, TEXT_CHARS_MAX) or ""
+    said = words_of(body) if body is not NOT_JSON else page_title(answer.text)
+    message = shown(said, TEXT_CHARS_MAX) or ""
     structured = isinstance(inner, dict) and (code is not None or kind is not None)
     status = None if 200 <= answer.status < 300 else answer.status
     return _Error(
@@ -171,40 +186,38 @@ def _error_of(answer: ProviderAnswer) -> _Error:
     )
 
 
-def _words(inner: Any, fields: Mapping[str, Any]) -> str | None:
-    """The error's message, from the first field that has one."""
-    for value in (fields.get("message"), inner, fields.get("detail"), fields.get("title"), fields.get("msg")):
-        first = value[0] if isinstance(value, list) and value else value  # A list: FastAPI's validation errors.
-        said = first.get("msg") or first.get("message") or first.get("error") if isinstance(first, dict) else first
-        words = shown(said, TEXT_CHARS_MAX)
-        if words is not None:
-            return words
-    return None
-
-
 def _taken(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rejected | Unknown:
     """The outcome of a 2xx: a response that runs or has ended, an error object, or an unusable body."""
-    body = answer.body
+    body, whole = answer.body, not (answer.truncated or answer.broken)
+    if answer.broken and not (isinstance(body, dict) and _id_of(body)):
+        return Unknown(BROKEN_OFF)
     if not isinstance(body, dict):
         return _unusable(answer, TOO_LARGE if answer.truncated else "no_response_object")
-    response_id, status = body.get("id"), body.get("status")
-    named = isinstance(response_id, str) and _RESPONSE_ID.fullmatch(response_id) is not None
-    if body.get("error") and (not named or body.get("object") not in (None, "response")):
+    response_id, status = _id_of(body), body.get("status")
+    if body.get("error") and (not response_id or not is_response_word(body.get("object"))):
         return _declined(answer, now_ms, rules)
-    if body.get("object") not in (None, "response") or (body.get("object") is None and not isinstance(status, str)):
+    bare = body.get("object") is None and not isinstance(status, str)
+    if not is_response(body) or (bare and whole and body.keys() != {"id"}):
         return _unusable(answer, "no_response_object")
-    seen = _see(answer, rules)
+    seen = _see(answer, now_ms, rules)
     # The end of an answer that is cut is missing: a poll shows whether the response can be read at all.
-    end = seen if isinstance(seen, Seen) and seen.over and not answer.truncated else None
-    if not named and end is None:
+    end = seen if isinstance(seen, Seen) and seen.over and whole else None
+    if not response_id and end is None:
         return _unusable(answer, TOO_LARGE if answer.truncated else "no_usable_id")
     return Accepted(
-        response_id if named and isinstance(response_id, str) else "",
+        response_id,
         status=shown(status, CODE_CHARS_MAX) or "unknown",
         provider_request_id=shown(answer.headers.get("x-request-id"), CODE_CHARS_MAX),
         streamed=answer.streamed,
         end=end,
     )
+
+
+def _id_of(body: Mapping[str, Any]) -> str:
+    """The id of a response, empty if it has no usable one. A number is one: it is written in the address."""
+    told = next((body[name] for name in ("id", "response_id") if body.get(name) is not None), None)
+    told = str(told) if isinstance(told, int) and not isinstance(told, bool) else told
+    return told if isinstance(told, str) and _RESPONSE_ID.fullmatch(told) else ""
 
 
 def _unusable(answer: ProviderAnswer, why: str) -> Unknown:
@@ -224,12 +237,13 @@ def _declined(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Rej
         return Unknown(f"http_{status}", said, answered=status >= 500, wait_ms=told_ms)
     cause = verdict(error.said, rules).cause
     if cause == "limited":
-        told_ms = told_ms or limit_reset_ms(answer.headers, error.kind)
+        told_ms = told_ms or limit_reset_ms(answer.headers, error.kind, now_ms)
+    told_ms = told_ms or body_wait_ms(answer.body, now_ms) or text_wait_ms(error.message, now_ms)
     return Rejected(
         cause,
         error.code,
         error.message,
-        told_ms or text_wait_ms(error.message),
+        min(told_ms, ACCOUNT_WAIT_MS_MAX) if cause == "account" else told_ms,
         alarm=cause == "account",
         http_status=None if 200 <= status < 300 else status,
         unknown_model=error.code in MODEL_CODES,

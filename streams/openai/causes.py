@@ -1,8 +1,8 @@
 """The cause of a refusal or a failure: one table, for refused creates and for accepted responses that failed. Pure.
 
-Evaluated from the most specific to the least: the operator's rules; the code; words such as "try again" or "too large";
-the type; the HTTP status. A refusal that nothing explains is `odd` (it costs nothing, so it is retried a few times). A
-failure that nothing explains is `faulty`.
+Evaluated from the most specific to the least: the operator's rules; the code; words such as "try again", "too large" or
+"credit balance"; the type; a code that is new, by the words in it; the HTTP status. A refusal that nothing explains is
+`odd` (it costs nothing, so it is retried a few times). A failure that nothing explains is `faulty`.
 
 Sources: the OpenAI guides "Error codes" and "Rate limits" (2026), the SDK's list of codes (openai-python 3.54.0),
 public bug reports of gateways and compatible servers. The API promises neither presence nor names of codes
@@ -75,7 +75,8 @@ _CAUSE_OF_TYPE: Final[dict[str, Cause]] = {
 _CAUSE_OF_STATUS: Final[dict[int, Cause]] = {
     401: "account", 402: "account", 403: "account", 405: "never", 406: "never", 408: "faulty", 409: "later",
     410: "never", 411: "never", 413: "never", 414: "never", 415: "never", 422: "never", 423: "later", 425: "later",
-    429: "limited", 431: "never", 499: "faulty", 501: "never", 502: "faulty", 503: "overloaded", 504: "faulty",
+    424: "faulty", 429: "limited", 431: "never", 499: "faulty", 501: "never", 502: "faulty", 503: "overloaded",
+    504: "faulty",
     507: "overloaded", 529: "overloaded",
 }  # fmt: skip
 """Statuses that are not listed say nothing alone; among them 400, and 404, which may come from a proxy."""
@@ -84,12 +85,57 @@ _TOO_LARGE = re.compile(r"^\s*request too large\b", re.IGNORECASE)
 """A single request above the whole rate limit never fits. The same words elsewhere in a message mean something else
 (everruns/everruns#3740), so they count only at its beginning."""
 _LATER = re.compile(
-    r"try again|retry (?:after|later|in)\b|queue (?:is )?full|temporar(?:y|ily)"
-    r"|(?:is|currently) (?:busy|locked|overloaded|loading)"
-    r"|too many (?:pending|concurrent|queued)|another (?:process|request|response) is",
+    r"try (?:your request )?again|retry (?:after|later|in)\b|retry your request|queue (?:is )?full|temporar(?:y|ily)"
+    r"|(?:is|currently) (?:busy|locked|overloaded|loading|warming)|warming up|at capacity|no capacity"
+    r"|too many (?:pending|concurrent|queued)|another (?:process|request|response) is"
+    r"|\b(?:run|response|request|process)\b.{0,80}\bis (?:still )?active\b|already has an active"
+    r"|still (?:in progress|running|being|processing|loading)|not (?:yet )?ready\b|not yet (?:available|processed)"
+    r"|\bin progress\b",
     re.IGNORECASE,
 )  # fmt: skip
 """Words for passing conditions, used by servers that have no codes."""
+_CORRECT = re.compile(
+    r"\b(?:fix|adjust|check|reduce|shorten|change|correct|modify|remove|edit|verify|update|provide|use|shrink|resize"
+    r"|select|choose|rephrase|revise|convert|split|upload)\b[^.!?]{0,120}?\b(?:and|then|before|or)\b[^.!?]{0,20}?"
+    r"\b(?:try again|trying again|retry|resubmit)",
+    re.IGNORECASE,
+)  # fmt: skip
+"""Words that ask the caller to change the request: the same request is refused again."""
+_ACCOUNT = re.compile(
+    r"exceeded your current quota|credit balance|insufficient (?:credits?|funds|balance|quota)|out of credits"
+    r"|(?:billing|spend(?:ing)?|usage|budget) (?:hard )?limit (?:has been |was )?(?:reached|exceeded)"
+    r"|(?:organi[sz]ation|account|project|api key|workspace|subscription)\b.{0,60}"
+    r"\b(?:has been|is|was) (?:disabled|deactivated|suspended|archived|blocked|terminated|expired|not active|inactive)"
+    r"|must be verified to|no such organi[sz]ation|(?:incorrect|invalid) api key|payment (?:is )?required"
+    r"|plan and billing",
+    re.IGNORECASE,
+)  # fmt: skip
+"""Words for conditions of the account."""
+_NEVER_FITS = re.compile(
+    r"context (?:window|length)|maximum (?:context|input|prompt) |(?:prompt|input) is too (?:long|large)"
+    r"|content (?:management )?policy|usage polic(?:y|ies)|safety system|flagged as|content filter",
+    re.IGNORECASE,
+)  # fmt: skip
+"""Words for requests that never fit or are forbidden."""
+
+_QUOTED = re.compile(r"(?<!\w)(['\"`])[^'\"`]{0,200}\1(?!\w)")
+"""A message quotes what the caller sent. That must not hold the lane of all tenants."""
+
+_WORDS_OF_CODES: Final[dict[Cause, str]] = {
+    "account": r"quota|billing|credit|payment|spend|unauthori|api_?key|authenticat|permission|forbidden|deactivat"
+    r"|suspend|organi[sz]ation|subscription",
+    "limited": r"rate_?limit|throttl|too_many_(?:requests|tokens)|_per_(?:min|day|hour|second)|limit_reached",
+    "never": r"context_(?:length|window)|too_(?:long|large|big|many)|max_(?:context|input|length|tokens)|_policy"
+    r"|policy_|moderation|safety|unsafe|content_filter|flagged|prohibited|refusal|harmful"
+    r"|(?:prompt|content|input|output)_blocked"
+    r"|user_error|^(?:invalid|unsupported|malformed|missing|bad)_(?!response|upstream|gateway)|_not_found",
+    "overloaded": r"overload|capacity|unavailable|no_(?:workers|replicas|backend)|exhausted",
+    "later": r"lock|busy|conflict|queue|not_ready|in_progress|loading|warming",
+    "faulty": r"timeout|timed_out|internal|upstream|gateway|backend|connection_|crash",
+}  # fmt: skip
+"""For a code that no line above lists: a word in it, in small letters with underscores. The first cause that fits
+counts."""
+_CAUSE_OF_WORDS: Final = {cause: re.compile(words) for cause, words in _WORDS_OF_CODES.items()}
 
 CODE_PATTERN_CHARS_MAX = 200
 
@@ -140,21 +186,55 @@ def verdict(said: Said, rules: Iterable[Rule] = ()) -> CauseVerdict:
         if rule.matches(said):
             return CauseVerdict(rule.cause, known=True)
     kind = _CAUSE_OF_TYPE.get((said.kind or "").lower())
-    named = CAUSE_OF_CODE.get((said.code or "").lower())
-    told = named or kind
-    if told == "limited" and _TOO_LARGE.search(said.message):
-        return CauseVerdict("never", known=True)
+    code = _plain(said.code)
+    named = CAUSE_OF_CODE.get((said.code or "").lower()) or CAUSE_OF_CODE.get(code)
+    listed = _listed(said, code, named, kind)
+    if listed is not None:
+        return CauseVerdict(listed, known=True)
+    if (worded := _of_words(said, kind)) is not None:
+        return CauseVerdict(worded, known=False)
+    new = _of_new_code(code) if kind in (None, "never") else None
+    if kind is not None and new is None:
+        return CauseVerdict(kind, known=True)
+    return CauseVerdict(new or _of_status(said), known=False)
+
+
+def _listed(said: Said, code: str, named: Cause | None, kind: Cause | None) -> Cause | None:
+    """The cause of a code that the table lists, with the exceptions to it."""
+    if (named or kind) == "limited" and _TOO_LARGE.search(said.message):
+        return "never"
     if named == "limited" and kind == "account":  # An exhausted quota, reported with the code of a rate limit.
-        return CauseVerdict("account", known=True)
-    if named is None and told in (None, "never") and _says_later(said):
-        return CauseVerdict(_passing(said.status), known=False)
-    if told is not None:
-        return CauseVerdict(told, known=True)
-    return CauseVerdict("faulty" if said.status is None else _of_status(said), known=False)
+        return "account"
+    if code in MODEL_CODES and said.status in (401, 403):  # The model exists, and this account may not use it.
+        return "account"
+    return named
 
 
-def _says_later(said: Said) -> bool:
-    return _LATER.search(said.message) is not None and (said.status is None or 400 <= said.status < 500)
+def _plain(code: str | None) -> str:
+    """A code in small letters with underscores: `ResponsibleAIPolicyViolation`, `context-window-exceeded`."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", code or "")
+    return re.sub(r"[^a-z0-9]+", "_", apart.lower())
+
+
+def _of_words(said: Said, told: Cause | None) -> Cause | None:
+    """The cause that the message tells, where no code does; `told` is what the type says."""
+    refused = said.status is None or 400 <= said.status < 500
+    if not refused or told not in (None, "never", "limited"):
+        return None
+    words = _QUOTED.sub(" ", said.message)
+    if _ACCOUNT.search(words):
+        return "account"
+    if told == "limited":
+        return None
+    if _NEVER_FITS.search(words):
+        return "never"
+    return _passing(said.status) if _LATER.search(_CORRECT.sub(" ", words)) else None
+
+
+def _of_new_code(code: str) -> Cause | None:
+    if code.isdecimal():
+        return _CAUSE_OF_STATUS.get(int(code[:3])) if len(code) == 3 else None
+    return next((cause for cause, pattern in _CAUSE_OF_WORDS.items() if pattern.search(code)), None)
 
 
 def _passing(status: int | None) -> Cause:
@@ -162,7 +242,9 @@ def _passing(status: int | None) -> Cause:
 
 
 def _of_status(said: Said) -> Cause:
-    status = said.status or 0
+    if said.status is None:
+        return "faulty"
+    status = said.status
     told = _CAUSE_OF_STATUS.get(status)
     if told is not None:
         return told

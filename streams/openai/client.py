@@ -26,7 +26,7 @@ from streams.answer_memory import holding
 from streams.openai.account import OpenAIAccount
 from streams.openai.answers import Fault, FaultKind, ProviderAnswer, Reply
 from streams.openai.bounded import CUT, LARGE, AnswerLimits, is_event_stream, pieces_of
-from streams.openai.foreign_json import NOT_JSON, beginning, parse
+from streams.openai.foreign_json import NOT_JSON, beginning, parse, unwrapped
 from streams.openai.large_reader import Large
 from streams.openai.requests import RequestSender
 from streams.openai.sse import EventReader, EventTooLargeError
@@ -112,6 +112,16 @@ class OpenAIClient:
         reply = await self._observed("create", call, timeout_s, first.read)
         # The stream may break after the response was known.
         return first.known or reply if isinstance(reply, Fault) else reply
+
+    async def ask(self, body: Mapping[str, Any], timeout_ms: int) -> Reply:
+        """`POST /responses`, once, with this body as it is: nothing of a job is in it."""
+        timeout_s = timeout_ms / 1_000
+
+        async def call() -> httpx2.Response:
+            timeouts = httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
+            return await self._requests.send("POST", "/responses", content=(orjson.dumps(body),), timeouts=timeouts)
+
+        return await self._observed("create", call, timeout_s)
 
     async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
         """`GET /responses/{id}`, with `include` as in the create: without it the object lacks these fields."""
@@ -258,6 +268,8 @@ class FirstAnswer:
                     await self._answers.memory.resize_for(hold, reader.held_bytes, events)
                     if await self._take(response, events, chunk):
                         break
+                else:  # An event without an empty line behind it, or lines that end in CR alone.
+                    await self._take(response, reader.feed(b"\n\n"), b"")
         except EventTooLargeError:
             self._too_large = True
         finally:
@@ -317,12 +329,17 @@ def _headers(response: httpx2.Response) -> dict[str, str]:
 
 def _answer(response: httpx2.Response) -> ProviderAnswer:
     cut, large = CUT in response.extensions, response.extensions.get(LARGE)
+    broken = False
     if isinstance(large, Large):
         body, whole = large.head, large.text
     else:
-        body, whole = (beginning(response.content) or NOT_JSON) if cut else parse(response.content), None
+        body, whole = NOT_JSON if cut else parse(response.content), None
+    if body is NOT_JSON and (begun := beginning(response.content)):
+        body, broken = begun, not cut  # A connection or a proxy broke off. The id may be known.
     text = _text(response.content) if body is NOT_JSON else ""
-    return ProviderAnswer(response.status_code, _headers(response), body, whole, text=text, truncated=cut)
+    return ProviderAnswer(
+        response.status_code, _headers(response), unwrapped(body), whole, text=text, truncated=cut, broken=broken
+    )
 
 
 def _text(content: bytes) -> str:

@@ -1,10 +1,19 @@
-"""JSON that a server sent: whole, or only its beginning. Pure; total over any bytes."""
+"""JSON that a server sent: whole, with something around it, or only its beginning. Pure; total over any bytes.
 
+Servers and the proxies before them put things around an object: a byte order mark, a prefix against script inclusion,
+a line of a load balancer behind it, one object per line, or events of a stream that was not asked for.
+"""
+
+import codecs
 import json
 import math
+import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import orjson
+
+from streams.openai.sse import EventReader, EventTooLargeError
 
 
 class NotJson:
@@ -17,7 +26,13 @@ class NotJson:
 NOT_JSON: Final = NotJson()
 
 _DECODER: Final = json.JSONDecoder()
-_SPACE: Final = " \t\r\n"
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+_PREFIX: Final = re.compile(r"\)\]\}'?,?|while ?\(1\);|for ?\(;;\);")
+"""Prefixes of JSON that keep a browser from running it as a script."""
+_EVENTS: Final = re.compile(rb"\s*(?:event|data|id|retry)? ?:")
+_SIGNS: Final = frozenset(("id", "output", "usage", "metadata", "created_at"))
+VALUES_MAX: Final = 10_000
+"""Values in a row, or events, of one answer."""
 
 
 def parse(content: bytes) -> Any:
@@ -25,16 +40,97 @@ def parse(content: bytes) -> Any:
     orjson.
 
     orjson refuses some JSON that servers send: half a surrogate pair (a text cut inside an emoji), NaN. Such an answer
-    is parsed by the standard library, and values that can't be serialized are replaced.
+    is parsed by the standard library, and values that can't be serialized are replaced. Of several values in a row, or
+    of events, the last one with a response counts, else the last one with an error, else the first.
     """
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
         pass
     try:
-        return _writable(json.loads(content.decode("utf-8", "replace")))
-    except (ValueError, RecursionError):
+        if _EVENTS.match(content):
+            values = [parse(data) for data in EventReader(len(content) + 1).feed(content + b"\n\n")[:VALUES_MAX]]
+            return _telling([value for value in values if isinstance(value, dict)])
+        return _writable(_telling([*_values(_decoded(content))]))
+    except (ValueError, RecursionError, EventTooLargeError):
         return NOT_JSON
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    return content.decode("utf-8-sig", "replace")
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The JSON values at the beginning of a text, one after the other. What stands behind the first is optional."""
+    at = _over_space(text, 0)
+    prefix = _PREFIX.match(text, at)
+    at = _over_space(text, prefix.end() if prefix else at)
+    value, at = _DECODER.raw_decode(text, at)
+    yield value
+    if not isinstance(value, dict | list):
+        if text[at:].strip():
+            raise ValueError("a text that begins with a number or a word is no JSON")
+        return
+    for _ in range(VALUES_MAX):
+        try:
+            value, at = _DECODER.raw_decode(text, _over_space(text, at))
+        except ValueError:
+            return
+        yield value
+
+
+def _telling(values: list[Any]) -> Any:
+    """Of values in a row, the one that tells how the call ended."""
+    named = [value for value in values if isinstance(value, dict)]
+    for tells in (_has_response, lambda value: value.get("error") or value.get("type") == "error"):
+        if told := [value for value in named if tells(value)]:
+            return told[-1]
+    return values[0] if values else NOT_JSON
+
+
+def _has_response(value: dict[str, Any]) -> bool:
+    return isinstance(value.get("response"), dict) or ("id" in value and "status" in value)
+
+
+def unwrapped(body: Any) -> Any:
+    """The response in an answer: the answer itself, or what an envelope holds; else the answer as it is.
+
+    Envelopes seen in public reports: `{"response": …}`, `{"data": …}`, `{"result": …}`, a list of one, JSON in a text.
+    """
+    if isinstance(body, str) and body.lstrip().startswith("{"):
+        inside = parse(body.encode("utf-8", "replace"))
+        return inside if isinstance(inside, dict) else body
+    if isinstance(body, list):
+        return body[0] if len(body) == 1 and _is_response(body[0]) else body
+    if not isinstance(body, dict) or (body.get("object") is not None and _is_response(body)):
+        return body  # An envelope may have a status of its own (`"status": "success"`), but not this kind.
+    for name in ("response", "data", "result"):
+        inner = body.get(name)
+        if isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
+        if _is_response(inner):
+            return inner
+    if body.get("type") == "error" and not body.get("error"):  # An event: code, message and param stand beside it.
+        return {"error": {name: value for name, value in body.items() if name not in ("type", "sequence_number")}}
+    return body
+
+
+def _is_response(value: Any) -> bool:
+    return is_response(value) and ("status" in value or "id" in value)
+
+
+def is_response(value: Any) -> bool:
+    """Whether an object may be a response: by its kind, or without one by a member that errors and envelopes lack."""
+    if not isinstance(value, dict) or not is_response_word(value.get("object")):
+        return False
+    return value.get("object") is not None or not _SIGNS.isdisjoint(value)
+
+
+def is_response_word(word: Any) -> bool:
+    """Whether an object's kind (`object`) may be that of a response. Servers leave it out, or vary it."""
+    return word is None or (isinstance(word, str) and word.lower().endswith("response"))
 
 
 def _writable(value: Any) -> Any:
@@ -78,6 +174,5 @@ def _next(text: str, at: int, mark: str) -> int | None:
 
 
 def _over_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
-        at += 1
-    return at
+    space = _SPACE.match(text, at)
+    return at if space is None else space.end()

@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from schemas.shape import ShapeLimits, beyond
-from streams.openai.foreign_json import NOT_JSON, parse
+from streams.openai.foreign_json import NOT_JSON, parse, unwrapped
 
 BYTES_MAX: Final = 2 << 20
 """The worst text of this size (four-byte characters) takes some 30 ms."""
@@ -28,9 +28,9 @@ DEPTH_MAX: Final = 6
 CALLS_MAX: Final = 5_000
 
 MEMBERS: Final = frozenset((
-    "background", "background_options", "code", "completed_at", "created_at", "detail", "error", "id",
-    "incomplete_details", "message", "metadata", "model", "msg", "object", "param", "sequence_number", "service_tier",
-    "status", "title", "type", "usage",
+    "background", "background_options", "code", "completed_at", "created_at", "detail", "error", "errors", "id",
+    "incomplete_details", "last_error", "message", "metadata", "model", "msg", "object", "param", "response_id",
+    "sequence_number", "service_tier", "status", "status_details", "title", "type", "usage",
 ))  # fmt: skip
 """All that the worker reads of a response, an error or an event, beside its `response` and its `output`."""
 
@@ -57,6 +57,7 @@ def read(data: bytes, limits: ShapeLimits) -> tuple[bytes | None, bytes]:
     if value is NOT_JSON:
         return b"", b""
     event = isinstance(value, dict) and isinstance(value.get("response"), dict)
+    value = value if event else unwrapped(value)
     response = value["response"] if event else value
     text = _canonical(response)
     if not is_large(text):

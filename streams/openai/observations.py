@@ -14,12 +14,18 @@ from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Caus
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE, METADATA_TENANT
 from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
 from streams.openai.causes import Rule, Said, verdict
-from streams.openai.waits import poll_after_ms, text_wait_ms
+from streams.openai.errors import code_of, failure_of, fields_of, words_of
+from streams.openai.foreign_json import is_response
+from streams.openai.waits import body_wait_ms, poll_after_ms, text_wait_ms
 from streams.provider import Owner, Seen, Tokens
 
 TEXT_CHARS_MAX = 500
 CODE_CHARS_MAX = 100
 TERM_CHARS_MAX = 20
+SIZED_DEPTH_MAX = 8
+"""Items, contents and texts of an output are 4 levels."""
+ACCOUNT_WAIT_MS_MAX = 300_000
+"""Limit of a wait told with a condition of the account: a month may be named, and a person mends it sooner."""
 EPOCH_S_MAX = 4_102_444_800
 """2100-01-01: later stamps are ignored."""
 
@@ -31,11 +37,17 @@ _TOO_LARGE_SAID: Final = (
 )
 
 _SYNONYMS: Final[dict[str, ResponseStatus]] = {
-    "pending": "queued", "created": "queued", "running": "in_progress", "processing": "in_progress",
-    "in-progress": "in_progress", "cancelling": "in_progress", "canceling": "in_progress", "canceled": "cancelled",
-    "succeeded": "completed", "success": "completed", "error": "failed", "errored": "failed", "expired": "failed",
+    "pending": "queued", "created": "queued", "accepted": "queued", "submitted": "queued", "enqueued": "queued",
+    "scheduled": "queued", "waiting": "queued", "not_started": "queued", "validating": "queued",
+    "running": "in_progress", "processing": "in_progress", "inprogress": "in_progress", "started": "in_progress",
+    "starting": "in_progress", "initializing": "in_progress", "initialized": "in_progress", "active": "in_progress",
+    "generating": "in_progress", "streaming": "in_progress", "finalizing": "in_progress",
+    "cancelling": "in_progress", "canceling": "in_progress", "canceled": "cancelled",
+    "succeeded": "completed", "success": "completed", "complete": "completed", "done": "completed",
+    "finished": "completed", "successful": "completed",
+    "error": "failed", "errored": "failed", "failure": "failed", "expired": "failed", "timed_out": "failed",
 }  # fmt: skip
-"""Statuses of compatible servers (from public reports)."""
+"""Statuses of compatible servers (from public reports), in the form of `_known_status`."""
 
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
@@ -51,14 +63,16 @@ class Unseen:
     reason: str
 
 
-def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules: Iterable[Rule] = ()) -> Seen | Unseen:
+def see(
+    body: Any, headers: Mapping[str, str], job_id: str | None = None, rules: Iterable[Rule] = (), now_ms: int = 0
+) -> Seen | Unseen:
     """Read the object that a call returned.
 
     :param job_id: the job of the response, if known. An object whose metadata names another job is not accepted.
     Another
         response id is accepted, as gateways answer with the ids of the servers behind them.
     """
-    if not isinstance(body, dict) or body.get("object") not in (None, "response"):
+    if not is_response(body):
         return Unseen("no_response_object")
     owner = owner_of(body.get("metadata"))
     if owner is not None and job_id is not None and owner.job_id != job_id:
@@ -66,8 +80,8 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
     raw_status = shown(body.get("status"), CODE_CHARS_MAX)
     if raw_status is None and (body.get("id") is None or body.get("error") is not None):
         return Unseen("no_status")
-    outcome = _outcome(_SYNONYMS.get(raw_status or "", raw_status))
-    why, model = _why(outcome, body, rules), body.get("model")
+    outcome = _outcome(_known_status(raw_status))
+    why, model = _why(outcome, body, rules, now_ms), body.get("model")
     return Seen(
         outcome=outcome,
         raw_status=raw_status or "absent",
@@ -84,8 +98,24 @@ def see(body: Any, headers: Mapping[str, str], job_id: str | None = None, rules:
         ended_at_ms=_stamp_ms(body.get("completed_at")),
         poll_after_ms=poll_after_ms(headers),
         continuation_id=shown(_field(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
+        progress=_progress(body),
         model=model if isinstance(model, str) else "",
     )
+
+
+def _progress(body: Mapping[str, Any]) -> int | None:
+    """What an object shows of its run. Servers without partial output show none before the end."""
+    if body.get("status") in END_RESPONSE_STATUSES or not (body.get("output") or body.get("usage")):
+        return None
+    tokens, output = _tokens(body.get("usage")), body.get("output")
+    return (tokens.total_tokens + tokens.output_tokens if tokens else 0) + _size(output, SIZED_DEPTH_MAX) or None
+
+
+def _size(value: Any, depth: int) -> int:
+    """The texts and members of parsed JSON, down to a depth."""
+    if isinstance(value, dict | list) and depth:
+        return sum(1 + _size(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))
+    return len(value) if isinstance(value, str) else 0
 
 
 def too_large(beginning: Seen | Unseen) -> Seen:
@@ -123,6 +153,12 @@ def _stand_in(members: Mapping[str, Any], status: str) -> dict[str, Any]:
         "error": {"code": TOO_LARGE, "message": _TOO_LARGE_SAID},
         "output": [],
     }
+
+
+def _known_status(raw: str | None) -> str | None:
+    """A status in OpenAI's words. Case, hyphens and spaces don't matter (`In Progress`, `COMPLETED`)."""
+    word = re.sub(r"[\s\-]+", "_", (raw or "").strip().lower())
+    return _SYNONYMS.get(word, word) or None
 
 
 def _outcome(status: str | None) -> SeenOutcome:
@@ -168,18 +204,22 @@ class _Why:
     known: bool = True
 
 
-def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule]) -> _Why:
+def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule], now_ms: int) -> _Why:
     if outcome == "incomplete":
         # The tokens are spent, and the same request would reach the same limit.
         return _Why("never", shown(_field(body.get("incomplete_details"), "reason"), CODE_CHARS_MAX) or "incomplete")
     if outcome != "failed":
         return _Why()
-    error = body.get("error")
-    code = shown(_field(error, "code"), CODE_CHARS_MAX)
-    kind = shown(_field(error, "type"), CODE_CHARS_MAX)
-    message = shown(_field(error, "message") or error, TEXT_CHARS_MAX)
+    error = failure_of(body)
+    fields = fields_of(error)
+    code = shown(code_of(fields), CODE_CHARS_MAX)
+    kind = shown(fields.get("type"), CODE_CHARS_MAX)
+    message = shown(words_of(error), TEXT_CHARS_MAX)
     said = verdict(Said(code=code, kind=kind, message=message or ""), rules)
-    return _Why(said.cause, code or kind or "no_code", message, text_wait_ms(message or ""), said.known)
+    wait_ms = body_wait_ms(error, now_ms) or text_wait_ms(message or "", now_ms)
+    if said.cause == "account":
+        wait_ms = min(wait_ms, ACCOUNT_WAIT_MS_MAX)
+    return _Why(said.cause, code or kind or "no_code", message, wait_ms, said.known)
 
 
 def _field(value: Any, name: str) -> Any:

@@ -3,11 +3,11 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from backstop.runtime.process.clock import NowMs
 from streams.openai.account import OpenAIAccount
-from streams.openai.answers import read_cancel, read_create, read_follow, read_poll
+from streams.openai.answers import heard, read_cancel, read_create, read_follow, read_poll
 from streams.openai.causes import Rule
 from streams.openai.client import OpenAIClient
 from streams.openai.settings import OpenAISettings
@@ -32,6 +32,11 @@ from streams.provider import (
     Unknown,
 )
 
+NO_RESPONSE: Final = "resp_0"
+"""The id of no response. To retrieve it shows whether the provider answers; most answer 404."""
+POLLED_MS: Final = 30_000
+"""A provider that answered a poll this recently is not silent."""
+
 
 class OpenAIProvider:
     """One account at OpenAI, or at a compatible server. Of the operator's `rules` the first that fits counts."""
@@ -50,6 +55,8 @@ class OpenAIProvider:
         self._streams = streams
         self._now_ms = now_ms
         self._rules = rules
+        self._polled_at_ms: int | None = None
+        """When the provider last answered a poll."""
 
     @classmethod
     def open(
@@ -77,14 +84,33 @@ class OpenAIProvider:
         )
         return read_create(reply, self._now_ms(), self._rules)
 
+    async def ask(
+        self, request: Mapping[str, Any], *, background: bool, timeout_ms: int
+    ) -> Accepted | Rejected | Unknown:
+        """A create that belongs to no job. In the foreground the answer holds the end.
+
+        Its webhook, if it brings one, is that of a foreign response.
+        """
+        options = {} if background else {"background_options"}
+        body = {name: value for name, value in request.items() if name not in options}
+        reply = await self._client.ask({**body, "background": background, "store": True}, timeout_ms)
+        return read_create(reply, self._now_ms(), self._rules)
+
     async def poll(
         self, response_id: str, job_id: str | None, include: Sequence[str] = ()
     ) -> Seen | Missing | AskAgain | Refused:
         reply = await self._client.retrieve(response_id, include)
+        if heard(reply):
+            self._polled_at_ms = self._now_ms()
         return read_poll(reply, self._now_ms(), job_id, self._rules)
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused:
         return read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, self._rules)
+
+    async def answers(self) -> bool:
+        if self._polled_at_ms is None or heard(await self._client.retrieve(NO_RESPONSE)):
+            return True
+        return self._now_ms() - self._polled_at_ms < POLLED_MS  # Only this one call is not answered.
 
     def follow(self, response_id: str, *, event_bytes_max: int, response_bytes_max: int) -> ResponseStream:
         return OpenAIStream(self._streams, response_id, Track(event_bytes_max, response_bytes_max), self._now_ms)

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from schemas.base import Priority
 from streams.policy.lane_queue import WHY_OF_TENANT, LaneQueue, Rank, ReservedAttempt, Why
-from streams.policy.limiter import NO_RATES, Limiter, LimitsTold, NotNow
+from streams.policy.limiter import Limiter
 from streams.policy.limits import LimitRules
+from streams.policy.rates import NO_RATES, LimitsTold, NotNow
 from streams.policy.run_times import RunTimes
 from streams.policy.sizes import Asked, Sizes
 from streams.policy.tiers import Standing
@@ -28,6 +29,9 @@ from streams.policy.waiting import Place, Waiter
 LANES_MAX = 1_000
 ASK_AGAIN_MS = 250
 """Where only the end of another attempt lets a job go: the lane is asked again at this interval at the latest."""
+
+PARKED_MS_MAX = 1_000
+"""A tenant at a limit of its own is looked at again at this interval: its share may have grown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ class Admission:
         self._waiters: dict[int, dict[bytes, Waiter]] = {}
         self._held: dict[int, dict[bytes, ReservedAttempt]] = {}
         self._base = 1.0
+        self.joined: Callable[[str, str | None, Limiter, int], None] = lambda *_: None
+        """Called with the model and tenant (None: of the lane) of each new limiter, and the time."""
         self.sizes = Sizes()
         self.run_times = RunTimes()
 
@@ -143,13 +149,15 @@ class Admission:
             tokens = self.sizes.estimate(waiter.asked).tokens
             own = self._of_tenant(lane, waiter.asked, now_ms)
             wait = own.wait(tokens, now_ms) if own is not None else None
-            if wait is not None:
+            if own is not None and wait is not None:
                 lane.why, waiter.delayed = WHY_OF_TENANT[wait.reason], True
-                group.park(tenant, now_ms + _ms(wait))
+                own.short(wait, now_ms)
+                group.park(tenant, now_ms + min(_ms(wait), PARKED_MS_MAX))
                 continue
             wait = lane.limiter.wait(tokens, now_ms, standing)
             if wait is not None:
                 lane.why, waiter.delayed = wait.reason, True
+                lane.limiter.short(wait, now_ms)
                 return NotYet(wait.reason, _ms(wait))
             if not waits(place):
                 self.drop(place)
@@ -168,15 +176,14 @@ class Admission:
         self.drop(place)
         if place[1] in self._held.get(place[0], ()):
             return
-        lane = self._lane(asked.model, now_ms)
+        lane, tokens = self._lane(asked.model, now_ms), self.sizes.estimate(asked).tokens
         if accepted_at_ms:
-            lane.limiter.in_flight += 1
-            own = self._of_tenant(lane, asked, now_ms)
-            if own is not None:
-                own.in_flight += 1
-            self._hold(place, ReservedAttempt(asked, priority, 0.0, answered=True, accepted_at_ms=accepted_at_ms))
+            for limiter in self._limiters(lane, asked, now_ms):
+                limiter.runs(tokens, now_ms, place[0])
+            held = ReservedAttempt(asked, priority, 0.0, answered=True, accepted_at_ms=accepted_at_ms, of_day=tokens)
+            self._hold(place, held)
             return
-        tokens, weight = self.sizes.estimate(asked).tokens, self._rules.weight(asked.tenant)
+        weight = self._rules.weight(asked.tenant)
         lane_ms = self._lane_ms(lane, asked.model, tokens)
         standing = lane.standing((priority, asked.tenant), weight, lane_ms, 1, now_ms)
         self._reserve(lane, place, ReservedAttempt(asked, priority, tokens, standing, lane_ms), now_ms)
@@ -224,13 +231,11 @@ class Admission:
         lane = self._lanes[held.asked.model]
         own = lane.tenants.get(held.asked.tenant)
         if held.answered:
-            lane.limiter.ended(held.tokens, None)
-            if own is not None:
-                own.ended(held.tokens, None)
+            self._end(lane, own, held, None, place[0])
             return
-        lane.limiter.refused(held.tokens, now_ms, held.standing, limited=limited, told_ms=told_ms)
+        lane.limiter.refused(held.tokens, now_ms, held.standing, place[0], limited=limited, told_ms=told_ms)
         if own is not None:
-            own.refused(held.tokens, now_ms, limited=False, told_ms=0)
+            own.refused(held.tokens, now_ms, "within", place[0], limited=False, told_ms=0)
         lane.corrected(held, 0.0, 0.0)
         if limited:
             lane.limiter.told(told, now_ms, age_ms=age_ms)
@@ -250,9 +255,7 @@ class Admission:
             if own is not None:
                 own.answered(held.tokens, now_ms)
         used = None if usage is None else float(sum(usage))
-        lane.limiter.ended(held.tokens, used)
-        if own is not None:
-            own.ended(held.tokens, used)
+        self._end(lane, own, held, used, place[0])
         if usage is None or used is None:
             return
         self.sizes.learn(held.asked, *usage)
@@ -289,6 +292,17 @@ class Admission:
         lane = self._lanes.get(model)
         return 0 if lane is None else lane.waiting
 
+    def limiters(self, model: str) -> Iterator[tuple[str | None, Limiter]]:
+        """Of the lane, and of its tenants with limits of their own. None yet if no job of the lane came."""
+        lane = self._lanes.get(model)
+        if lane is not None:
+            yield None, lane.limiter
+            yield from lane.tenants.items()
+
+    def lanes(self) -> Collection[str]:
+        """Lanes of jobs that wait or run, or did."""
+        return self._lanes.keys()
+
     def models(self) -> Iterator[str]:
         """Lanes with jobs that wait."""
         return (model for model, lane in self._lanes.items() if lane.waiting)
@@ -308,12 +322,19 @@ class Admission:
         self._reserve(lane, place, ReservedAttempt(waiter.asked, waiter.priority, tokens, standing, lane_ms), now_ms)
         return Grant(waiter, tokens, lane.why if waiter.delayed else "turn")
 
+    @staticmethod
+    def _end(lane: LaneQueue, own: Limiter | None, held: ReservedAttempt, used: float | None, partition: int) -> None:
+        of_day = held.tokens if held.of_day is None else held.of_day
+        lane.limiter.ended(of_day, used, partition)
+        if own is not None:
+            own.ended(of_day, used, partition)
+
     def _reserve(self, lane: LaneQueue, place: Place, held: ReservedAttempt, now_ms: int) -> None:
         tokens, tenant = held.tokens, held.asked.tenant
-        lane.limiter.take(tokens, now_ms, held.standing)
+        lane.limiter.take(tokens, now_ms, held.standing, place[0])
         own = self._of_tenant(lane, held.asked, now_ms)
         if own is not None:
-            own.take(tokens, now_ms)
+            own.take(tokens, now_ms, "within", place[0])
         self._hold(place, held)
         lane.served((held.priority, tenant), tokens, held.standing)
         lane.used(held, self._rules.weight(tenant), now_ms)
@@ -334,8 +355,15 @@ class Admission:
             rates = self._rules.tenant(self._account, asked.model, asked.tenant)
             if rates == NO_RATES:
                 return None
-            limiter = lane.tenants[asked.tenant] = Limiter(rates, now_ms, lane.limiter.share)
+            limiter = lane.tenants[asked.tenant] = Limiter(rates, now_ms, self._base)
+            self.joined(asked.model, asked.tenant, limiter, now_ms)
         return limiter
+
+    def _limiters(self, lane: LaneQueue, asked: Asked, now_ms: int) -> Iterator[Limiter]:
+        yield lane.limiter
+        own = self._of_tenant(lane, asked, now_ms)
+        if own is not None:
+            yield own
 
     def _lane(self, model: str, now_ms: int) -> LaneQueue:
         lane = self._lanes.get(model)
@@ -344,6 +372,7 @@ class Admission:
                 self._forget_idle()
             rates = self._rules.lane(self._account, model)
             lane = self._lanes[model] = LaneQueue(Limiter(rates, now_ms, self._base))
+            self.joined(model, None, lane.limiter, now_ms)
         return lane
 
     def _forget_idle(self) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from schemas.base import Priority
-from streams.policy.limiter import Limiter, Reason
+from streams.policy.limiter import Limiter
 from streams.policy.limits import CLASS_WEIGHTS
+from streams.policy.rates import Reason
 from streams.policy.sizes import Asked
 from streams.policy.standing import Member, Standings
 from streams.policy.tiers import Standing
@@ -39,6 +40,8 @@ class ReservedAttempt:
     """How long the lane is expected to be busy with it."""
     answered: bool = False
     accepted_at_ms: int = 0
+    of_day: float | None = None
+    """Reserved of the day, where this is not `tokens`."""
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from math import ceil, log
 from typing import Final, Literal, assert_never
 
 from schemas.base import Cause
-from schemas.lanes import CreateFailed, CreateServed, LaneFact, ProbeClaimed
+from schemas.lanes import CreateFact, CreateFailed, CreateServed, ProbeClaimed
 
 FAILURES_MAX = 5
 """Creates that fail in a row before the lane closes, where few fail."""
@@ -249,7 +249,7 @@ def _candidate(closed: Closed, progress: ReleaseProgress, now_ms: int, share: Sh
     return ReleaseProgress(probe_due_ms=due_ms, candidate_at_ms=now_ms), 0
 
 
-def take(lane: Lane, fact: LaneFact, at_ms: int) -> Lane:
+def take(lane: Lane, fact: CreateFact, at_ms: int) -> Lane:
     """Fold one fact that was read at `at_ms`. Total; returns the same object if nothing changes."""
     match fact:
         case CreateFailed():

@@ -13,17 +13,17 @@ Rules:
   a minute it rises by half in 15 minutes at most, as the provider asks.
 - What was served a minute between two refusals that are a minute or more apart is the limit, as the provider had
   nothing left at both. The rate falls just below it, rises by 1 % a minute past it, and then by 20 % a minute.
-- A day is a calendar day (UTC). Each worker counts it from its start.
+- What another worker learned of the provider's limits counts as if it was met here (`learned`).
 """
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
 
 from streams.policy.buckets import MINUTE_MS
+from streams.policy.day_use import DayUse
+from streams.policy.lending import Demand, LentShare, base_share
+from streams.policy.rates import NOTHING_TOLD, Lesson, LimitsTold, NotNow, Rates, least
 from streams.policy.tiers import RequestTiers, Standing, TokenTiers
-
-Reason = Literal["concurrent", "requests_per_min", "tokens_per_min", "tokens_per_day"]
 
 FALL = 0.8
 FALL_EVERY_MS = 5_000
@@ -51,56 +51,34 @@ TOLD_FOR_MS = 600_000
 """What was told is forgotten if later answers tell nothing for so long."""
 STALE_MS = 10_000
 """What is left is of no use after this time."""
-DAY_MS = 86_400_000
 SERVED_MS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Limits; None where there is none."""
-
-    concurrent: int | None = None
-    requests_per_min: float | None = None
-    tokens_per_min: float | None = None
-    tokens_per_day: float | None = None
-    discover: bool = False
-    """Find out the tokens a minute, where neither this nor the provider tells them."""
-
-    @property
-    def any(self) -> bool:
-        return self != Rates()
-
-
-NO_RATES = Rates()
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsTold:
-    """What an answer told of the limits. None: nothing."""
-
-    requests_per_min: float | None = None
-    tokens_per_min: float | None = None
-    requests_left: float | None = None
-    tokens_left: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NotNow:
-    """Not now. `ms` is None where only the end of another attempt changes it."""
-
-    reason: Reason
-    ms: int | None
+SHARE_LEAST = 0.001
+OTHERS_FOR_MS = 5_000
+"""While other workers tell what they are served, it is added up. Else each takes what it is served for its share."""
+LENDS_BELOW = 0.5
+"""A worker with less than this part of its base share lends it."""
 
 
 @dataclass(slots=True)
 class Limiter:
-    """See the module. `share` is this worker's part of each limit."""
+    """See the module."""
 
     rates: Rates
     now_ms: int
     share: float = 1.0
+    """This worker's part of the limits of requests and tokens a minute; at first, of all limits."""
     in_flight: int = 0
-    _told: LimitsTold = LimitsTold()
+    demand: Demand = field(default_factory=Demand)
+    day: DayUse | None = None
+    taught: int | None = None
+    """Set when an answer showed something new of the limits: the wait that it told."""
+    slots: int | None = None
+    """How many attempts this worker may have in flight."""
+    served: float = 0.0
+    """Tokens of all creates that were accepted here."""
+    base: float = 1.0
+    """This worker's part of all partitions."""
+    _told: LimitsTold = NOTHING_TOLD
     _told_ms: int = 0
     _unanswered: float = 0.0
     """Tokens reserved by creates that have no answer yet."""
@@ -120,41 +98,66 @@ class Limiter:
     _measured: float = 0.0
     """Tokens served since then."""
     _unused_ms: int = 0
-    _day: int = 0
-    _day_used: float = 0.0
+    _others_ms: int = -OTHERS_FOR_MS
+    """When other workers last told what they were served."""
     _served: deque[tuple[int, float]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
+        self.base, self.slots = self.share, base_share(self.share, self.rates.concurrent).slots
+        if self.rates.tokens_per_day is not None and self.day is None:
+            self.day = DayUse(self.rates.tokens_per_day, self.share)
         self._discovers(self.now_ms)
         self._fit(self.now_ms)
 
     @property
     def tokens_per_min(self) -> float | None:
         """The limit of tokens for all workers together, as known now."""
-        return _least(self._most, self._found)
+        return least(self._most, self._found)
+
+    @property
+    def requests_per_min(self) -> float | None:
+        """The limit of requests for all workers together, as known now."""
+        return least(self.rates.requests_per_min, self._told.requests_per_min)
 
     @property
     def _most(self) -> float | None:
         """The limit of tokens that is set or told."""
-        return _least(self.rates.tokens_per_min, self._told.tokens_per_min)
+        return least(self.rates.tokens_per_min, self._told.tokens_per_min)
 
     def shared(self, share: float, now_ms: int) -> None:
-        self.share = share
-        self._fit(now_ms)
+        """The worker's part of all partitions changed."""
+        self.base = share
+        self.lent(base_share(share, self.rates.concurrent), now_ms)
+        if self.day is not None:
+            self.day.base = share
+
+    def lent(self, share: LentShare, now_ms: int) -> None:
+        """The worker's part of the limits changed."""
+        if (share.rate, share.slots) != (self.share, self.slots):
+            self.share, self.slots = share.rate, share.slots
+            self._fit(now_ms)
 
     def wait(self, tokens: float, now_ms: int, standing: Standing = "within") -> NotNow | None:
         """Why a job of so many expected tokens may not go now; None if it may."""
-        if self._concurrent is not None and self.in_flight >= self._concurrent:
+        if self.slots is not None and self.in_flight >= self.slots:
             return NotNow("concurrent", None)
         if self._requests is not None and (wait_ms := self._requests.wait_ms(now_ms, standing)):
             return NotNow("requests_per_min", wait_ms)
-        if self.rates.tokens_per_day is not None:
-            self._to_day(now_ms)
-            if self._day_used and self._day_used + tokens > self.rates.tokens_per_day * self.share:
-                return NotNow("tokens_per_day", DAY_MS - now_ms % DAY_MS)
+        if self.day is not None and (wait_ms := self.day.wait_ms(tokens, now_ms)):
+            return NotNow("tokens_per_day", wait_ms)
         if self._tokens is not None and (wait_ms := self._tokens.wait_ms(tokens, now_ms, standing)):
             return NotNow("tokens_per_min", wait_ms)
         return None
+
+    @property
+    def _lends(self) -> bool:
+        """What a lender is served tells nothing of the limit: a few jobs over a small share."""
+        return self.share < LENDS_BELOW * self.base
+
+    def short(self, wait: NotNow, now_ms: int) -> None:
+        """A job waits for room. A day is not lent by what is wanted."""
+        if wait.reason != "tokens_per_day":
+            self.demand.short(now_ms)
 
     def lane_ms(self, tokens: float, run_ms: float) -> float | None:
         """How long this worker's share of the lane is busy with a job: the longest by tokens, requests and attempts in
@@ -166,25 +169,26 @@ class Limiter:
             return None
         by_tokens = tokens * MINUTE_MS / self._tokens.per_min if self._tokens is not None else 0.0
         by_requests = MINUTE_MS / self._requests.per_min if self._requests is not None else 0.0
-        return max(by_tokens, by_requests, run_ms / self._concurrent if self._concurrent is not None else 0.0)
+        return max(by_tokens, by_requests, run_ms / self.slots if self.slots is not None else 0.0)
 
-    @property
-    def _concurrent(self) -> int | None:
-        """How many attempts this worker may have in flight."""
-        concurrent = self.rates.concurrent
-        return None if concurrent is None else max(1, int(concurrent * self.share))
-
-    def take(self, tokens: float, now_ms: int, standing: Standing = "within") -> None:
+    def take(self, tokens: float, now_ms: int, standing: Standing = "within", partition: int = 0) -> None:
         """Reserve `tokens`, which `answered`, `refused` and `ended` want back."""
         self.in_flight += 1
         self._unanswered += tokens
         self._unanswered_count += 1
-        self._to_day(now_ms)
-        self._day_used += tokens
+        if self.day is not None:
+            self.day.take(partition, tokens, now_ms)
+        self._demand(tokens, now_ms)
         if self._requests is not None:
             self._requests.take(now_ms, standing)
         if self._tokens is not None:
             self._tokens.take(tokens, now_ms, standing)
+
+    def runs(self, tokens: float, now_ms: int, partition: int) -> None:
+        """An attempt runs that began before this worker knew of it: it counts as in flight, and for the day."""
+        self.in_flight += 1
+        if self.day is not None:
+            self.day.take(partition, tokens, now_ms)
 
     def answered(self, tokens: float, now_ms: int) -> None:
         """The create was accepted."""
@@ -193,12 +197,14 @@ class Limiter:
         self._rise(now_ms)
 
     def refused(
-        self, tokens: float, now_ms: int, standing: Standing = "within", *, limited: bool, told_ms: int
+        self, tokens: float, now_ms: int, standing: Standing = "within", partition: int = 0, *, limited: bool,
+        told_ms: int,
     ) -> None:  # fmt: skip
         """The create was refused: it was charged nothing but, where `limited`, a request."""
         self._heard(tokens)
         self.in_flight = max(0, self.in_flight - 1)
-        self._day_used = max(0.0, self._day_used - tokens)
+        if self.day is not None:
+            self.day.give_back(partition, tokens, 0.0)
         if self._tokens is not None:
             self._tokens.give_back(tokens, standing)
         if not limited:
@@ -207,9 +213,11 @@ class Limiter:
         if rate and self._accepted and now_ms - self._fell_ms >= FALL_EVERY_MS:
             self._fell_ms, self._accepted = now_ms, False
             shown = self._shown(now_ms)
+            served = 0.0 if self._lends else served
             fallen = max(rate * FALL, min(served, rate)) if shown is None else min(rate, shown * BELOW_CEILING)
             self._found = max(fallen, (self._most or rate) * FOUND_SHARE_MIN)
             self._fit(now_ms)
+            self.taught = told_ms
         self._refused_ms = now_ms
         if self._tokens is not None:
             self._tokens.close(now_ms, told_ms)
@@ -220,16 +228,19 @@ class Limiter:
         if since_ms is not None and now_ms - since_ms < MEASURED_MIN_MS:
             return None
         self._measured_since_ms, self._measured, self._unused_ms = now_ms, 0.0, 0
-        if since_ms is None or unused_ms > UNUSED_MAX * (now_ms - since_ms):
+        if self._lends or since_ms is None or unused_ms > UNUSED_MAX * (now_ms - since_ms):
             return None
-        self._ceiling = measured * MINUTE_MS / (now_ms - since_ms) / self.share
+        self._ceiling = measured * MINUTE_MS / (now_ms - since_ms)
         return self._ceiling
 
-    def ended(self, tokens: float, used: float | None) -> None:
-        """An accepted attempt ended and used so many tokens; None where that is not known."""
+    def ended(self, tokens: float, used: float | None, partition: int = 0) -> None:
+        """An accepted attempt ended and used so many tokens; None where that is not known.
+
+        :param tokens: what it was expected to use, of a day.
+        """
         self.in_flight = max(0, self.in_flight - 1)
-        if used is not None:
-            self._day_used = max(0.0, self._day_used + used - tokens)
+        if self.day is not None:
+            self.day.give_back(partition, tokens, used)
 
     def correct(self, tokens: float, used: float, standing: Standing = "within") -> None:
         """Book what was used beyond the reservation."""
@@ -255,12 +266,44 @@ class Limiter:
             self._found = self._ceiling = self._measured_since_ms = None
             self._discovers(now_ms)
             self._fit(now_ms)
+            self.taught = self.taught or 0
         if age_ms > STALE_MS:
             return
         if told.tokens_left is not None and self._tokens is not None:
             self._tokens.allow(max(0.0, told.tokens_left * self.share - self._unanswered), now_ms)
         if told.requests_left is not None and self._requests is not None:
             self._requests.allow(max(0.0, told.requests_left * self.share - self._unanswered_count), now_ms)
+
+    def lesson(self) -> Lesson | None:
+        """What this worker learned since it was last asked; None: nothing."""
+        told_ms, self.taught = self.taught, None
+        if told_ms is None:
+            return None
+        refused = self._found is not None and self._fell_ms >= 0
+        limits = LimitsTold(self._told.requests_per_min, self._told.tokens_per_min)
+        return Lesson(limits, self._found if refused else None, self._ceiling, told_ms)
+
+    def learned(self, lesson: Lesson, now_ms: int) -> None:
+        """Another worker learned this: go on as if it was met here. Of two refusals at once, the lower rate counts."""
+        taught = self.taught
+        if lesson.told != NOTHING_TOLD:
+            self.told(lesson.told, now_ms, age_ms=STALE_MS + 1)
+        self.taught = taught
+        if lesson.found is None:
+            return
+        found, ceiling = lesson.found, lesson.ceiling
+        if now_ms - self._fell_ms < FALL_EVERY_MS:
+            found, ceiling = min(found, self._found or found), least(ceiling, self._ceiling)
+        self._found, self._ceiling = found if self._most is None else min(found, self._most), ceiling
+        self._fell_ms = self._refused_ms = self._measured_since_ms = now_ms
+        self._accepted, self._measured, self._unused_ms = False, 0.0, 0
+        self._fit(now_ms)
+        if self._tokens is not None and lesson.told_ms:
+            self._tokens.close(now_ms, lesson.told_ms)
+
+    def _demand(self, tokens: float, now_ms: int) -> None:
+        limit, requests = self.tokens_per_min, self.requests_per_min
+        self.demand.took(max(tokens / limit if limit else 0.0, 1 / requests if requests else 0.0), now_ms)
 
     def _heard(self, tokens: float) -> None:
         self._unanswered_count = max(0, self._unanswered_count - 1)
@@ -273,7 +316,7 @@ class Limiter:
 
     def _fit(self, now_ms: int) -> None:
         """Give the meters this worker's share of the limits known now."""
-        tokens, requests = self.tokens_per_min, _least(self.rates.requests_per_min, self._told.requests_per_min)
+        tokens, requests = self.tokens_per_min, self.requests_per_min
         if tokens is None:
             self._tokens = None
         else:
@@ -291,9 +334,20 @@ class Limiter:
             elif rate != self._requests.per_min:
                 self._requests.resize(rate, now_ms)
 
+    def others_served(self, tokens: float, now_ms: int) -> None:
+        """Another worker told that it was served so many tokens more."""
+        self._others_ms = max(self._others_ms, now_ms)
+        self._count_served(tokens, now_ms)
+
     def _serve(self, tokens: float, now_ms: int) -> None:
-        self._measured += tokens
         self._accepted = True
+        self.served += tokens
+        known = now_ms - self._others_ms < OTHERS_FOR_MS
+        self._count_served(tokens if known else tokens / max(self.share, SHARE_LEAST), now_ms)
+
+    def _count_served(self, tokens: float, now_ms: int) -> None:
+        """Count what all workers together were served."""
+        self._measured += tokens
         self._served.append((now_ms, tokens))
         while self._served[0][0] < now_ms - SERVED_MS:
             self._served.popleft()
@@ -303,11 +357,11 @@ class Limiter:
         return sum(tokens for at_ms, tokens in self._served if at_ms >= since_ms) * 60_000 / SERVED_MS
 
     def _rise(self, now_ms: int) -> None:
-        if self._found is None or now_ms - self._refused_ms < RISE_AFTER_MS:
+        if self._found is None or self._lends or now_ms - self._refused_ms < RISE_AFTER_MS:
             self._risen_ms = now_ms
             return
         elapsed_ms, self._risen_ms = now_ms - self._risen_ms, now_ms
-        if self._served_per_min(now_ms) < USED_MIN * self._found * self.share:
+        if self._served_per_min(now_ms) < USED_MIN * self._found:
             self._unused_ms += elapsed_ms
             return
         minutes = min(elapsed_ms, 60_000) / 60_000
@@ -322,15 +376,3 @@ class Limiter:
             risen = self._found * (1 + RISE_PER_MIN * minutes)
         self._found = None if self._most is not None and risen >= self._most else risen
         self._fit(now_ms)
-
-    def _to_day(self, now_ms: int) -> None:
-        day = now_ms // DAY_MS
-        if day != self._day:
-            self._day, self._day_used = day, 0.0
-
-
-NOTHING_TOLD = LimitsTold()
-
-
-def _least(*limits: float | None) -> float | None:
-    return min((limit for limit in limits if limit is not None), default=None)

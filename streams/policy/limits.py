@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from schemas.base import Priority
-from streams.policy.limiter import Rates
+from streams.policy.rates import Rates
 
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 

@@ -44,6 +44,8 @@ class Retry:
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     why: str
+    another_model: bool = False
+    """Whether the budgets leave room, and only the same request of the same model is pointless."""
 
 
 RetryDecision = Retry | GiveUp
@@ -61,19 +63,28 @@ class Spent:
 
 
 def next_attempt(
-    policy: JobPolicy, *, seed: str, now_ms: int, cause: Cause, told_ms: int, spend: Spend, spent: Spent
-) -> RetryDecision:
+    policy: JobPolicy, *, seed: str, now_ms: int, deadline_ms: int, cause: Cause, told_ms: int, spend: Spend,
+    spent: Spent,
+) -> RetryDecision:  # fmt: skip
     """The decision after an attempt has ended: retry at a time, or give up with the reason.
 
     :param seed: seeds the jitter, so that a refold decides the same.
     :param told_ms: the minimum wait that the answer asked for; 0 for none.
     """
-    why = _used_up(policy, spend, spent) or _pointless(policy, cause, spent)
-    if why is not None:
-        return GiveUp(why)
-    return Retry(
-        now_ms + wait_ms(policy, f"{seed}/{spent.refused}/{spent.paid + spent.unpaid}", cause, told_ms, spent.streak)
-    )
+    used_up, pointless = _used_up(policy, spend, spent), _pointless(policy, cause, spent)
+    if used_up is not None or pointless is not None:
+        return GiveUp(used_up or pointless or "", another_model=used_up is None)
+    least_ms = wait_ms(policy, f"{seed}/{spent.refused}/{spent.paid + spent.unpaid}", cause, told_ms, spent.streak)
+    if spend == "doubtful":
+        least_ms = max(least_ms, _spread_ms(policy.doubts_max, spent.doubtful, deadline_ms - now_ms))
+    return Retry(now_ms + least_ms)
+
+
+def _spread_ms(most: int, used: int, left_ms: int) -> int:
+    """The second half of the budget of doubts is spread over the time that is left, each wait twice as long as the one
+    before: no outage uses it up before the deadline.
+    """
+    return 0 if 2 * used <= most else max(0, left_ms) >> (most - used + 1)
 
 
 def _used_up(policy: JobPolicy, spend: Spend, spent: Spent) -> str | None:

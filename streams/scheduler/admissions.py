@@ -17,7 +17,8 @@ from streams.fold.attempts import OutcomeUnknown, Running, Submitting
 from streams.fold.batch import JOB_FOLD, Folded
 from streams.fold.rows import decode_row
 from streams.policy.admission import Admission
-from streams.policy.limiter import LimitsTold
+from streams.policy.rates import LimitsTold
+from streams.policy.shared_limits import SharedLimits
 from streams.policy.sizes import Asked, asked_for
 from streams.policy.waiting import Place, Waiter
 
@@ -30,8 +31,12 @@ _ACTIVE = b'"kind":"active"'
 class Admissions:
     """Keeps `admission` in step with the log. A `RowWatch`."""
 
-    def __init__(self, admission: Admission, now_ms: NowMs, partitions: int) -> None:
+    def __init__(
+        self, admission: Admission, now_ms: NowMs, partitions: int, limits: SharedLimits | None = None
+    ) -> None:  # fmt: skip
+        """:param limits: what workers tell each other of limits."""
         self._admission = admission
+        self._limits = limits
         self._now_ms = now_ms
         self._partitions = partitions
         self._hedges: dict[Place, int] = {}
@@ -40,6 +45,8 @@ class Admissions:
     def own(self, partitions: Collection[int]) -> None:
         """Forget the jobs of all partitions but these."""
         self._hedges = {place: number for place, number in self._hedges.items() if place[0] in partitions}
+        if self._limits is not None:
+            self._limits.own(partitions)
         self._admission.own(partitions, len(partitions) / self._partitions, self._now_ms())
 
     def opened(self, partition: int) -> None:

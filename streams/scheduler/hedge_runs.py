@@ -1,7 +1,5 @@
-"""Tells the estimator how long the responses run that may be hedged, from the rows and facts of the responses log.
-
-A response counts as ended by the provider's own clock. One that was cancelled or released, or whose end the provider
-does not date, is censored: it ran at least as long as it was known to run. So is the loser of each hedge.
+"""Tells the estimator how long the responses of this worker's partitions run that may be hedged: from the rows and
+facts of the responses log, as `streams.policy.hedged_runs` does from facts alone.
 """
 
 from collections.abc import Collection, Sequence
@@ -9,12 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from backstop.runtime.process.clock import NowMs
 from schemas.base import Message
-from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased
 from streams.fold import response
 from streams.fold.batch import RESPONSE_FOLD, Folded
 from streams.fold.rows import decode_row
+from streams.policy.hedged_runs import HedgedRuns
 from streams.policy.latency import Latencies
 
 RECALLED_ENDS = 2_000
@@ -23,13 +20,8 @@ RECALLED_ENDS = 2_000
 _HEDGED = (b'"hedge":', b'"kind":"running"')
 
 
-class HedgeRuns:
-    """Keeps `latencies` in step with the log. A `RowWatch`."""
-
-    def __init__(self, latencies: Latencies, now_ms: NowMs) -> None:
-        self._latencies = latencies
-        self._now_ms = now_ms
-        self._partitions: dict[str, int] = {}
+class HedgeRuns(HedgedRuns):
+    """Reads the facts, and the rows of a recovery. A `RowWatch`."""
 
     def opened(self, partition: int) -> None:
         """Nothing to forget: responses that run are known already, or begin now."""
@@ -53,44 +45,15 @@ class HedgeRuns:
             self._left(response_id, now_ms)
 
     def taken(self, partition: int, folded: Folded[Any]) -> None:
-        for key, fact in folded.facts:
-            match fact:
-                case ResponseClaimed():
-                    if fact.hedge is not None:
-                        self._began(partition, key.decode(), fact.hedge.model, fact.at_ms)
-                case ResponseReleased():
-                    self._left(key.decode(), fact.at_ms)
-                case ResponseObserved():
-                    self._observed(fact)
-                case _:
-                    pass
+        for _, fact in folded.facts:
+            self.took(partition, fact)
 
     def recall(self, facts: Sequence[Message], until_ms: int) -> None:
         """Count the responses of a partition that were claimed before `until_ms`, as `PollLearning.recall` does."""
         at_ms, past = [0], Latencies()
-        runs = HedgeRuns(past, lambda: at_ms[0])
+        runs = HedgedRuns(past, lambda: at_ms[0])
         for fact in facts:
             if fact.at_ms <= until_ms:
                 at_ms[0] = max(at_ms[0], fact.at_ms)
-                runs.taken(0, Folded(facts=[(fact.key.encode(), fact)]))
+                runs.took(0, fact)
         self._latencies.merge(past.snapshot(until_ms, RECALLED_ENDS), self._now_ms())
-
-    def _began(self, partition: int, response_id: str, model: str, accepted_at_ms: int) -> None:
-        self._partitions[response_id] = partition
-        self._latencies.began(response_id, (model,), accepted_at_ms, self._now_ms())
-
-    def _left(self, response_id: str, at_ms: int) -> None:
-        self._partitions.pop(response_id, None)
-        known = self._latencies.opened(response_id)
-        if known is not None:
-            self._latencies.left(response_id, known.age_ms(at_ms), self._now_ms())
-
-    def _observed(self, fact: ResponseObserved) -> None:
-        if fact.outcome in ("running", "odd", "missing"):
-            return
-        began_ms, ended_ms = fact.provider_created_at_ms, fact.provider_ended_at_ms
-        if fact.outcome == "cancelled" or began_ms is None or ended_ms is None:
-            self._left(fact.response_id, fact.at_ms)
-            return
-        self._partitions.pop(fact.response_id, None)
-        self._latencies.ended(fact.response_id, max(0, ended_ms - began_ms), self._now_ms())

@@ -6,12 +6,13 @@ a rebalance its row is due at once, and asks again.
 
 from schemas.base import Message
 from schemas.hedges import HedgePermit
-from schemas.responses import LAST_POLL_LEAD_MS, ResponseTimerFired
+from schemas.responses import ResponseTimerFired
 from streams.fold import response
 from streams.fold.batch import RESPONSE_FOLD
+from streams.fold.hedge_asks import slow_response
 from streams.fold.rows import decode_row
 from streams.scheduler.due import Due, DueIndex
-from streams.scheduler.hedges import Hedges, Slow
+from streams.scheduler.hedges import Hedges
 from streams.scheduler.service import MakeTimer
 
 _HEDGE = b'"hedge":'
@@ -54,13 +55,8 @@ class HedgeTimers:
         self, response_id: str, state: response.RunningResponse, now_ms: int
     ) -> tuple[HedgePermit | None, int | None]:
         """A permission, or when to ask again."""
-        hedge, claim = state.hedge, state.claim
-        assert hedge is not None, "only such a response asks"
-        waits = hedge.permit is not None or state.sight.told is not None
-        deadline_at_ms = claim.last_poll_at_ms + LAST_POLL_LEAD_MS
-        if waits or state.released_at_ms is not None or now_ms >= deadline_at_ms:
+        slow = slow_response(response_id, state, now_ms)
+        if slow is None:
             return None, None
-        answer = self._hedges.ask(
-            Slow(response_id, hedge.model, claim.tenant, claim.claimed_at_ms, deadline_at_ms), now_ms
-        )
+        answer = self._hedges.ask(slow, now_ms)
         return (answer, None) if isinstance(answer, HedgePermit) else (None, answer.ask_at_ms)

@@ -1,77 +1,23 @@
-"""Permits hedges, for the responses of this worker's partitions: the policy of `streams.policy.hedging` with what this
-process knows.
+"""Permits hedges, for the responses of this worker's partitions: `streams.policy.hedge_permits` with what this process
+knows.
 
 Nothing is stored. After a restart the budget is empty, and all that was learned of classes and lanes begins anew.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from schemas.base import NEVER_SENT, Cause
-from schemas.hedges import HedgePermit
-from schemas.jobs import AttemptRejected, AttemptSettled, AttemptUnknown, JobSubmitted
 from schemas.results import JobResult
 from streams import metrics
 from streams.fold import job
 from streams.fold.batch import Folded
-from streams.policy.hedging import (
-    LANE_REST_MS,
-    ClassStop,
-    HedgeAge,
-    HedgeBudget,
-    LaneStop,
-    Why,
-    again_ms,
-    ends_for_age,
-    hedge_age,
-)
-from streams.policy.lanes import breaks_of
-from streams.policy.latency import Latencies, LatencyClass, levels
-
-MODELS_MAX = 1_000
-"""Models whose stops are remembered. Beyond it the oldest one is forgotten, which costs some hedges."""
-
-AGES_VALID_MS = 10_000
-"""How long an estimated age is used. Computing it takes a pass over all open responses."""
-
-UNKNOWN_VALID_MS = 2_000
-"""The same where too little was known: after a start the log tells of earlier ends within moments, and a response that
-is accepted without an age is never hedged.
-"""
-
-AGES_MAX = 500
-BUSY_AGAIN_MS = 5_000
+from streams.policy.hedge_permits import HedgePermits
+from streams.policy.hedging import LANE_REST_MS
+from streams.policy.latency import Latencies
 
 
-@dataclass(frozen=True, slots=True)
-class Slow:
-    """A response that runs and may be hedged."""
-
-    response_id: str
-    model: str
-    tenant: str
-    accepted_at_ms: int
-    deadline_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class NoHedgeNow:
-    """No hedge now. Ask again at `ask_at_ms`; None: at the next poll."""
-
-    why: Why
-    ask_at_ms: int | None = None
-
-
-@dataclass(slots=True)
-class _Stops:
-    of_class: ClassStop
-    of_lane: LaneStop
-
-
-class Hedges:
-    """Permits hedges, and learns from the jobs log when to permit none."""
+class Hedges(HedgePermits):
+    """Learns from the batches of the jobs log, and counts."""
 
     def __init__(
         self,
@@ -82,56 +28,10 @@ class Hedges:
         troubled: Callable[[str], bool] = lambda _model: False,
         busy: Callable[[str, str], bool] = lambda _model, _tenant: False,
     ) -> None:
-        """:param share: of the submissions that may be hedged, and so the age at which one may: the budget.
-        :param lane_rest_ms: after trouble of a lane.
-        :param troubled: whether creates of the model fail now, here or at another worker.
-        :param busy: whether a create of the model and tenant would have to wait for its turn.
-        """
-        self._latencies = latencies
-        self._share = share
-        self._lane_rest_ms = lane_rest_ms
-        self._troubled = troubled
-        self._busy = busy
-        self._budget = HedgeBudget(share)
-        self._stops: OrderedDict[str, _Stops] = OrderedDict()
-        self._ages: dict[LatencyClass, HedgeAge | None] = {}
-        self._ages_at_ms = self._unknown_at_ms = 0
-
-    def hedge_at_ms(self, response_id: str, model: str, now_ms: int) -> int | None:
-        """When to ask for a hedge of a response that was accepted just now; None while too little is known."""
-        age = self._age(response_id, model, now_ms)
-        return None if age is None else now_ms + max(1, age.after_ms)
-
-    def ask(self, slow: Slow, now_ms: int) -> HedgePermit | NoHedgeNow:
-        """Whether a hedge of the response may begin now. A permission is spent from the budget."""
-        age = self._age(slow.response_id, slow.model, now_ms)
-        if age is None:
-            return NoHedgeNow("unknown", now_ms + again_ms(now_ms - slow.accepted_at_ms))
-        after_at_ms = slow.accepted_at_ms + age.after_ms
-        if now_ms < after_at_ms:
-            return NoHedgeNow("young", after_at_ms)
-        against = self._against(slow, age, now_ms)
-        if against is not None:
-            return against
-        metrics.HEDGES.labels(outcome="permitted").inc()
-        return HedgePermit(
-            age_ms=max(0, now_ms - slow.accepted_at_ms), after_ms=age.after_ms, share=self._share, ended=age.ended
-        )
-
-    def _against(self, slow: Slow, age: HedgeAge, now_ms: int) -> NoHedgeNow | None:
-        """What speaks against a hedge of a response that is old enough. None: it is spent from the budget."""
-        stops = self._of(slow.model)
-        if self._troubled(slow.model):
-            stops.of_lane.trouble(now_ms)
-        if now_ms < stops.of_lane.until_ms:
-            return NoHedgeNow("lane", stops.of_lane.until_ms)
-        if now_ms < stops.of_class.until_ms:
-            return NoHedgeNow("class", stops.of_class.until_ms)
-        if slow.deadline_at_ms - now_ms < age.median_ms:
-            return NoHedgeNow("deadline")
-        if self._busy(slow.model, slow.tenant):
-            return NoHedgeNow("busy", now_ms + BUSY_AGAIN_MS)
-        return None if self._budget.take() else NoHedgeNow("budget", now_ms + again_ms(now_ms - slow.accepted_at_ms))
+        super().__init__(
+            latencies, share, lane_rest_ms=lane_rest_ms, troubled=troubled, busy=busy,
+            counted=lambda outcome: metrics.HEDGES.labels(outcome=outcome).inc(),
+        )  # fmt: skip
 
     def taken(self, _partition: int, folded: Folded[Any]) -> None:
         """Learn from a batch of the jobs log."""
@@ -143,79 +43,6 @@ class Hedges:
         for output in folded.outputs:
             if isinstance(output, JobResult) and output.model is not None:
                 models[output.key.encode()] = output.model
-                hedge = output.hedge
-                # A hedge that was refused cost nothing.
-                if hedge is not None and any(brief.attempt == hedge.attempt for brief in output.attempts):
-                    self.decided(output.model, hedge.won, output.at_ms)
+                self.ended(output)
         for key, fact in folded.facts:
-            match fact:
-                case JobSubmitted():
-                    if fact.policy.hedge:
-                        self.submitted(fact.at_ms)
-                case AttemptSettled():
-                    if fact.status != "cancelled":
-                        failed = fact.status not in ("completed", "incomplete")
-                        self.outcome(models.get(key), fact.cause, fact.at_ms, failed=failed)
-                case AttemptRejected():
-                    if says_of_lane(fact):
-                        self.outcome(models.get(key), fact.cause, fact.at_ms, failed=True)
-                case AttemptUnknown():
-                    self.outcome(models.get(key), None, fact.at_ms, failed=True)
-                case _:
-                    pass
-
-    def submitted(self, now_ms: int) -> None:
-        """A job was submitted that may be hedged."""
-        self._budget.submitted(now_ms)
-
-    def decided(self, model: str, won: Literal["first", "hedge"] | None, now_ms: int) -> None:
-        """A job with a hedge has ended."""
-        stop = self._of(model).of_class
-        if won == "hedge":
-            metrics.HEDGES.labels(outcome="won").inc()
-            stop.won()
-        elif won == "first":
-            metrics.HEDGES.labels(outcome="lost").inc()
-            stop.lost(now_ms)
-
-    def outcome(self, model: str | None, cause: Cause | None, now_ms: int, *, failed: bool) -> None:
-        """An attempt ended or was refused. `model`: None if it is not known."""
-        if model is None:
-            return
-        lane = self._of(model).of_lane
-        lane.outcome(now_ms, failed=failed)
-        if failed and cause == "limited":
-            lane.trouble(now_ms)
-
-    def _of(self, model: str) -> _Stops:
-        stops = self._stops.get(model)
-        if stops is None:
-            stops = self._stops[model] = _Stops(ClassStop(), LaneStop(self._lane_rest_ms))
-            if len(self._stops) > MODELS_MAX:
-                self._stops.popitem(last=False)
-        return stops
-
-    def _age(self, response_id: str, model: str, now_ms: int) -> HedgeAge | None:
-        """Of the narrowest class of the response that knows enough; all models together say nothing."""
-        known = self._latencies.opened(response_id)
-        wanted = [of for of in levels((model,) if known is None else known.of) if of]
-        if now_ms - self._ages_at_ms >= AGES_VALID_MS or len(self._ages) > AGES_MAX:
-            self._ages, self._ages_at_ms = {}, now_ms
-        if now_ms - self._unknown_at_ms >= UNKNOWN_VALID_MS:
-            self._ages = {of: age for of, age in self._ages.items() if age is not None}
-            self._unknown_at_ms = now_ms
-        lacking = [of for of in wanted if of not in self._ages]
-        if lacking:
-            many = self._latencies.curves(lacking, now_ms, ends_for_age(self._share))
-            newest = self._latencies.curves(lacking, now_ms)
-            self._ages |= {of: hedge_age(many[of], newest[of], self._share) for of in lacking}
-        return next((age for of in wanted if (age := self._ages[of]) is not None), None)
-
-
-def says_of_lane(refusal: AttemptRejected) -> bool:
-    """Whether a refusal says that the lane is in trouble: not the request, and not this worker, which may have taken up
-    the command too late or could not read its body.
-    """
-    if refusal.cause == "unsent":
-        return refusal.code == NEVER_SENT
-    return breaks_of(refusal.cause) is not None or refusal.cause == "later"
+            self.took(fact, models.get(key))

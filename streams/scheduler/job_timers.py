@@ -19,6 +19,7 @@ from streams.fold.rows import decode_row
 from streams.policy.admission import Admission, Gone, Grant, NotYet, TooLate
 from streams.scheduler.admissions import waiter_of
 from streams.scheduler.due import Due, DueIndex
+from streams.scheduler.fallbacks import ClosedLane, LaneFallbacks
 from streams.scheduler.paused_jobs import NoPauses, PausedJobs, PauseGates
 
 Release = Callable[[str], int]
@@ -40,9 +41,10 @@ class JobTimers:
 
     def __init__(
         self, index: DueIndex, row_of: RowOf, release: Release, now_ms: NowMs, admission: Admission,
-        pauses: PauseGates | None = None,
+        pauses: PauseGates | None = None, closed: ClosedLane = lambda _model: None,
     ) -> None:  # fmt: skip
         """:param row_of: the row of a job in an owned partition; None if there is none."""
+        self._fallbacks = LaneFallbacks(closed)
         self._index = index
         self._row_of = row_of
         self._release = release
@@ -66,24 +68,37 @@ class JobTimers:
             self._index.put(due.partition, due.key, due_ms)
             return None
         if _turns(state) and now_ms < state.spec.deadline_at_ms:
-            if isinstance(granted, TooLate) and state.spec.deadline_at_ms - now_ms >= granted.needs_ms:
-                granted = None  # Its deadline was extended meanwhile.
-            if not isinstance(granted, TooLate) and self._paused.hold(place, state.spec, now_ms):
-                self._give_back(place, granted, now_ms)
-                self._admission.drop(place)
-                self._index.put(due.partition, due.key, state.spec.deadline_at_ms)
-                return None
-            turn = granted or self._turn(place, state, now_ms)
-            if turn is None:
-                self._index.put(due.partition, due.key, self._seen_again_ms(state))
-                return None
-            self._paused.forget(place)
-            return self._fact(due.key.decode(), state, turn, due_ms, now_ms)
+            return self._begins(place, state, granted, due_ms, now_ms)
         self._give_back(place, granted, now_ms)
         self._admission.drop(place)
         self._paused.forget(place)
         job_id = due.key.decode()
         return JobTimerFired(id=f"{job_id}/timer/{due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due_ms)
+
+    def _begins(
+        self, place: Key, state: job.Waiting | job.BackingOff, granted: Grant | TooLate | None, due_ms: int, now_ms: int
+    ) -> Message | None:  # fmt: skip
+        """What begins the attempt that is due, or ends the wait for it; None if the job waits."""
+        job_id = place[1].decode()
+        if isinstance(granted, TooLate) and state.spec.deadline_at_ms - now_ms >= granted.needs_ms:
+            granted = None  # Its deadline was extended meanwhile.
+        if not isinstance(granted, TooLate) and self._paused.hold(place, state.spec, now_ms):
+            self._give_back(place, granted, now_ms)
+            self._admission.drop(place)
+            self._index.put(*place, state.spec.deadline_at_ms)
+            return None
+        taken = self._fallbacks.taken(job_id, state, now_ms)
+        if taken is not None:
+            self._give_back(place, granted, now_ms)
+            self._admission.drop(place)
+            self._paused.forget(place)
+            return taken
+        turn = granted or self._turn(place, state, now_ms)
+        if turn is None:
+            self._index.put(*place, self._seen_again_ms(state, now_ms))
+            return None
+        self._paused.forget(place)
+        return self._fact(job_id, state, turn, due_ms, now_ms)
 
     def let_go(self, owned: Collection[int]) -> None:
         """Make due the waiting jobs that have their turn now."""
@@ -146,11 +161,12 @@ class JobTimers:
             waited_for=turn.waited_for,
         )  # fmt: skip
 
-    def _seen_again_ms(self, state: job.Waiting | job.BackingOff) -> int:
-        deadline_ms = state.spec.deadline_at_ms
+    def _seen_again_ms(self, state: job.Waiting | job.BackingOff, now_ms: int) -> int:
+        deadline_ms = min(state.spec.deadline_at_ms, self._fallbacks.asked_again_ms(state, now_ms))
         if isinstance(state, job.BackingOff):
             return deadline_ms
-        return min(deadline_ms, deadline_ms + 1 - self._admission.run_times.least_ms(state.spec.model))
+        least_ms = self._admission.run_times.least_ms(state.spec.model)
+        return min(deadline_ms, state.spec.deadline_at_ms + 1 - least_ms)
 
     def _ask_later(self, model: str, turn: NotYet | None, now_ms: int) -> None:
         if turn is not None:

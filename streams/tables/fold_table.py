@@ -14,6 +14,7 @@ import faust
 from faust.types import TP
 
 from backstop.runtime.errors import ConfigurationError, InvariantError
+from schemas.topics import COMPACTION_LAG_MS, ROW_BYTES_MAX, TOMBSTONE_RETENTION_MS
 from streams.ports import RowWatch
 from streams.tables.changelog import Changelog
 from streams.tables.fold_store import NONE_TAKEN, DamageFound, FoldStore
@@ -22,15 +23,8 @@ from streams.tables.partition_db import PartitionDb, StoreDamagedError, StoreLim
 
 __all__ = ["FoldTable", "PartitionNotOwnedError", "StoreDamagedError", "StoreLimits"]
 
-ROW_BYTES_MAX = 2 * 1024 * 1024
-"""Of one changelog record. Larger than the largest record of a log, so that a row that contains one fits."""
 RECOVERY_CHUNKS_MAX = 2
 """Chunks of a changelog (512 KiB each) that Faust buffers before it applies them. 1 means a global table to Faust."""
-
-TOMBSTONE_RETENTION_MS = 7 * 86_400_000
-
-COMPACTION_LAG_MS = 600_000
-"""To repair a foreign row, an owner may need the row that it replaced: until then compaction must keep both."""
 
 Recovered = Callable[[set[int]], None]
 

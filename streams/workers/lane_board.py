@@ -1,4 +1,5 @@
-"""Shares lanes between workers over the topic `lanes`: one worker notices an outage and sends the probe for all.
+"""Shares lanes between workers over the topic `lanes`: one worker notices an outage and sends the probe for all, and
+what one leaves of a limit another one uses.
 
 The topic is read from its beginning (an hour) and then followed, without a group. It must not delay a job: a fact that
 can't be written counts as read, reading is retried, and meanwhile the worker uses only its own facts.
@@ -16,7 +17,8 @@ from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.settings import RuntimeSettings
-from schemas.lanes import LANE_FACT, LaneFact
+from schemas.lanes import LANE_FACT, CreateFact, LaneFact
+from streams.policy.shared_limits import SharedLimits
 from streams.workers.lanes import Lanes
 
 log = structlog.get_logger()
@@ -28,6 +30,8 @@ WRITE_TIMEOUT_S = 5.0
 FIRST_READ_WAIT_S = 5.0
 """How long a starting worker waits to read which lanes are closed."""
 READ_AGAIN_S = 5.0
+TELL_S = 0.2
+"""Interval at which the worker looks for something to tell of its limits."""
 
 
 class LaneBoard:
@@ -35,10 +39,13 @@ class LaneBoard:
 
     def __init__(
         self, settings: RuntimeSettings, lanes: Lanes, publisher: Publisher, now_ms: NowMs,
-        consumer: Callable[..., Any] = AIOKafkaConsumer,
+        consumer: Callable[..., Any] = AIOKafkaConsumer, limits: SharedLimits | None = None,
     ) -> None:  # fmt: skip
-        """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""
+        """:param limits: what workers tell each other of limits; None where no limits are set.
+        :param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same.
+        """
         self._lanes = lanes
+        self._limits = limits if limits is not None and limits.limited else None
         self._publisher = publisher
         self._now_ms = now_ms
         following = FollowedTopics("lanes", [TOPIC], READ_AGAIN_S)
@@ -57,7 +64,9 @@ class LaneBoard:
     async def run(self, stop: asyncio.Event) -> None:
         """Write and read facts until `stop` is set."""
         async with asyncio.TaskGroup() as tasks:
-            working = (tasks.create_task(self._write_all()), tasks.create_task(self._topic.run()))
+            working = [tasks.create_task(self._write_all()), tasks.create_task(self._topic.run())]
+            if self._limits is not None:
+                working.append(tasks.create_task(self._tell(self._limits)))
             await stop.wait()
             for task in working:
                 task.cancel()  # A start of Kafka's consumer may take a minute where the topic is missing.
@@ -66,7 +75,20 @@ class LaneBoard:
         try:
             self._queue.put_nowait(fact)
         except asyncio.QueueFull:
+            self._not_written(fact)
+
+    async def _tell(self, limits: SharedLimits) -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            for fact in limits.tell(self._now_ms()):
+                self._put(fact)
+
+    def _not_written(self, fact: LaneFact) -> None:
+        """An outcome of a create counts for this worker all the same."""
+        if isinstance(fact, CreateFact):
             self._lanes.read(fact, self._now_ms())
+        elif self._limits is not None:
+            self._limits.lost(fact)
 
     async def _write_all(self) -> None:
         while True:
@@ -78,10 +100,14 @@ class LaneBoard:
             except BrokerUnavailableError as error:
                 log.warning("lane_facts_not_written", count=len(facts), error=str(error))
                 for fact in facts:
-                    self._lanes.read(fact, self._now_ms())
+                    self._not_written(fact)
 
     def _take(self, fact: LaneFact, at_ms: int) -> None:
         now_ms = self._now_ms()
         # Facts from before the start have the broker's time. Later facts are new when read, whatever their writer's
         # clock.
-        self._lanes.read(fact, now_ms if self._topic.tried.is_set() else min(now_ms, at_ms))
+        read_ms = now_ms if self._topic.tried.is_set() else min(now_ms, at_ms)
+        if isinstance(fact, CreateFact):
+            self._lanes.read(fact, read_ms)
+        elif self._limits is not None:
+            self._limits.take(fact, read_ms)

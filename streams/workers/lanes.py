@@ -14,7 +14,7 @@ import structlog
 
 from backstop.runtime.process.clock import NowMs
 from schemas.base import Cause
-from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFailed, CreateServed, LaneFact, ProbeClaimed
+from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFact, CreateFailed, CreateServed, ProbeClaimed
 from streams.policy.lanes import (
     PROBE_ANSWER_MS_MAX,
     PROBE_REPORT_MS,
@@ -48,7 +48,7 @@ ASK_AGAIN_MS_MAX = 1_000
 """Longest interval at which waiting jobs ask: another worker may open the lane meanwhile."""
 
 Changed = Callable[[str, Lane], None]
-Write = Callable[[LaneFact], None]
+Write = Callable[[CreateFact], None]
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Lanes:
     _believed: dict[str, Lane] = field(default_factory=dict, init=False)
     _read: dict[str, Lane] = field(default_factory=dict, init=False)
     """The fold of the facts read from the log."""
-    _unread: dict[str, dict[str, tuple[LaneFact, int]]] = field(default_factory=dict, init=False)
+    _unread: dict[str, dict[str, tuple[CreateFact, int]]] = field(default_factory=dict, init=False)
     """By model and id: own facts that are not read back, oldest first, each with its time."""
     _releasing: dict[str, ReleaseProgress] = field(default_factory=dict, init=False)
     _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict, init=False)
@@ -166,7 +166,7 @@ class Lanes:
     def all(self) -> dict[str, Lane]:
         return dict(self._believed)
 
-    def read(self, fact: LaneFact, at_ms: int) -> None:
+    def read(self, fact: CreateFact, at_ms: int) -> None:
         """Take the next fact of the log, or an own fact that was not written. `at_ms` is the local time of reading."""
         if fact.account != self.account:
             return
@@ -192,7 +192,7 @@ class Lanes:
     def _about(self, model: str) -> dict[str, Any]:
         return {"at_ms": self.now_ms(), "account": self.account, "model": model, "turn": self.of(model).turn}
 
-    def _tell(self, fact: LaneFact) -> None:
+    def _tell(self, fact: CreateFact) -> None:
         """Fold an own fact and publish it, if it changes the lane. A lane without trouble writes nothing."""
         now_ms, lane = self.now_ms(), self.of(fact.model)
         if take(lane, fact, now_ms) == lane:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 import structlog
 
@@ -22,6 +22,7 @@ from backstop.runtime.records import Record
 from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
+from schemas.fallbacks import asked_instead
 from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
 from schemas.pauses import PAUSED_CODE, CreatesPaused
 from schemas.windows import in_window
@@ -36,6 +37,7 @@ from streams.workers.command_memory import SKEW_MS, CommandMemory
 from streams.workers.command_worker import CommandWorker, WorkerParts
 from streams.workers.commands import Commands, Taken
 from streams.workers.facts import ended_at_create
+from streams.workers.lanes import LANES_MAX
 from streams.workers.lifetime import run_until
 from streams.workers.limits import SubmitterLimits
 from streams.workers.metrics import AttemptResult
@@ -53,6 +55,9 @@ REASON_CHARS_MAX = 200
 
 MEMORY_WAIT_MS = 2_000
 """Wait of a create without memory for its request. An upload of 20 MB takes about as long."""
+
+
+SILENT: Final = Rejected("unsent", "provider_silent", "the provider does not answer, so nothing was sent")
 
 
 def _counted_as(cause: Cause) -> AttemptResult:
@@ -97,6 +102,9 @@ class Submitter(CommandWorker):
         self._requests = RequestReader(self._bodies.blobs, self._metrics, LargeRequests())
         self._memories: dict[int, CommandMemory] = {}
         self._memories_epoch = -1
+        self._unheard: set[str] = set()
+        """Models whose last create got no answer that tells its outcome. The next one is preceded by a call that costs
+        nothing: an outage must not use up the retries of jobs, each of which may be paid."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; then finish creates in flight (at most `limits.drain_ms`) and leave the group.
@@ -215,6 +223,8 @@ class Submitter(CommandWorker):
         """Send the create if its lane is open, or if it is the lane's probe."""
         command = item.command
         turn = await self._lanes.send(command.model, command.id, command.answer_within_ms)
+        if isinstance(turn, Go) and command.model in self._unheard and not await self._provider.answers():
+            return self._declined(command, SILENT)
         pause = self._pauses.holding(command)
         if pause is not None or self._now_ms() > command.not_after_ms:  # A probe may have waited for its turn.
             if isinstance(turn, Go) and turn.probe:
@@ -226,6 +236,8 @@ class Submitter(CommandWorker):
             why = turn.why
             return self._rejected(command, Rejected("held", why.code, why.message, wait_ms), held_for=why.cause)
         request = in_window(read.members, soonest=command.soonest is True, continuation_id=command.continuation_id)
+        if command.instead is not None:
+            request = asked_instead(request, command.instead)
         return await self._create(item, request, read.rest)
 
     def _paused(self, command: CreateResponse, pause: CreatesPaused) -> AttemptRejected:
@@ -264,6 +276,7 @@ class Submitter(CommandWorker):
         self, command: CreateResponse, answer: Accepted, sent_at_ms: int, of: LatencyClass
     ) -> AttemptAccepted:
         self._metrics.attempt("accepted" if answer.end is None else "ended")
+        self._unheard.discard(command.model)
         self._lanes.succeeded(command.model, command.id)
         at_ms = self._now_ms()
         end = await self._ended(command, answer.end) if answer.end is not None else None
@@ -308,6 +321,8 @@ class Submitter(CommandWorker):
 
     def _unknown(self, command: CreateResponse, answer: Unknown) -> AttemptUnknown:
         self._metrics.attempt("unknown")
+        if not answer.alarm and len(self._unheard) < LANES_MAX:
+            self._unheard.add(command.model)
         reason = answer.reason[:REASON_CHARS_MAX]
         self._lanes.failed(command.model, command.id, "faulty", "unknown_outcome", told_ms=answer.wait_ms)
         if answer.alarm:
@@ -331,6 +346,8 @@ class Submitter(CommandWorker):
         if answer.unknown_model and self._lanes.served(command.model):
             # A model that was served before is one that the account has lost, not one that a caller misspelt.
             answer = replace(answer, cause="account", alarm=True)
+        if answer.cause != "unsent":
+            self._unheard.discard(command.model)
         self._metrics.attempt(_counted_as(answer.cause))
         self._lanes.failed(command.model, command.id, answer.cause, answer.code, answer.message, answer.wait_ms)
         if answer.limited:

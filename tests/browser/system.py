@@ -28,6 +28,8 @@ SLOW_S = 14.0
 TIME_SCALE = 20.0
 ENDED_WITHIN_S = 40.0
 
+BUDGETS = '[{"tenant": "acme", "per": "month", "usd": 500, "stop": true}]'
+
 
 @dataclass(frozen=True)
 class Running:
@@ -109,7 +111,7 @@ def running_with_keys(folder: Path, bootstrap: str = "", faults: str | None = No
         shape = Shape(
             folder=folder,
             environment={**BRISK, **os.environ, **({"KAFKA_BOOTSTRAP_SERVERS": bootstrap} if bootstrap else {})},
-            settings={"BACKSTOP_KEYS_FILE": str(keys_file)},
+            settings={"BACKSTOP_KEYS_FILE": str(keys_file), "BACKSTOP_BUDGETS": BUDGETS},
             port=0,
             partitions=2,
             faults=faults or json.dumps({"models": {"*": _takes(0.3), SLOW: _takes(SLOW_S)}}),

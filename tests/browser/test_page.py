@@ -83,6 +83,8 @@ def test_costs_are_told_by_group_and_what_is_not_known_is_named(tab: Tab, filled
     tab.go("#/costs")
     expect(page.locator(".costs tbody tr").first).to_be_visible()
     expect(page.locator(".tiles")).to_contain_text("without a price")
+    expect(page.locator(".budgets tbody tr")).to_contain_text("$500.00")
+    expect(page.locator(".budgets tbody tr")).to_contain_text("stops creates when used up")
     page.get_by_label("Groups").select_option("outcome")
     expect(page.locator(".costs th[scope=row]", has_text="failed")).to_be_visible()
     page.get_by_label("Period").select_option("1")

@@ -10,10 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from backstop.runtime.kafka.hardened_fetch import COMPRESSED_RECORDS_MAX
+from backstop.runtime.kafka.record_formats import COMPRESSED_RECORDS_MAX
 from backstop.runtime.kafka.unpacking import TooLargeError, unpack
 from backstop.runtime.record_sizes import UNPACKED_BYTES_MAX
-from tests.hostile.batches import CODECS, GZIP, LZ4, SNAPPY, ZSTD, Batch, Read, compress, record, sized, varint, zeros
+from tests.hostile.batches import (
+    CODECS,
+    GZIP,
+    LZ4,
+    SNAPPY,
+    ZSTD,
+    Batch,
+    Read,
+    compress,
+    message,
+    record,
+    sized,
+    varint,
+    zeros,
+)
 
 MB = 1 << 20
 PACKED_BYTES_MAX = 1_500_000
@@ -92,6 +106,21 @@ def test_the_bound_holds_to_the_byte(codec: int, size: int) -> None:
     assert len(unpack(codec, packed, b"head", size)) == len(b"head") + size
     with pytest.raises(TooLargeError):
         unpack(codec, packed, b"", size - 1)
+
+
+def test_many_empty_blocks_of_snappy_are_refused() -> None:
+    header = b"\x82SNAPPY\0" + bytes([0, 0, 0, 1] * 2)
+    with pytest.raises(TooLargeError, match="blocks"):
+        unpack(SNAPPY, memoryview(header + bytes(4) * 350_000), b"", UNPACKED_BYTES_MAX)
+    block = compress(SNAPPY, b"x" * 1_024)
+    honest = header + (len(block).to_bytes(4, "big") + block) * 20_000
+    assert len(unpack(SNAPPY, memoryview(honest), b"", UNPACKED_BYTES_MAX)) == 20_000 * 1_024
+
+
+def test_message_sets_of_millions_of_messages_are_one_dead_letter() -> None:
+    packed = compress(GZIP, message(None, None) * (COMPRESSED_RECORDS_MAX + 1))
+    found = Read(message(packed, codec=GZIP), end=1).records
+    assert [(each.offset, each.value.reason) for each in found] == [(0, "unreadable")]  # type: ignore[attr-defined]
 
 
 def test_many_small_members_of_gzip_cost_no_more_than_their_bytes() -> None:

@@ -1,8 +1,10 @@
 """Serving without keys: only where it was asked for, and only for programs of this machine."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from backstop.runtime.errors import ConfigurationError
@@ -16,7 +18,11 @@ PROXIES: list[dict[str, str]] = [
     {"X-Forwarded-For": "203.0.113.9"}, {"x-forwarded-host": "api.example"}, {"X-Forwarded-Proto": "https"},
     {"Forwarded": "for=203.0.113.9"}, {"Via": "1.1 varnish"}, {"X-Real-IP": "203.0.113.9"}, {"CF-Ray": "1"},
     {"CDN-Loop": "cloudflare"}, {"True-Client-IP": "203.0.113.9"}, {"X-Envoy-External-Address": "203.0.113.9"},
-    {"X-Amzn-Trace-Id": "Root=1"}, {"X-Original-Host": "api.example"},
+    {"X-Amzn-Trace-Id": "Root=1"}, {"X-Original-Host": "api.example"}, {"x_forwarded_for": "203.0.113.9"},
+    {"HTTP_X_FORWARDED_FOR": "203.0.113.9"}, {"X-Original-Forwarded-For": "203.0.113.9"}, {"WL-Proxy-Client-IP": "1"},
+    {"Proxy-Connection": "keep-alive"}, {"Forwarded-For": "203.0.113.9"}, {"X-Nginx-Proxy": "true"},
+    {"Tailscale-User-Login": "a@b"}, {"X-Vercel-Id": "1"}, {"X-Goog-Authenticated-User-Email": "a@b"},
+    {"Remote-User": "root"}, {"Max-Forwards": "9"}, {"X-Amz-Cf-Id": "1"}, {"X-SSL-Client-Verify": "SUCCESS"},
 ]  # fmt: skip
 PAGES: list[dict[str, str]] = [
     {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": ""}, {"Sec-Fetch-Site": "cross-site"},
@@ -32,6 +38,11 @@ NAMES = [
     "0.0.0.0",
     "[::]",
     "localhost:x",
+    "localhost:",
+    "[::1%25lo]",
+    "localhost.",
+    "a.localhost",
+    "[::ffff:203.0.113.9]",
 ]
 
 
@@ -48,7 +59,7 @@ def test_without_keys_nothing_starts_unless_development_was_asked_for(tmp_path: 
     start(data_dir=tmp_path, development=True)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": []}', '{"v": 2}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": []}', '{"v": 2}', "\ufeff{}", "null", '{"keys": [{}]}'])
 def test_a_keys_file_that_holds_no_keys_ends_the_start(tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys.json"
     path.write_text(content)
@@ -62,9 +73,24 @@ def test_a_keys_file_that_is_named_and_not_there_or_not_readable_ends_the_start(
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
-    for path in (tmp_path / "none.json", folder, tmp_path / "dangling", tmp_path / "none" / "keys.json"):
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for path in (
+        tmp_path / "none.json", folder, tmp_path / "dangling", tmp_path / "none" / "keys.json", tmp_path / "pipe",
+        Path("/dev/zero"),
+    ):  # fmt: skip
         with pytest.raises(ConfigurationError, match="keys file"):
             start(keys_file=path)
+
+
+def test_a_key_that_stands_twice_in_the_file_is_refused_as_one_of_the_two_may_be_revoked(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    entry = {
+        "id": "0" * 12, "tenant": "acme", "scopes": ["read"], "sha256": "0" * 64, "created_at": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    path.write_bytes(orjson.dumps({"keys": [{**entry, "revoked_at": "2026-02-01T00:00:00Z"}, entry]}))
+    path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="000000000000 stands there more than once"):
+        start(keys_file=path)
 
 
 def test_a_keys_file_that_all_users_may_write_is_refused(tmp_path: Path) -> None:
@@ -102,6 +128,11 @@ def test_in_development_no_proxy_no_other_page_and_no_other_name_gets_in() -> No
         # As nginx asks with its default configuration.
         plain = f"GET /v1/caller HTTP/1.0\r\nHost: 127.0.0.1:{ingress.port}\r\nConnection: close\r\n\r\n"
         assert b"forwarded_request" in await raw_exchange(ingress.port, plain.encode())
+        # As a client asks that takes this port for a proxy.
+        meant = (
+            f"GET http://evil.example/v1/caller HTTP/1.1\r\nHost: 127.0.0.1:{ingress.port}\r\nConnection: close\r\n\r\n"
+        )
+        assert b"foreign_host" in await raw_exchange(ingress.port, meant.encode())
 
     with_ingress(story)
 
@@ -115,7 +146,13 @@ def test_in_development_programs_and_the_page_itself_get_in_and_webhooks_from_an
                 "Origin": f"http://localhost:{ingress.port}",
                 "Sec-Fetch-Site": "same-origin",
             },
-            {"Sec-Fetch-Site": "none"},
+            {"Sec-Fetch-Site": "none", "Sec-CH-Prefers-Color-Scheme": "dark"},
+            {
+                "X-Stainless-Retry-Count": "0",
+                "OpenAI-Organization": "org",
+                "X-Client-Request-Id": "1",
+                "traceparent": "0",
+            },
             {"Host": "LOCALHOST"},
             {"Host": f"[::1]:{ingress.port}"},
         ]

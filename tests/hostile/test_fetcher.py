@@ -14,7 +14,7 @@ from aiokafka.protocol.fetch import FetchResponse_v4
 from faust import types as faust_types
 
 import backstop.runtime.kafka.client  # noqa: F401 - each of our processes imports it
-from backstop.runtime.kafka.hardened_fetch import RECORDS_AT_ONCE_MAX
+from backstop.runtime.kafka.fetch_result import BYTES_AT_ONCE_MAX, RECORDS_AT_ONCE_MAX
 from schemas.unreadable import Unreadable
 from streams.faust.fetch import FetchThread
 from tests.hostile.batches import TP, ZSTD, Batch, Headers, batches_from, record, zeros
@@ -107,6 +107,34 @@ def test_a_consumer_takes_a_bounded_number_of_records_at_once_and_loses_none() -
             assert sizes[0] == RECORDS_AT_ONCE_MAX
             assert max(sizes) == RECORDS_AT_ONCE_MAX
             assert leader.fetches <= 2
+
+    asyncio.run(story())
+
+
+def test_a_consumer_takes_a_bounded_number_of_bytes_at_once_and_loses_none() -> None:
+    """Each batch is within the limit of one, and packs 24 MB into 1 KB: a fetch of 1 MiB would hold 24 GB of them."""
+
+    async def story() -> None:
+        value, per_batch = b"a" * 1_000_000, 24
+        log = b"".join(
+            Batch(tuple(record(value, offset=n) for n in range(per_batch)), base=base, codec=ZSTD).bytes()
+            + Batch((record(None, key=value),), base=base + per_batch, codec=ZSTD).bytes()
+            for base in (0, per_batch + 1)
+        )
+        assert len(log) < 10_000
+        end = 2 * (per_batch + 1)
+        async with fetching(log, end) as (fetcher, subscriptions, leader):
+            taken: list[list[Any]] = []
+
+            async def all_read() -> bool:
+                taken.append((await fetcher.fetched_records([], 0.2)).get(TP, []))
+                return subscriptions.subscription.assignment.state_value(TP).position == end
+
+            await eventually(all_read, 20, "all records")
+            assert [each.offset for records in taken for each in records] == list(range(end))
+            sizes = [sum(len(each.value or each.key) for each in records) for records in taken]
+            assert max(sizes) < BYTES_AT_ONCE_MAX + len(value)
+            assert leader.fetches <= 2, "what is taken in turns is not fetched again"
 
     asyncio.run(story())
 

@@ -1,8 +1,11 @@
 """A photo in a body: it is taken where the operator allows it, and costs no more memory than three times its size."""
 
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from backstop.runtime.blobs import FolderBlobs
@@ -18,6 +21,8 @@ CLIENT_BYTES_MAX = 8 << 20
 
 PAUSE_S_MAX = 0.150
 """Beyond the 50 ms of other bodies: one scan, parse or copy of 20 MB is not divisible."""
+
+ITEMS_PAUSE_S_MAX = 0.050
 
 HEADS = {
     "/v1/jobs": (b'{"request":{"model":"m","input":"', b'"}}'),
@@ -82,6 +87,35 @@ def test_a_body_of_twenty_megabytes_costs_little_memory_and_no_long_pause(
     with_ingress(
         story, blobs=FolderBlobs(tmp_path / "blobs"), submit_bytes_max=32 << 20, limits=Limits(submit_body_s=60)
     )
+
+
+@pytest.mark.parametrize("items", [[5_000_000] * 3, [0] * 5_900], ids=["few large ones", "many small ones"])
+def test_the_items_of_a_large_input_are_listed_without_a_long_pause(items: list[int], tmp_path: Path) -> None:
+    asked = {"model": "m", "background": True, "input": [{"role": "user", "content": "x" * size} for size in items]}
+
+    async def story(ingress: Ingress) -> None:
+        sent = io.BytesIO(orjson.dumps(asked))
+        _, made, _ = await ingress.call("POST", "/v1/responses", data=sent, headers=JSON)
+        path = f"/v1/responses/{made['id']}/input_items?limit=2"
+
+        async def listed(query: str) -> Any:
+            status, document, _ = await ingress.call("GET", f"{path}{query}")
+            assert status == 200, document
+            return document
+
+        first = await listed("&order=asc")
+        assert [len(item["content"][0]["text"]) for item in first["data"]] == items[:2]
+        rest = await listed(f"&order=asc&after={first['last_id']}")
+        assert (len(rest["data"]), rest["has_more"]) == (min(2, len(items) - 2), len(items) > 4)
+        assert (await listed(""))["data"][0]["id"] not in {item["id"] for item in first["data"]}
+        assert (await ingress.call("GET", f"{path}&after=none"))[0] == 400
+
+        async def again() -> None:
+            assert (await listed(f"&after={first['first_id']}"))["data"] == []
+
+        assert await least_pause_s(ITEMS_PAUSE_S_MAX, again) <= ITEMS_PAUSE_S_MAX
+
+    with_ingress(story, blobs=FolderBlobs(tmp_path), submit_bytes_max=32 << 20, limits=Limits(submit_body_s=60))
 
 
 def test_what_is_larger_than_allowed_hears_the_limit_and_the_way_out() -> None:

@@ -3,11 +3,12 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 
@@ -21,6 +22,9 @@ from tests.support.waiting import eventually
 from tests.unit.receiver.ingress import Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 from tests.unit.receiver.sdk_caller import ASKED, ended, provided, result_of
+from tests.unit.receiver.test_sdk_keys import CREATED, Ring, ring
+
+__all__ = ["ring"]
 
 TEXT = "Hello. " * 1_200_000
 """Some 8 MB: more than the buffers of the system take."""
@@ -104,6 +108,24 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off_and_frees_its_memory(
 
     reads = asyncio.run(stored(tmp_path))
     with_ingress(story, blobs=FolderBlobs(tmp_path), reads=reads, limits=LIMITS)
+
+
+def test_a_download_ends_with_its_key(tmp_path: Path, ring: Ring) -> None:
+    """A slow client may take minutes for a large answer."""
+    key = ring.add("default")
+
+    async def story(ingress: Ingress) -> None:
+        async with ingress.session.get(f"{ingress.url}{PATH}", headers=key) as answer:
+            taken = len(await answer.content.readany())
+            ring.keys[0] = ring.keys[0].model_copy(update={"revoked_at": CREATED})
+            ring.save()
+            with suppress(aiohttp.ClientPayloadError):
+                while piece := await answer.content.readany():
+                    taken += len(piece)
+            assert taken < len(TEXT)
+
+    reads = asyncio.run(stored(tmp_path))
+    with_ingress(story, blobs=FolderBlobs(tmp_path), reads=reads, keys_file=ring.path)
 
 
 def test_a_waiting_create_is_answered_whatever_the_memory_for_answers_holds(tmp_path: Path) -> None:

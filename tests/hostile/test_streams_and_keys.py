@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 import aiohttp
@@ -32,6 +33,7 @@ ENDS: dict[str, Callable[[ApiKey], ApiKey | None]] = {
     "expired": lambda key: key.model_copy(update={"expires_at": CREATED}),
     "scope taken away": lambda key: key.model_copy(update={"scopes": frozenset({"submit"})}),
     "another tenant's": lambda key: key.model_copy(update={"tenant": "globex"}),
+    "allowed from elsewhere": lambda key: key.model_copy(update={"addresses": (ip_network("203.0.113.0/24"),)}),
     "gone": lambda _key: None,
 }
 

@@ -251,3 +251,42 @@ def test_a_tenant_with_a_rate_hears_what_is_left_of_it(ring: Ring) -> None:
         assert "RateLimit" not in (await ingress.call("GET", "/v1/caller", headers=free))[2].headers
 
     with_ingress(story, keys_file=ring.path)
+
+
+def test_a_key_gives_the_priorities_that_it_may_give_alone(ring: Ring) -> None:
+    free, limited = ring.add("acme"), ring.add("acme")
+    ring.keys[1] = ring.keys[1].model_copy(update={"priorities": frozenset({"bulk"})})
+    ring.save()
+
+    async def story(ingress: Ingress) -> None:
+        for number, (key, given, taken) in enumerate((
+            (limited, "bulk", True), (limited, "interactive", False), (limited, "normal", False),
+            (limited, None, False), (free, "interactive", True), (free, None, True),
+        )):  # fmt: skip
+            before = len(ingress.publisher.landed)
+            job = {**SUBMIT, "job_id": f"j{number}", **({} if given is None else {"priority": given})}
+            status, document, _ = await ingress.call("POST", "/v1/jobs", json=job, headers=key)
+            assert status == (202 if taken else 403), document
+            headers = {**key, **({} if given is None else {"Backstop-Priority": given})}
+            asked = {"model": "m", "input": str(number), "background": True}
+            status, document, _ = await ingress.call("POST", "/v1/responses", json=asked, headers=headers)
+            assert status == (200 if taken else 403), document
+            assert len(ingress.publisher.landed) - before == (2 if taken else 0)
+            if not taken:
+                assert "the priority bulk alone" in document["error"]["message"]
+
+    with_ingress(story, keys_file=ring.path)
+
+
+def test_the_priorities_of_a_key_are_named_at_its_making_and_kept_by_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKSTOP_DATA_DIR", str(tmp_path))
+    runner = CliRunner()
+    assert runner.invoke(keys_command, ["create", "--tenant", "acme", "--priorities", "normal, bulk"]).exit_code == 0
+    (key,) = load_keys(tmp_path / "keys.json").keys
+    assert runner.invoke(keys_command, ["rotate", key.id]).exit_code == 0
+    assert {each.priorities for each in load_keys(tmp_path / "keys.json").keys} == {frozenset({"normal", "bulk"})}
+    refused = runner.invoke(keys_command, ["create", "--tenant", "acme", "--priorities", "urgent"])
+    assert refused.exit_code == 2
+    assert "--priorities" in refused.output

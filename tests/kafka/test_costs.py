@@ -1,6 +1,7 @@
 """The cost ledger of the whole system equals the provider's own ledger, to the token and to the last digit of a dollar.
 
-With retries, a reply that was lost, a cancelled job, tiers, windows, cached prompts, and a model without a price.
+With retries, a reply that was lost, a cancelled job, tiers, windows, cached prompts, and a model without a price. A
+job's own cap and a budget that stops hold by the same ledger.
 """
 
 import json
@@ -53,6 +54,11 @@ tier_percent = { flex = 50, priority = 200 }
 """
 FACTOR = {"default": Decimal(1), "flex": Decimal("0.5"), "priority": Decimal(2)}
 WINDOW = {None: Decimal(1), "soonest": Decimal(1), "8h": Decimal("0.6")}
+BUDGET = {"tenant": "globex", "per": "day", "usd": 0.006, "stop": True}
+ONE_BY_ONE = {"tenant": "globex", "concurrent": 3}
+"""So that few jobs run when the budget is used up."""
+KNOWN_WITHIN_MS = 3_000
+"""After a stop was written, workers know of it: two seconds, and some for a machine that is busy."""
 UNPRICED = "a-model-without-a-price"
 LONG_PROMPT = "A prompt that is long enough to be cached. " * 120
 
@@ -67,7 +73,12 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shape = Shape(
         folder=folder,
         environment={**BRISK, **environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
-        settings={"BACKSTOP_KEYS_FILE": str(keys_file), "BACKSTOP_PRICES_FILE": str(prices)},
+        settings={
+            "BACKSTOP_KEYS_FILE": str(keys_file),
+            "BACKSTOP_PRICES_FILE": str(prices),
+            "BACKSTOP_BUDGETS": json.dumps([BUDGET]),
+            "BACKSTOP_LIMITS": json.dumps([ONE_BY_ONE]),
+        },
         port=0,
         partitions=2,
         time_scale=20.0,
@@ -140,11 +151,7 @@ def test_both_ledgers_agree(running: Running) -> None:
     assert by_outcome.keys() >= {"completed", "failed", "incomplete", "cancelled"}
     assert ask(running, "/v1/costs", tenant="globex")["total"]["attempts"] == 0
 
-    shown = subprocess.run(
-        [sys.executable, "-P", "-m", "backstop.cli", "costs", "--by", "model", "--csv"],
-        env={**os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys["acme"]}, cwd=ROOT,
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout  # fmt: skip
+    shown = backstop(running, "acme", "costs", "--by", "model", "--csv").stdout
     assert shown.splitlines()[0].startswith("model,cost_usd,attempts,unmeasured,unpriced")
     assert UNPRICED in shown
 
@@ -174,3 +181,117 @@ def cost(line: dict[str, Any]) -> Decimal:
         + usage["output_tokens"] * prices["output"]
     ) / 1_000_000  # fmt: skip
     return dollars * FACTOR["default" if line["tier"] == "auto" else line["tier"]] * WINDOW[line["window"]]
+
+
+def test_a_job_spends_no_more_than_its_cap_and_says_so(running: Running) -> None:
+    """Its first attempt fails and is paid; a retry would go beyond what is left."""
+    request = {"model": "own-model", "input": "Hi.", "metadata": {"sim_fault": "run_failed_usage@1"}}
+    caps: dict[str, dict[str, Any]] = {
+        "tokens": {"max_tokens_spent": 50}, "dollars": {"max_cost_usd": 0.001}, "enough": {"max_tokens_spent": 10**6},
+    }  # fmt: skip
+    for name, cap in caps.items():
+        ask(running, "/v1/jobs", {"job_id": f"capped-{name}", "request": request, **cap})
+    long = {**request, "input": "word " * 100}
+    ask(running, "/v1/jobs", {"job_id": "capped-input", "request": long, "max_tokens_spent": 100})
+    shown = {}
+    for name in (*caps, "input"):
+        wait_until(partial(is_over, running, f"capped-{name}"), 60, name, poll_s=0.2)
+        shown[name] = ask(running, f"/v1/jobs/capped-{name}")
+    creates = lines(running.system.ledgers / "creates.jsonl")
+    made = {name: sum(line.get("job") == f"acme:capped-{name}" for line in creates) for name in shown}
+    assert made == {"tokens": 1, "dollars": 1, "enough": 2, "input": 0}
+    assert {name: each["status"] for name, each in shown.items()} == {
+        "tokens": "failed", "dollars": "failed", "enough": "completed", "input": "rejected",
+    }  # fmt: skip
+    spent = shown["tokens"]["result"]["usage"]["total_tokens"]
+    for name, words in (("tokens", f"max_tokens_spent is 50: {spent:,} tokens are spent"), ("dollars", "max_cost_usd")):
+        reason = shown[name]["result"]["reason"]
+        assert reason["code"] == "cost_cap"
+        assert words in reason["message"]
+        assert "server_error" in reason["message"]
+    told = " ".join(ask(running, "/v1/jobs/capped-input/why")["sentences"])
+    assert "its own cap leaves no room" in told
+    assert "It cost nothing" in told
+
+
+def test_a_budget_that_stops_is_exceeded_by_no_more_than_what_runs(running: Running) -> None:
+    """The outputs of the budget, over HTTP and at the command line, say what is spent, reserved, left and held."""
+    jobs = [f"held-{number}" for number in range(60)]
+    for job_id in jobs:
+        ask(running, "/v1/jobs", {"job_id": job_id, "request": {"model": "own-model", "input": "Hi."}}, "globex")
+
+    def stopped() -> Any:
+        (budget,) = ask(running, "/v1/costs", tenant="globex")["budgets"]
+        return budget if budget.get("used_up") and Decimal(budget["reserved_usd"]) == 0 else None
+
+    budget = wait_until(stopped, 120, "the budget to be used up with nothing running", poll_s=0.3)
+    (pause,) = [each for each in ask(running, "/v1/lanes", tenant="globex")["pauses"] if "budget" in each]
+    ledgers = running.system.ledgers
+    made = {line["response"]: line for line in lines(ledgers / "creates.jsonl") if line["job"] in _of("globex", jobs)}
+    ends = {line["response"]: line for line in lines(ledgers / "tokens.jsonl") if line["response"] in made}
+    assert ends.keys() == made.keys(), "nothing runs"
+    spent = sum(cost(line) for line in ends.values())
+    assert Decimal(budget["spent_usd"]) == spent
+    limit, since_ms = Decimal(str(BUDGET["usd"])), pause["since_ms"]
+    late = [line for line in made.values() if line["at_ms"] > since_ms + KNOWN_WITHIN_MS]
+    assert not late, "no create after the workers knew"
+    ran = [end for end in ends.values() if end["at_ms"] > since_ms]
+    assert limit <= spent <= limit + sum(map(cost, ran))
+    assert len(made) < len(jobs)
+
+    assert {name: budget[name] for name in ("per", "limit_usd", "reserved_usd", "unknown", "stops", "used_up")} == {
+        "per": "day", "limit_usd": "0.006", "reserved_usd": "0", "unknown": 0, "stops": True, "used_up": True,
+    }  # fmt: skip
+    shown = backstop(running, "globex", "costs")
+    assert f"${budget['spent_usd']} spent and $0 reserved of $0.006; creates are held" in shown.stderr
+    whole = json.loads(backstop(running, "globex", "costs", "-o", "json").stdout)
+    assert whole["budgets"] == [budget]
+    waits = next(job_id for job_id in jobs if f"globex:{job_id}" not in {line["job"] for line in made.values()})
+    assert "The budget per day of tenant globex holds creates" in backstop(running, "globex", "why", waits).stdout
+    findings = ask(running, "/v1/attention", tenant="globex")
+    assert "budget" in json.dumps(findings)
+    assert ask(running, "/v1/costs", tenant="acme")["budgets"] == []
+    for job_id in jobs:
+        ask(running, f"/v1/jobs/{job_id}/cancel", {}, "globex")
+    wait_until(partial(is_over, running, waits), 30, "a held job to be cancelled", poll_s=0.2)
+    assert ask(running, "/v1/costs", tenant="globex")["total"]["attempts"] == len(made), "what was held cost nothing"
+
+
+def test_a_job_goes_on_with_another_model_and_its_cost_is_that_of_the_model_that_ran(running: Running) -> None:
+    """One whose model refuses for good, and one whose model's lane is held."""
+    faults = {"refused": "create_400@1", "lane": "create_401@1 create_401@2"}
+    fallback = {"to": [{"model": "gpt-6-luna"}], "after_ms": 1_000}
+    for why, fault in faults.items():
+        request = {"model": f"{UNPRICED}-{why}", "input": "Hi.", "metadata": {"sim_fault": fault}}
+        ask(running, "/v1/jobs", {"job_id": f"fell-{why}", "request": request, "fallback": fallback})
+    for why in faults:
+        wait_until(partial(is_over, running, f"fell-{why}"), 90, why, poll_s=0.2)
+        shown = ask(running, f"/v1/jobs/fell-{why}")
+        assert shown["status"] == "completed", shown
+        (brief,) = shown["result"]["fallbacks"]
+        asked = (brief["model"], brief["instead_of"], brief["why"])
+        assert asked == ("gpt-6-luna", f"{UNPRICED}-{why}", why)
+        assert shown["result"]["attempts"][-1]["model"] == "gpt-6-luna"
+        (made,) = [
+            line for line in lines(running.system.ledgers / "creates.jsonl") if line["job"] == f"acme:fell-{why}"
+        ]
+        assert made["model"] == "gpt-6-luna"
+        (end,) = [
+            line for line in lines(running.system.ledgers / "tokens.jsonl") if line["response"] == made["response"]
+        ]
+        assert Decimal(shown["cost"]["cost_usd"]) == cost(end)
+        told = backstop(running, "acme", "why", f"fell-{why}").stdout
+        assert f"The job went on with gpt-6-luna instead of {UNPRICED}-{why}" in told
+        assert "gpt-6-luna from attempt" in backstop(running, "acme", "jobs", "show", f"fell-{why}").stdout
+
+
+def _of(tenant: str, job_ids: list[str]) -> set[str]:
+    return {f"{tenant}:{job_id}" for job_id in job_ids}
+
+
+def backstop(running: Running, tenant: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "backstop.cli", *arguments],
+        env={**os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant]}, cwd=ROOT,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from backstop.dev.broker import Owned
 from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
 from backstop.runtime.kafka.topics import check_topics, create_topics, require_topics
 from backstop.runtime.settings import RuntimeSettings
-from schemas.topics import TOPICS
+from schemas.topics import CHANGELOGS, TOPICS
 
 
 def settings_of(broker: Owned, prefix: str, partitions: int = 3) -> RuntimeSettings:
@@ -32,7 +32,7 @@ def test_topics_are_created_as_wanted_and_creating_again_changes_nothing(broker:
     async def run() -> None:
         settings = settings_of(broker, prefix)
         first = await create_topics(settings)
-        assert first.created == tuple(f"{prefix}{topic.name}" for topic in TOPICS)
+        assert first.created == tuple(f"{prefix}{topic.name}" for topic in (*TOPICS, *CHANGELOGS))
         assert (first.existing, first.differences) == ((), ())
         second = await create_topics(settings)
         assert (second.created, second.differences) == ((), ())
@@ -46,7 +46,7 @@ def test_two_who_create_at_once_do_not_disturb_each_other(broker: Owned, prefix:
     async def run() -> None:
         both = await asyncio.gather(*(create_topics(settings_of(broker, prefix)) for _ in range(2)))
         assert [created.differences for created in both] == [(), ()]
-        names = [f"{prefix}{topic.name}" for topic in TOPICS]
+        names = [f"{prefix}{topic.name}" for topic in (*TOPICS, *CHANGELOGS)]
         assert sorted(both[0].created + both[1].created) == sorted(names), "each was made by one of them"
 
     asyncio.run(run())

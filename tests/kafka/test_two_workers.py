@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from statistics import mean
 from typing import Any
 
@@ -14,7 +15,7 @@ import aiohttp
 import pytest
 
 from backstop.dev.broker import Owned
-from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.kafka.publisher import KafkaPublisher, partition_of
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Priority
@@ -30,6 +31,9 @@ MODEL = "gpt-5.2"
 
 LIMITED = "gpt-5.2-pro"
 PER_MIN = 120
+LENT = "gpt-5.2-lent"
+"""With a limit of its own, and jobs in one partition alone."""
+LENT_PER_MIN = 120
 UNTOLD = "gpt-5.2-mini"
 """The limits of this model are known to the provider only."""
 
@@ -40,7 +44,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    limits = json.dumps([{"model": LIMITED, "requests_per_min": PER_MIN}, {"model": UNTOLD, "discover": True}])
+    told = {LIMITED: PER_MIN, LENT: LENT_PER_MIN}
+    set_limits = [{"model": model, "requests_per_min": per_min} for model, per_min in told.items()]
+    limits = json.dumps([*set_limits, {"model": UNTOLD, "discover": True}])
     with two_workers(broker, tmp_path_factory.mktemp("system"), time_scale=20.0, limits=limits) as running:
         yield running
 
@@ -112,6 +118,28 @@ def test_two_workers_keep_a_limit_together_and_let_classes_go_in_order(running: 
     places = {priority: [n for n, (_, name) in enumerate(made) if name.startswith(priority)] for priority in counts}
     assert mean(places["interactive"]) < mean(places["normal"]) < mean(places["bulk"]), places
     assert max(places["interactive"]) < max(places["bulk"]), places
+
+
+def test_a_worker_at_whose_partitions_all_jobs_lie_uses_the_share_of_the_other_one(running: Running) -> None:
+    """Its own share alone would let these jobs begin within 36 s."""
+    of_one = (f"lent-{number}" for number in count())
+    names: list[tuple[str, Priority]] = [
+        (name, "normal") for name in islice((name for name in of_one if in_first_partition(name)), 40)
+    ]
+    asyncio.run(_submit(running, names, make_clock()() + 5_000, LENT))
+    wait_until(
+        lambda: all(job(running, name)["status"] == "completed" for name, _ in names),
+        150, "all jobs", poll_s=2,
+    )  # fmt: skip
+    times_ms = sorted(granted_ms(running, name) for name, _ in names)
+    assert times_ms[-1] - times_ms[0] <= 28_000, times_ms
+    for start_ms in times_ms:
+        most = LENT_PER_MIN * (10_000 + BURST_S * 1_000) / 60_000 + len(WORKERS)
+        assert sum(start_ms <= at_ms < start_ms + 10_000 for at_ms in times_ms) <= most, times_ms
+
+
+def in_first_partition(name: str) -> bool:
+    return partition_of(f"acme:{name}".encode(), range(4), range(4)) == 0
 
 
 def test_a_limit_that_only_the_provider_knows_is_kept_as_its_headers_tell_it(running: Running) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from schemas.base import Priority
 from streams.policy.admission import Admission, Grant, NotYet, TooLate
 from streams.policy.buckets import BURST_S, Bucket, Requests
-from streams.policy.limiter import Limiter, Rates
+from streams.policy.limiter import Limiter
 from streams.policy.limits import NO_LIMITS, PRIORITIES, read_rules
+from streams.policy.rates import Rates
 from streams.policy.sizes import Asked
 from streams.policy.turns import Turns
 from streams.policy.waiting import Waiter

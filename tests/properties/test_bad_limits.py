@@ -17,8 +17,9 @@ from streams.fold.job_states import Waiting
 from streams.fold.step import Ignored
 from streams.policy.admission import Admission, Grant
 from streams.policy.buckets import BURST_S
-from streams.policy.limiter import Limiter, LimitsTold, Rates
+from streams.policy.limiter import Limiter
 from streams.policy.limits import read_rules
+from streams.policy.rates import LimitsTold, Rates
 from tests.properties.test_admission import TOKENS, granted, waiter
 from tests.support.builders import T0, submitted
 

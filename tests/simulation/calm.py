@@ -38,6 +38,11 @@ class Scene:
     webhook_lost: float = 0.3
     failed: float = 0.0
     """The share of attempts that fail without usage."""
+    hedged: bool = False
+    """All jobs may have a second attempt beside a slow one."""
+    hedge_share: float | None = None
+    """None: as in other simulations, with runs known from before. Otherwise a worker that has to learn them."""
+    arrival_s: float = 60.0
     seed: int = 1
 
 
@@ -70,8 +75,9 @@ class CalmSystem(System):
             await super()._host(name, starts_s)
 
     async def _submit(self, job_id: str) -> None:
-        await asyncio.sleep(Random(f"{self.scene.seed} {job_id}").random() * self.chaos.mixture.arrival_s)
-        submit = Submit(job_id=job_id, request={"model": "m", "input": "x"}, timeout_ms=TIMEOUT_MS)
+        await asyncio.sleep(Random(f"{self.scene.seed} {job_id}").random() * self.scene.arrival_s)
+        hedge = True if self.scene.hedged else None
+        submit = Submit(job_id=job_id, request={"model": "m", "input": "x"}, timeout_ms=TIMEOUT_MS, hedge=hedge)
         self.upstream.bodies[job_id] = submit
         await self._by_http(job_id, submit)
         self.upstream.done += 1
@@ -89,6 +95,8 @@ def calm_run(
         chaos._away.clear()
         system = CalmSystem(chaos, scene.jobs, RIGHT, learned=learned, polls=polls)
         system.scene = scene
+        if scene.hedge_share is not None:
+            system.hedging = {"hedge_share": scene.hedge_share, "knows_runs": False}
         system.provider = CalmProvider(chaos, system._webhook)
         system.provider.scene = scene
         system.policy = system.policy.model_copy(update=retries or {})

@@ -58,12 +58,17 @@ class Mixture:
     """
     hedge: float = 0.0
     """The share of jobs that ask for a second attempt beside a slow one."""
+    capped: float = 0.0
+    """The share of jobs with a cap of their own, of a few attempts."""
+    falls_back: float = 0.0
+    """The share of jobs that may go on with another model."""
     create_only: str = ""
     """The only fault of creates; empty: any. Tests, not seeds, set this and the fields below (see `Chaos`)."""
     poll_only: str = ""
     run_only: str = ""
     provider_away: tuple[tuple[float, float, str], ...] = ()
-    """(from, to, answer): seconds of the run between which all creates get one answer, a name in `provider.HEARD`."""
+    """(from, to, answer): seconds of the run between which all creates get one answer, a name in
+    `provider.HEARD`; behind `provider.POLLS_TOO`, polls as well."""
     webhook_late_s: float = 0.0
     """Added to the delay of every webhook."""
     clock_s: float = 0.0

@@ -126,13 +126,18 @@ class Provider:
 
     def away(self) -> Reply | None:
         """Count this create. Returns the answer that all creates get now, if there is one."""
+        self.creates[int(self.chaos.loop.time() // 60)] += 1
+        kind = self.outage()
+        return HEARD[kind.removeprefix(POLLS_TOO)] if kind else None
+
+    def outage(self) -> str:
+        """What is answered now; empty if there is no outage."""
         now_s = self.chaos.loop.time()
-        self.creates[int(now_s // 60)] += 1
-        for from_s, to_s, heard in self.chaos.mixture.provider_away:
+        for from_s, to_s, kind in self.chaos.mixture.provider_away:
             if from_s <= now_s < to_s:
-                self.chaos.met.add(f"provider away {heard}")
-                return HEARD[heard]
-        return None
+                self.chaos.met.add(f"provider away {kind}")
+                return kind
+        return ""
 
     def cancel(self, response: Response) -> None:
         """End the response, unless it has ended."""
@@ -231,6 +236,9 @@ def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> 
     return ProviderAnswer(status, headers or {}, {"error": {"code": code, "message": "no"}})
 
 
+POLLS_TOO = "polls too: "
+"""Begins the name of an outage that answers polls in the same way as creates."""
+
 HEARD: dict[str, Reply] = {
     "never_sent": Fault("never_sent"),
     "lost": Fault("lost"),
@@ -320,6 +328,9 @@ class Client:
     async def retrieve(self, response_id: str, include: Sequence[str] = ()) -> Reply:
         life, chaos = self._life, self._life.chaos
         await life.point("poll.send")
+        outage = self._provider.outage()
+        if outage.startswith(POLLS_TOO):
+            return HEARD[outage.removeprefix(POLLS_TOO)]
         self._provider.polls[response_id] += 1
         fault = ""
         if chaos.chance(chaos.mixture.poll_fault):

@@ -13,8 +13,9 @@ from receiver.ingress.webhooks import WebhookRules, to_message
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.codec import canonical
 from schemas.requests import Adopt, Cancel, Submit
+from streams.adoptions import PreparedAdoption, to_adopted
 from streams.policy.polls import PollPolicy
-from streams.submission import PreparedAdoption, SubmissionPolicy, prepare, to_adopted, to_cancel, to_submitted
+from streams.submission import SubmissionPolicy, prepare, to_cancel, to_submitted
 from tests.simulation.blobs import MemoryBlobs
 from tests.simulation.broker import FOLD_TOPICS, Broker
 from tests.simulation.chaos import Chaos, Life
@@ -51,6 +52,17 @@ class Upstream:
     done: int = 0
 
 
+def spending_of(chaos: Chaos, job_id: str) -> dict[str, Any]:
+    """A job's own cap and fallback; drawn apart, so that all else stays the same."""
+    random = Random(f"spending {chaos.seed} {job_id}")
+    given: dict[str, Any] = {}
+    if random.random() < chaos.mixture.capped:
+        given["max_tokens_spent"] = random.choice((2_100, 4_200, 9_000))
+    if random.random() < chaos.mixture.falls_back:
+        given["fallback"] = {"to": [{"model": "m2"}, {"model": "m3"}], "after_ms": random.choice((1_000, 5_000))}
+    return given
+
+
 class System:
     def __init__(
         self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False, operators: bool = False,
@@ -78,6 +90,8 @@ class System:
             create_timeout_ms=3_000, adoption_grace_ms=random.choice((500, 6_000)),
             missing_grace_ms=random.choice((1_000, 6_000)), missing_patience_ms=3_000, forget_after_ms=600_000,
         )  # fmt: skip
+        self.hedging: dict[str, Any] = {}
+        """Of a worker: `hedge_share`, `knows_runs`."""
         self.workers: dict[str, Worker] = {}
         self._stores: dict[str, LocalStores] = {}
         self._lives = 0
@@ -101,7 +115,7 @@ class System:
             life = Life(chaos, f"{name}.{self._lives}", skew_ms)
             worker = self.workers[name] = Worker(
                 life, name, self.broker, self.provider, stores, self.blobs, self.policy, self.handled, self.wrong,
-                learned=self._learned, polls=self._polls,
+                learned=self._learned, polls=self._polls, **self.hedging,
             )  # fmt: skip
             chaos.note(life.name, "START", f"skew {skew_ms} ms")
             worker.start()
@@ -129,6 +143,7 @@ class System:
             job_id=job_id, request={"model": "m", "input": text},
             timeout_ms=random.choice((3_000, 20_000, 40_000, 70_000)), tags=(job_id,),
             hedge=True if Random(f"hedge {job_id}").random() < chaos.mixture.hedge else None,
+            **spending_of(chaos, job_id),
             **(turn_of(chaos.seed, job_id) if self._operators else {}),
         )  # fmt: skip
         self.upstream.bodies[job_id] = submit

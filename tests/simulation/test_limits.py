@@ -4,7 +4,9 @@
 
 import pytest
 
-from bench.limits_course import Course, Headers, Scene, limited
+from bench.limits_course import limited
+from bench.limits_scene import Course, Headers, Scene
+from streams.policy.lending import FRESH_MS
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -15,6 +17,19 @@ def test_the_limit_is_used_and_few_creates_are_refused(workers: int, seed: int) 
     assert course.refusals <= 0.01, course.refused
     assert course.refused_first <= 0.01, course.refused
     assert abs(course.error) <= 0.10
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_the_limit_is_used_where_all_jobs_lie_at_one_worker(workers: int) -> None:
+    course = limited(Scene(workers=workers, minutes=6, lies_at=0))
+    assert course.share(1, 6) >= 0.95, course.used
+    assert course.refusals <= 0.01, course.refused
+
+
+def test_partitions_that_move_cost_seconds_of_a_lent_limit() -> None:
+    course = limited(Scene(workers=4, minutes=8, lies_at=0, moves=((240, (1, 1, 9, 1)), (360, (12, 0, 0, 0)))))
+    assert min(course.granted(second + 5, 60) for second in (240, 360)) >= 0.9
+    assert course.most_granted(2, 8) <= 1 + 3 / 60 + 3 * 4 * 1_324 / 100_000 + FRESH_MS / 60_000
 
 
 def test_a_bulk_backlog_delays_no_interactive_job() -> None:
@@ -52,6 +67,15 @@ def test_a_limit_that_changes_without_notice_is_followed_within_a_minute_where_h
     assert course.refusals <= 0.01, course.refused
 
 
+def test_a_limit_that_changes_is_followed_where_all_jobs_lie_at_one_worker() -> None:
+    scene = Scene(
+        workers=2, minutes=8, told_limit=None, headers="true", changes=((4, 50_000.0),), load=4.0, lies_at=0
+    )  # fmt: skip
+    course = limited(scene)
+    assert course.share(5, 8) >= 0.95, course.used
+    assert course.refusals <= 0.01, course.refused
+
+
 def test_a_limit_that_headers_tell_is_used_from_the_first_minute_on() -> None:
     course = limited(Scene(minutes=5, told_limit=None, headers="true"))
     assert course.used[0] >= 0.9
@@ -62,6 +86,13 @@ def test_a_limit_that_nothing_tells_is_found_out_within_five_minutes() -> None:
     course = limited(Scene(minutes=12, told_limit=None))
     assert course.share(3, 12) >= 0.9, course.used
     assert course.refusals <= 0.05, course.refused
+
+
+@pytest.mark.long
+def test_four_workers_find_a_limit_out_together() -> None:
+    course = limited(Scene(workers=4, minutes=12, told_limit=None))
+    assert course.share(5, 12) >= 0.95, course.used
+    assert course.refusals <= 0.01, course.refused
 
 
 @pytest.mark.parametrize(("headers", "least"), [("zero", 0.2), ("low", 0.01), ("high", 0.95)])
@@ -85,3 +116,5 @@ def test_no_wave_follows_ten_minutes_without_creates() -> None:
     usual = 100_000 / 1_324
     assert course.grants.get(12, 0) <= 1.6 * usual, course.grants
     assert sum(course.refused.get(minute, 0) for minute in range(12, 16)) <= 8, course.refused
+    assert max(course.probes[minute] for minute in range(4, 12)) <= 1, course.probes
+    assert 0 <= min(at_ms for at_ms in course.accepted_ms if at_ms >= 12 * 60_000) - 12 * 60_000 <= 60_000

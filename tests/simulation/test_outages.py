@@ -6,6 +6,7 @@ import pytest
 
 from streams.policy.lanes import FAILURES_MAX
 from tests.simulation.outages import ALL_KINDS, HOUR_S, Course, away
+from tests.simulation.provider import POLLS_TOO
 
 JOBS = 300
 FIRST_MINUTE = FAILURES_MAX + 3
@@ -41,6 +42,24 @@ def test_workers_that_start_in_an_outage_begin_closed() -> None:
 
 def test_all_kinds_one_after_the_other() -> None:
     check(away(JOBS, ALL_KINDS, each_s=HOUR_S / len(ALL_KINDS), workers=2))
+
+
+@pytest.mark.parametrize("kind", ["lost", "timeout", "502", "529"])
+def test_a_silence_costs_few_jobs_no_retry(kind: str) -> None:
+    """Each create into a silence may be paid. Few jobs would use up their retries: each probe is one of them."""
+    course = away(6, (POLLS_TOO + kind,), each_s=HOUR_S)
+    assert not course.defects
+    assert set(course.outcomes) <= {"completed", "open"}, course
+    assert course.not_accepted == 0, course
+    assert sum(course.creates_away) <= 2, course  # of the first half minute, in which a poll was heard before
+
+
+@pytest.mark.parametrize("kind", ["502", "529"])
+def test_doubts_outlast_an_hour_while_polls_are_answered(kind: str) -> None:
+    """The one job that meets it is each of the lane's probes. Its last doubts are spread up to its deadline."""
+    course = away(2, (kind,), each_s=HOUR_S)
+    assert not course.defects
+    assert set(course.outcomes) <= {"completed", "open"}, course
 
 
 @pytest.mark.parametrize("kind", ["502", "529"])

@@ -79,8 +79,9 @@ class Worker:
     def __init__(
         self, life: Life, host: str, broker: Broker, provider: Provider, stores: LocalStores, blobs: MemoryBlobs,
         policy: SubmissionPolicy, handled: set[tuple[str, int, int]], wrong: Wrong, polls: PollPolicy = POLLS,
-        calls_per_s: float = 250.0, learned: bool = False,
+        calls_per_s: float = 250.0, learned: bool = False, hedge_share: float = HEDGE_SHARE, knows_runs: bool = True,
     ) -> None:  # fmt: skip
+        """:param knows_runs: it has read of runs before this one, so that it may permit hedges from the beginning."""
         self.life = life
         self.host = host
         self._broker = broker
@@ -99,8 +100,8 @@ class Worker:
         )
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
-        latencies = known_runs(life.now_ms())
-        self._hedges = Hedges(latencies, HEDGE_SHARE, troubled=lanes.troubled)
+        latencies = known_runs(life.now_ms()) if knows_runs else Latencies()
+        self._hedges = Hedges(latencies, hedge_share, troubled=lanes.troubled)
         self._hedge_runs = HedgeRuns(latencies, life.now_ms)
         self.jobs = self._fold(JOB_FOLD, "job_timers", lanes=lanes, also=self._hedges.taken)
         self.responses = self._fold(
@@ -221,7 +222,8 @@ class FoldParts:
             results=results, index=self.index, now_ms=life.now_ms, taken=both(taken, also),
         )  # fmt: skip
         self._held = JobTimers(
-            self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission
+            self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission,
+            closed=lambda model: lanes.of(model).closed if lanes else None,
         )  # fmt: skip
         if hedges is not None and make_timer is not None:
             make_timer = HedgeTimers(make_timer, self.index, hedges)

@@ -11,6 +11,7 @@ from schemas.jobs import (
     AttemptSettled,
     AttemptUnknown,
     CancelRequested,
+    FallbackTaken,
     HedgePermitted,
     JobAdmitted,
     JobChanged,
@@ -196,6 +197,12 @@ def admitted(at_ms: int = T0 + 1_000, job_id: str = JOB) -> JobAdmitted:
     return JobAdmitted(
         id=f"{job_id}/admitted", at_ms=at_ms, job_id=job_id, reserved_tokens=1_500, waited_for="tokens_per_min"
     )  # fmt: skip
+
+
+def fallback_taken(at_ms: int, number: int = 1) -> FallbackTaken:
+    return FallbackTaken(
+        id=f"{JOB}/fallback/{number}", at_ms=at_ms, job_id=JOB, number=number, closed_ms=61_000, code="invalid_api_key"
+    )
 
 
 def found_too_late(at_ms: int = T0 + 1_000, job_id: str = JOB, needs_ms: int = 60_000) -> JobFoundTooLate:

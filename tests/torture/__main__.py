@@ -15,7 +15,7 @@ import orjson
 
 from backstop.cli.interrupts import OnKill, run_interruptible
 from backstop.dev.broker import BrokerError, local_kafka
-from tests.torture.plan import Plan
+from tests.torture.plan import Plan, rate_per_s, usual_limits
 from tests.torture.report import as_json, as_markdown
 from tests.torture.run import run
 
@@ -28,8 +28,8 @@ def main() -> int:
     plan = Plan(
         folder=folder, jobs=arguments.jobs, minutes=arguments.minutes, seed=arguments.seed, workers=arguments.workers,
         faults=arguments.faults, short=arguments.short, breaks=not arguments.calm,
-        timeout_ms=int(arguments.timeout * 1000), limits=arguments.limits,
-        operators=arguments.operators,
+        timeout_ms=int(arguments.timeout * 1000), operators=arguments.operators, budget=arguments.budget,
+        limits=_limits(arguments.limits, rate_per_s(arguments.jobs, arguments.minutes)),
     )  # fmt: skip
     code = NOT_RUN
 
@@ -64,6 +64,10 @@ def _keep_or_remove(folder: Path, keep: Path | None, *, failed: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _limits(asked: str, jobs_per_s: float) -> str:
+    return {"usual": usual_limits(jobs_per_s), "none": ""}.get(asked, asked)
+
+
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -76,8 +80,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=60.0, help="deadline of each job in seconds")
     parser.add_argument("--faults", default="torture", help="the simulator's profile")
-    parser.add_argument("--limits", default="", help="as BACKSTOP_LIMITS; jobs then have priorities and start times")
-    parser.add_argument("--operators", action="store_true", help="pause, change and retry jobs in bulk meanwhile")
+    parser.add_argument(
+        "--limits", default="usual", help="as BACKSTOP_LIMITS, usual (of each kind, with room), or none; with limits, "
+        "jobs have priorities and start times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", action=argparse.BooleanOptionalAction, default=True, help="a budget stops creates again and again"
+    )
+    parser.add_argument(
+        "--operators", action=argparse.BooleanOptionalAction, default=True,
+        help="pause, change and retry jobs in bulk meanwhile",
+    )  # fmt: skip
     parser.add_argument("--short", action="store_true", help="each kind of trouble once")
     parser.add_argument("--calm", action="store_true", help="break nothing but the provider, for comparison")
     parser.add_argument("--report", type=Path, help="Markdown; the JSON goes beside it")

@@ -110,6 +110,10 @@ class Child:
         self._keeper = asyncio.create_task(self._keep(self._unwanted), name=f"keep-{self.name}")
         self._watcher = asyncio.create_task(self._thaw_what_is_frozen(), name=f"thaw-{self.name}")
 
+    def set(self, settings: Mapping[str, str]) -> None:
+        """Change settings, from its next start on."""
+        self._environment = {**self._environment, **settings}
+
     def kill(self) -> bool:
         """SIGKILL; it comes back after `restart_after_s`. False where it is down already."""
         if self.pid is None:

@@ -1,5 +1,6 @@
 """What a run is: how many jobs, for how long, on what, and the settings under which everything ends within minutes."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,6 @@ SETTINGS: Final[dict[str, str]] = {
     "BACKSTOP_POLL_SPACING_MAX_MS": "5000",
     "BACKSTOP_POLL_REPORT_MS": "15000",
     "BACKSTOP_POLL_RATE_RECOVERY_SHARE_PER_MIN": f"{0.1 * TIME_SCALE:g}",
-    "BACKSTOP_CREATE_TIMEOUT_MS": "3000",
     "BACKSTOP_POLL_TIMEOUT_MS": "3000",
     "BACKSTOP_CLAIM_GRACE_MS": "2000",
     "BACKSTOP_SUBMISSION_CREATE_TIMEOUT_MS": "3000",
@@ -46,6 +46,35 @@ SETTINGS: Final[dict[str, str]] = {
     "BACKSTOP_HEDGE_LANE_REST_MS": "1000",
     "BACKSTOP_READMODEL_SWEEP_INTERVAL_MS": "5000",
 }
+
+
+FIRST_USD: Final = 0.005
+"""The first budget of a run: some tens of its cheap jobs."""
+
+
+def budget_of(usd: float) -> dict[str, str]:
+    """The setting of processes that read the budget. A run has one tenant."""
+    budget = {"tenant": "default", "per": "day", "usd": round(usd, 4), "stop": True}
+    return {"BACKSTOP_BUDGETS": json.dumps([budget])}
+
+
+def rate_per_s(jobs: int, minutes: float) -> float:
+    """At what rate the jobs of a run are submitted."""
+    return jobs / max(1.0, minutes * 60 * 0.92)
+
+
+def usual_limits(jobs_per_s: float) -> str:
+    """Limits that hold jobs back now and then, with room to catch up: of rates, tokens and jobs at one time, and those
+    that the provider tells or that refusals show.
+    """
+    per_min = max(60, round(60 * jobs_per_s))
+    rules: list[dict[str, object]] = [
+        {"model": "gpt-5.2", "requests_per_min": 2 * per_min, "concurrent": max(20, per_min)},
+        {"model": "gpt-5.2-mini", "tokens_per_min": 20_000 * per_min, "discover": True},
+        {"model": "o4-*", "requests_per_min": 2 * per_min, "tokens_per_day": 10**9},
+        {"tenant": "default", "requests_per_min": 4 * per_min, "weight": 2},
+    ]
+    return json.dumps(rules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +107,8 @@ class Plan:
     """As `BACKSTOP_LIMITS`. With limits, jobs have priorities, and some begin later."""
     operators: bool = False
     """Whether operators pause models, change priorities and deadlines, and retry ended jobs meanwhile."""
+    budget: bool = False
+    """Whether a budget stops creates again and again, and is raised."""
     patch: Path | None = None
     """A bug to plant into the copy of the code that the processes run from."""
 
@@ -88,4 +119,4 @@ class Plan:
 
     @property
     def rate_per_s(self) -> float:
-        return self.jobs / max(1.0, self.minutes * 60 * 0.92)
+        return rate_per_s(self.jobs, self.minutes)

@@ -40,6 +40,7 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
             "jobs": plan.jobs, "minutes": plan.minutes, "seed": plan.seed, "workers": plan.workers,
             "projections": plan.projections, "partitions": plan.partitions, "faults": plan.faults,
             "timeout_ms": plan.timeout_ms, "time_scale": TIME_SCALE, "short": plan.short,
+            "limits": plan.limits, "operators": plan.operators, "budget": plan.budget,
         },
         "machine": await machine(kafka),
         "seconds": {name: round(value, 1) for name, value in outcome.seconds.items()},

@@ -23,7 +23,7 @@ from backstop.runtime.kafka.topics import create_topics, refuse_fatal
 from backstop.runtime.settings import RuntimeSettings
 from tests.support.fault_proxy import FaultProxy
 from tests.torture.children import Child, Deal, Kind, Log, Ready
-from tests.torture.plan import FREEZE_S, SETTINGS, TIME_SCALE, Plan
+from tests.torture.plan import FIRST_USD, FREEZE_S, SETTINGS, TIME_SCALE, Plan, budget_of
 from tests.torture.tree import copy_tree
 
 LISTENERS: dict[str, Kind] = {"CLIENT": "worker", "SERVE": "serve", "PROJECTION": "projection"}
@@ -220,6 +220,7 @@ def _environment(
         "BACKSTOP_TOPIC_PREFIX": runtime.topic_prefix,
         "BACKSTOP_PARTITIONS": str(runtime.partitions),
         "BACKSTOP_LIMITS": plan.limits,
+        **(budget_of(FIRST_USD) if plan.budget else {}),
         "BACKSTOP_METRICS_PUBLIC": "true",
         "BACKSTOP_HOST": HOST,
         "BACKSTOP_DEVELOPMENT": "true",

@@ -16,6 +16,7 @@ from tests.torture.driver import Driver, Submitted
 from tests.torture.evidence import Evidence, read_rest, settle
 from tests.torture.failpoint_deck import FAILPOINTS, REBUILD, FailpointDeck
 from tests.torture.judge import Verdict, judge
+from tests.torture.money import Money
 from tests.torture.operators import Operators
 from tests.torture.plan import Plan
 from tests.torture.rebuild import rebuild_says
@@ -46,6 +47,14 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """What acts beside the upstream services and the faults."""
+
+    operators: Operators
+    money: Money
+
+
 async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], None]) -> Outcome:
     """To the end. `on_kill` is handed what ends everything at once."""
     began_s = monotonic_s()
@@ -62,7 +71,7 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
         tell(f"all up after {seconds['start']:.1f} s; {plan.jobs} jobs at {plan.rate_per_s:.1f} a second")
         driver, schedule = Driver(rig, make_clock()), Schedule(rig, tell, deck)
         began_s = monotonic_s()
-        await _break_it(plan, driver, schedule, deck, Operators(rig, make_clock()))
+        await _break_it(plan, driver, schedule, deck, _Others(Operators(rig, make_clock()), Money(rig)))
         seconds["broken"] = monotonic_s() - began_s
         tell(f"healed; {len(driver.seen.acknowledged)} jobs acknowledged, waiting for what is open")
         healed_at_ms = make_clock()()
@@ -79,10 +88,11 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
 
 
 async def _break_it(
-    plan: Plan, driver: Driver, schedule: Schedule, deck: FailpointDeck, operators: Operators
+    plan: Plan, driver: Driver, schedule: Schedule, deck: FailpointDeck, others: _Others
 ) -> None:  # fmt: skip
     submitting = asyncio.create_task(driver.run(), name="driver")
-    operating = asyncio.create_task(operators.run() if plan.operators else asyncio.sleep(0), name="operators")
+    operating = asyncio.create_task(others.operators.run() if plan.operators else asyncio.sleep(0), name="operators")
+    spending = asyncio.create_task(others.money.run() if plan.budget else asyncio.sleep(0), name="money")
     try:
         if plan.breaks:
             deck.on = True
@@ -92,8 +102,12 @@ async def _break_it(
         if not plan.breaks:
             await asyncio.wait({submitting}, timeout=plan.minutes * 60)
         operating.cancel()
-        await asyncio.gather(operating, return_exceptions=True)
-        schedule.done.faults.update(operators.done)
+        spending.cancel()
+        await asyncio.gather(operating, spending, return_exceptions=True)
+        if plan.budget:
+            await others.money.lift()
+        schedule.done.faults.update(others.operators.done)
+        schedule.done.faults.update(others.money.done)
         try:
             async with asyncio.timeout(SUBMIT_WITHIN_S + plan.minutes * 60):
                 await submitting
@@ -103,7 +117,8 @@ async def _break_it(
         deck.on = False
         submitting.cancel()
         operating.cancel()
-        await asyncio.gather(submitting, operating, return_exceptions=True)
+        spending.cancel()
+        await asyncio.gather(submitting, operating, spending, return_exceptions=True)
 
 
 async def _poll(

@@ -7,6 +7,8 @@ from html import escape
 from typing import Final
 
 from backstop.audit.latency import plots
+from backstop.audit.latency.foreground import ForegroundFigures
+from backstop.audit.latency.foreground_text import foreground_section
 from backstop.audit.latency.rows import LatencyRows, ResponseRun
 from backstop.audit.latency.statistics import Interval, Sample, quantiles, survival
 from backstop.audit.latency.summary import FEW, MISSED_AFTER_MS, STAGES, LatencyGroup, Misses, Stage, Summary, missed
@@ -41,11 +43,11 @@ font-size:12px}.line{fill:none;stroke-width:2}.whisker{stroke-width:3;opacity:.4
 """
 
 
-def page(rows: LatencyRows, summary: Summary) -> str:
+def page(rows: LatencyRows, summary: Summary, foreground: ForegroundFigures | None = None) -> str:
     whole = summary.groups[0]
     parts = [
         "<h1>Latency of background responses</h1>", f'<p class="soft">{_when(summary)}</p>', _lead(summary, whole),
-        "<h2>What these figures show, and what they do not</h2>", _words(summary),
+        "<h2>What these figures show, and what they do not</h2>", _words(summary, foreground),
         "<h2>The spans of a job</h2>", _figure(_spans_plot(whole), "Dots: median, 95 % and 99 %. Bars: their 95 % "
         "confidence intervals; dashed where the sample is too small for an upper bound."),
         _definitions(), _table([whole], "All jobs"),
@@ -58,6 +60,7 @@ def page(rows: LatencyRows, summary: Summary) -> str:
         "<h2>Run time by service tier</h2>", _table([g for g in summary.groups if g.by == "tier"], "Tier"),
         "<h2>Webhooks</h2>", _misses(summary), _figure(_webhook_plot(rows), "Share of ended responses whose webhook "
         "has come, by the time since the end. What is missing at the right end is lost or late."),
+        "" if foreground is None else foreground_section(foreground),
     ]  # fmt: skip
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Latency report</title>'
@@ -91,7 +94,7 @@ def _lead(summary: Summary, whole: LatencyGroup) -> str:
     )
 
 
-def _words(summary: Summary) -> str:
+def _words(summary: Summary, foreground: ForegroundFigures | None) -> str:
     control = (
         f"{summary.control.ends} ends belong to a control group: jobs chosen by a hash of their id alone, and polled "
         "as if no webhook came. Their ends are known without the webhook, so their share of lost webhooks is unbiased. "
@@ -100,6 +103,11 @@ def _words(summary: Summary) -> str:
         else "There is no control group in this range, so an end whose webhook is lost is known only once a scheduled "
         "poll has found it. Ends that were lost and not found yet are missing: the share may be too small."
     )
+    compared = (
+        "whether the same requests would run faster in the foreground, as no foreground request was made for comparison"
+        if foreground is None
+        else "whether background and foreground differ at other hours than those of the sample at the end of this page"
+    )
     return (
         "<p>Shown: how long responses ran by the provider's own stamps (created_at and completed_at), how long jobs "
         "waited before, when webhooks arrived, and when ends became known, for real jobs as they came. "
@@ -107,11 +115,10 @@ def _words(summary: Summary) -> str:
         "incident are not, so intervals of single hours are too narrow. "
         f"Groups with fewer than {FEW} ends are grey: read them as examples. Responses that still run, or that were "
         "cancelled, count as running at least as long as seen.</p>"
-        "<p>Not shown: whether the same requests would run faster in the foreground. No foreground request was made "
-        "for comparison, and requests are not assigned to models, tiers or hours by chance, so differences between "
-        "those groups may come from the requests. The provider's stamps are whole seconds: run times, webhook lag and "
-        "detection are known to a second. How long a response waits inside the provider before it begins is part of "
-        "the run time, as the provider tells no time for it.</p>"
+        f"<p>Not shown: {compared}. Requests are not assigned to models, tiers or hours by chance, so differences "
+        "between those groups may come from the requests. The provider's stamps are whole seconds: run times, webhook "
+        "lag and detection are known to a second. How long a response waits inside the provider before it begins is "
+        "part of the run time, as the provider tells no time for it.</p>"
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from backstop.audit.whatif.figures import Figures, quantiles_ms, recorded_figures
 from backstop.audit.whatif.guesses import Way, guesses
+from backstop.audit.whatif.links import Played
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
 from backstop.audit.whatif.recorded import Recorded, ReplayRangeError
-from backstop.audit.whatif.replay import EndlessError, Played, Replay
+from backstop.audit.whatif.replay import EndlessError, Replay
 
 BOUNDS: Final[tuple[Way, ...]] = ("worst", "best")
 

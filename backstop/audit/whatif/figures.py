@@ -31,6 +31,9 @@ class Figures:
     """Responses that the provider accepted."""
     refused: int = 0
     unknown: int = 0
+    hedges: int = 0
+    """Second attempts beside slow ones, of jobs that have ended."""
+    hedges_won: int = 0
     outcomes: Counter[JobOutcome] = field(default_factory=Counter)
     in_time: int = 0
     """Jobs with an answer of the model."""
@@ -49,8 +52,8 @@ class Figures:
     def counts(self) -> dict[str, int]:
         """What must be equal where a replay changes nothing."""
         named = {name: getattr(self, name) for name in (
-            "jobs", "polls", "polls_in_vain", "polls_failed", "cancels", "creates", "refused", "unknown", "in_time",
-            "open", "unmeasured", "busiest_minute_polls",
+            "jobs", "polls", "polls_in_vain", "polls_failed", "cancels", "creates", "refused", "unknown", "hedges",
+            "hedges_won", "in_time", "open", "unmeasured", "busiest_minute_polls",
         )}  # fmt: skip
         named |= {f"jobs_{outcome}": count for outcome, count in sorted(self.outcomes.items())}
         named |= {"detections": len(self.detection_ms), "detection_ms_sum": sum(self.detection_ms)}
@@ -121,6 +124,8 @@ class ReplayTally:
         self._results.add(result.job_id)
         figures = self.figures
         figures.outcomes[result.outcome] += 1
+        figures.hedges += result.hedge is not None
+        figures.hedges_won += result.hedge is not None and result.hedge.won == "hedge"
         if has_answer(result.outcome):
             figures.in_time += 1
             figures.total_ms.append(max(0, result.timings.finished_at_ms - result.timings.submitted_at_ms))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from schemas.hedges import HedgeMode
 from schemas.jobs import JobPolicy
 from schemas.sentences import sentence
 from streams.policy.latency import Latencies
@@ -76,11 +77,20 @@ class RetryBudgets(_Section):
         return policy.model_copy(update=self.model_dump(exclude_none=True))
 
 
+class Hedging(_Section):
+    """As the settings `BACKSTOP_SUBMISSION_HEDGE` and `BACKSTOP_HEDGE_SHARE`."""
+
+    mode: HedgeMode = "asked"
+    """`asked`: the jobs that may be hedged already; `all`: also those whose tools can't act twice; `never`: none."""
+    share: Annotated[float, Field(gt=0, le=0.2)] = 0.02
+
+
 class Policy(_Section):
     """None: as it was."""
 
     polling: Polling | None = None
     retry: RetryBudgets | None = None
+    hedging: Hedging | None = None
 
 
 AS_IT_WAS = Policy()
@@ -111,6 +121,6 @@ def parse_policy(text: str) -> Policy:
 
 
 def _known(where: tuple[str | int, ...]) -> str:
-    sections: dict[str, type[_Section]] = {"polling": Polling, "retry": RetryBudgets}
+    sections: dict[str, type[_Section]] = {"polling": Polling, "retry": RetryBudgets, "hedging": Hedging}
     section = sections.get(str(where[0])) if len(where) > 1 else None
     return f"known are {', '.join((Policy if section is None else section).model_fields)}"

@@ -11,10 +11,17 @@ from typing import Any, Final
 
 from backstop.audit.refold import FOLDS
 from backstop.runtime.records import Record
-from schemas.base import InlineBody, Message
+from schemas.base import Body, InlineBody, Message
 from schemas.codec import PoisonError, decode
-from schemas.jobs import AttemptAccepted, JobRefused, JobSubmitted, ResponseAdopted
-from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, WebhookReceived
+from schemas.hedges import HedgePermit, acts, unhedgeable
+from schemas.jobs import AttemptAccepted, JobRefused, JobSubmitted, ResponseAdopted, UsageBooked
+from schemas.responses import (
+    ResponseClaimed,
+    ResponseObserved,
+    ResponseReleased,
+    ResponseTimerFired,
+    WebhookReceived,
+)
 from schemas.results import RESULT, JobResult
 
 JOBS_MAX: Final = 200_000
@@ -70,12 +77,16 @@ class Recorded:
     begins: list[Noted] = field(default_factory=list)
     """Facts without a cause in the log: submissions, cancels, webhooks of responses that no create made."""
     webhooks: dict[str, list[Noted]] = field(default_factory=lambda: defaultdict(list))
-    """By response, where a create made it."""
+    """By response, where a create made it; with the usage that its stream showed, which no other fact causes either."""
     truths: dict[str, Truth] = field(default_factory=dict)
     results: dict[str, JobResult] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     """By job: those of the range."""
     left_out: Counter[str] = field(default_factory=Counter)
+    hedgeable: set[str] = field(default_factory=set)
+    """Jobs whose request two attempts can do without harm. One in the blob store is not read, and is taken for none."""
+    permits: dict[str, HedgePermit] = field(default_factory=dict)
+    """By response: the permission for a hedge beside it."""
     end_ms: int = 0
     """The time of the last record that was read."""
     gaps: list[str] = field(default_factory=list)
@@ -154,7 +165,10 @@ class RangeReading:
             )
         noted = Noted(_lean(fact), log_ms, (record.partition, record.offset))
         self.found.by_id.setdefault(fact.id, []).append(noted)
-        if isinstance(fact, WebhookReceived) and self._owners[fact.response_id][1]:
+        if isinstance(fact, ResponseTimerFired) and fact.permit is not None:
+            self.found.permits.setdefault(fact.response_id, fact.permit)
+        streamed = isinstance(fact, UsageBooked) and fact.estimated
+        if streamed or (isinstance(fact, WebhookReceived) and self._owners[fact.response_id][1]):
             self.found.webhooks[fact.response_id].append(noted)
         elif isinstance(fact, WebhookReceived | JobSubmitted | ResponseAdopted | JobRefused) or (
             fact.type == "cancel_requested"
@@ -173,11 +187,18 @@ class RangeReading:
                     found.left_out["their first fact is older than the log, or than the range"] += 1
                 return False
             found.models[job_id] = getattr(fact, "model", "")
+            if isinstance(fact, JobSubmitted) and _harmless(fact.request):
+                found.hedgeable.add(job_id)
         if isinstance(fact, AttemptAccepted):
             self._owners.setdefault(fact.response_id, (job_id, fact.attempt))
         elif isinstance(fact, ResponseAdopted):
             self._owners.setdefault(fact.response_id, (job_id, 0))
         return True
+
+
+def _harmless(request: Body) -> bool:
+    asked = request.value if isinstance(request, InlineBody) else None
+    return isinstance(asked, dict) and unhedgeable(asked) is None and not acts(asked)
 
 
 def _lean(fact: Any) -> Any:
@@ -230,7 +251,10 @@ def _judge(truth: Truth, seen: list[ResponseObserved], released_ms: int | None, 
     began_ms, ended_ms = first_end.provider_created_at_ms, first_end.provider_ended_at_ms or said_ms
     least = truth.seen_age_ms
     # A webhook after which a poll still found it running came early, and says nothing of the end.
-    after_ms = [each.at_ms for each in heard if each.at_ms >= truth.accepted_ms + least]
+    after_ms = [
+        each.at_ms for each in heard
+        if isinstance(each, WebhookReceived) and each.at_ms >= truth.accepted_ms + least
+    ]  # fmt: skip
     most = min([first_end.at_ms, *after_ms]) - truth.accepted_ms
     age_ms = (least + most) // 2 if began_ms is None or ended_ms is None else ended_ms - began_ms
     truth.end_age_ms = max(least, min(age_ms, most))

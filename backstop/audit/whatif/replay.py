@@ -11,17 +11,19 @@ does not hold did not happen: a poll that was answered together with another one
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backstop.audit.refold import FOLDS
-from backstop.audit.whatif.figures import Figures, ReplayTally, end_of
+from backstop.audit.whatif.figures import ReplayTally, end_of
 from backstop.audit.whatif.guesses import Guesses
+from backstop.audit.whatif.hedges import HedgeDesk, asks_only, planned_ms
+from backstop.audit.whatif.links import Links, Played
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
 from backstop.audit.whatif.recorded import Noted, Recorded
 from backstop.audit.whatif.stamps import Stamps
 from backstop.audit.whatif.turns import FactTurns
-from backstop.audit.whatif.unseen import seen_at, webhook_of
+from backstop.audit.whatif.unseen import of_a_cancel, seen_at, webhook_of
 from schemas.base import Message
 from schemas.commands import CancelResponse, CreateResponse, RetrieveResponse
 from schemas.jobs import (
@@ -31,7 +33,7 @@ from schemas.jobs import (
     JobTimerFired,
     ResponseAdopted,
 )
-from schemas.responses import PollFailed, ResponseObserved, ResponseTimerFired, WebhookReceived
+from schemas.responses import PollFailed, ResponseObserved, ResponseTimerFired
 from schemas.results import JobResult
 from streams.fold import job, response
 from streams.fold.step import Ignored, Step
@@ -46,20 +48,6 @@ Command = RetrieveResponse | CancelResponse
 
 class EndlessError(Exception):
     """The policy makes far more facts than the range has."""
-
-
-@dataclass(slots=True)
-class Links:
-    """Causes and effects of the range, learned by a replay that changes nothing."""
-
-    outputs: dict[str, int] = field(default_factory=dict)
-    """When each output of a fold was made, by id."""
-    after: dict[tuple[str, tuple[int, int]], tuple[int | None, tuple[str, ...]]] = field(default_factory=dict)
-    """By a fact's place: the next due time of its key after it, and the ids of its outputs."""
-    following: dict[tuple[str, tuple[int, int]], int] = field(default_factory=dict)
-    """By a fact's place: when the next fact of the same key comes."""
-    finished: set[str] = field(default_factory=set)
-    """Jobs that ended in the log."""
 
 
 @dataclass(slots=True)
@@ -79,18 +67,6 @@ class _Entry:
         return self.noted is not None and self.moved_ms == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
-    figures: Figures
-    links: Links
-    estimated_polls: int
-    """Polls that were never made, and were answered from the recorded end of their response."""
-    moved_creates: int
-    """Creates that were sent at another time, and are taken to have gone as recorded."""
-    never_created: int
-    unknown_ends: int
-
-
 class Replay:
     """One pass over a range. `links` None: the pass that learns them, and changes nothing."""
 
@@ -104,6 +80,7 @@ class Replay:
         self._links = links or Links()
         self._guesses = guesses
         self._stamps = Stamps(policy.polling)
+        self._desk = HedgeDesk(policy.hedging, recorded)
         self._tally = ReplayTally(recorded.models)
         self._truths = {response_id: replace(truth) for response_id, truth in recorded.truths.items()}
         self._moved: dict[str, int] = {}
@@ -175,8 +152,10 @@ class Replay:
         if fact.topic == "responses":
             self._stamps.took((fact,), fact.at_ms, folded=step.ignored in (None, Ignored.LATE))
         self._count(fact)
+        if step.ignored is None:
+            self._desk.took(fact)
         due_ms = fold.due_ms(step.state)
-        self._follow(entry, key, due_ms, step.outputs)
+        self._follow(entry, key, planned_ms(step.state, due_ms), step.outputs)
         for output in step.outputs:
             self._caused(entry, output)
         if step.ignored is None and due_ms is not None:
@@ -193,15 +172,18 @@ class Replay:
                 return self._stamps.reported(entry.command, fact, recorded=recorded)
             case AttemptAccepted(), CreateResponse():
                 moved_ms = entry.moved_ms or 0
+                may = entry.command.hedge is True
+                fact = self._desk.accepted(fact, may=may, recorded=recorded, moved_ms=moved_ms)
                 return self._stamps.accepted(fact, recorded=recorded, moved_ms=moved_ms)
             case ResponseTimerFired(), None:
                 state = self._states.get(("responses", fact.key), response.AbsentResponse())
                 given = fact if recorded else None
-                return self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, given)
+                stamped = self._stamps.timer(fact.response_id, state, fact.due_ms, fact.at_ms, given)
+                return self._desk.timer(stamped, fact, state, recorded=recorded)
             case ((JobSubmitted() | ResponseAdopted()), None):
                 if self._policy.retry is not None:
                     fact = fact.model_copy(update={"policy": self._policy.retry.of(fact.policy)})
-                return fact
+                return self._desk.submitted(fact) if isinstance(fact, JobSubmitted) else fact
             case _:
                 return fact
 
@@ -238,6 +220,7 @@ class Replay:
         match output:
             case JobResult():
                 self._tally.result(output)
+                self._desk.ended(output)
                 if self._learning:
                     self._links.finished.add(output.job_id)
             case CreateResponse():
@@ -263,7 +246,7 @@ class Replay:
         for response_id in self._made.get((command.job_id, command.attempt), ()):
             self._moved[response_id] = moved_ms
             for noted in self._recorded.webhooks.get(response_id, ()):
-                if not _of_a_cancel(noted.fact):
+                if not of_a_cancel(noted.fact):
                     self._push(_moved(noted, moved_ms))
 
     def _never_created(self, command: CreateResponse) -> None:
@@ -293,7 +276,7 @@ class Replay:
             self._cancelled.add(command.response_id)
             if moved_ms is not None:
                 for noted in self._recorded.webhooks.get(command.response_id, ()):
-                    if _of_a_cancel(noted.fact):
+                    if of_a_cancel(noted.fact):
                         self._push(_moved(noted, moved_ms))
         reports = [
             noted
@@ -323,7 +306,7 @@ class Replay:
 
     def _expect(self, entry: _Entry, key: Key, state: Any, due_ms: int) -> None:
         """Let the next timer of a key fire: as recorded, or after the usual delay."""
-        recorded = self._recorded.by_id.get(f"{key[1]}/timer/{due_ms}", [])
+        recorded = self._timers(key, state, due_ms)
         if isinstance(state, job.Finished | response.Ended) and not recorded:
             return  # It is only forgotten then.
         if isinstance(state, job.Waiting):
@@ -335,9 +318,18 @@ class Replay:
                 if noted.place not in self._fired[key[0]]:
                     self._fired[key[0]].add(noted.place)
                     self._push(_Entry(noted.log_ms, noted.fact, noted, 0))
-        elif self._guesses is not None:
+            if f"{key[1]}/timer/{due_ms}" in self._recorded.by_id or not asks_only(state, due_ms):
+                return
+        if self._guesses is not None:
             at_ms = max(due_ms, entry.log_ms) + self._guesses.delays.timer
             self._push(_Entry(at_ms, timer=(key, due_ms)))
+
+    def _timers(self, key: Key, state: Any, due_ms: int) -> list[Noted]:
+        """The recorded timers that the state expects. One that asks for a hedge in vain leaves no fact: then the next
+        one is that of the poll.
+        """
+        dues_ms = {due_ms, state.poll_at_ms} if isinstance(state, response.RunningResponse) else {due_ms}
+        return [noted for each in sorted(dues_ms) for noted in self._recorded.by_id.get(f"{key[1]}/timer/{each}", ())]
 
     def _may_fire(self, entry: _Entry, key: Key, due_ms: int) -> None:
         """Fire a timer that is not recorded, if its key still expects it and has left the path."""
@@ -345,7 +337,8 @@ class Replay:
         state = self._states.get(key, fold.absent)
         if fold.due_ms(state) != due_ms:
             return
-        if key not in self._off:
+        asks = asks_only(state, entry.log_ms)
+        if key not in self._off and not asks:
             next_ms = self._links.following.get(self._last_place[key])
             if next_ms is None:
                 return
@@ -353,14 +346,28 @@ class Replay:
                 self._push(_Entry(next_ms + 1, timer=(key, due_ms)))
                 return
             self._off.add(key)  # What came next in the log did not come here.
-        at_ms, name = entry.log_ms, f"{key[1]}/timer/{due_ms}"
+        at_ms = entry.log_ms
         if key[0] == "jobs":
-            fired: Message = JobTimerFired(id=name, at_ms=at_ms, job_id=key[1], due_ms=due_ms)
-        else:
-            fired = ResponseTimerFired(
-                id=name, at_ms=at_ms, response_id=key[1], due_ms=due_ms, next_poll_at_ms=at_ms
-            )  # fmt: skip
-        self._take(_Entry(at_ms, fired))
+            name = f"{key[1]}/timer/{due_ms}"
+            self._take(_Entry(at_ms, JobTimerFired(id=name, at_ms=at_ms, job_id=key[1], due_ms=due_ms)))
+            return
+        permit, ask_at_ms = self._desk.ask(key[1], state, at_ms)
+        if asks and permit is None:
+            self._ask_again(key, state, due_ms, max(at_ms + 1, ask_at_ms or state.poll_at_ms))
+            return
+        if isinstance(state, response.RunningResponse) and not asks:
+            due_ms = state.poll_at_ms  # A hedge may have been asked for earlier, and in vain.
+        self._take(_Entry(at_ms, ResponseTimerFired(
+            id=f"{key[1]}/timer/{due_ms}", at_ms=at_ms, response_id=key[1], due_ms=due_ms, next_poll_at_ms=at_ms,
+            hedge_at_ms=ask_at_ms, permit=permit,
+        )))  # fmt: skip
+
+    def _ask_again(self, key: Key, state: response.RunningResponse, due_ms: int, ask_at_ms: int) -> None:
+        """A hedge was asked for in vain, which writes no fact: ask again, or with the next poll."""
+        if ask_at_ms < state.poll_at_ms:
+            self._push(_Entry(ask_at_ms, timer=(key, due_ms)))
+        elif f"{key[1]}/timer/{state.poll_at_ms}" not in self._recorded.by_id and self._guesses is not None:
+            self._push(_Entry(state.poll_at_ms + self._guesses.delays.timer, timer=(key, due_ms)))
 
     def _push(self, entry: _Entry) -> None:
         self._pushed += 1
@@ -379,7 +386,3 @@ def _moved(noted: Noted, moved_ms: int, command: CreateResponse | Command | None
                 changes[name] = getattr(fact, name) + moved_ms
         fact = fact.model_copy(update=changes)
     return _Entry(noted.log_ms + moved_ms, fact, noted, moved_ms, command)
-
-
-def _of_a_cancel(fact: Message) -> bool:
-    return isinstance(fact, WebhookReceived) and fact.event_type == "response.cancelled"

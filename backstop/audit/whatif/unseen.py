@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from backstop.audit.whatif.recorded import NO_BODY, Truth
+from schemas.base import Message
 from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.responses import ResponseObserved, WebhookReceived
 
@@ -43,3 +44,7 @@ def webhook_of(response_id: str, outcome: str, at_ms: int, ended_ms: int) -> Web
         sent_at_ms=at_ms, ended_at_ms=ended_ms, key_id="", raw="", claim_by_ms=at_ms + FORGET_MS,
         forget_after_ms=FORGET_MS,
     )  # fmt: skip
+
+
+def of_a_cancel(fact: Message) -> bool:
+    return isinstance(fact, WebhookReceived) and fact.event_type == "response.cancelled"

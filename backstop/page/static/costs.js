@@ -23,7 +23,8 @@ export function costsView({ query, onLeave, fail }) {
   async function read() {
     const since = new Date(now() - (Number(days) - 1) * DAY_MS).toISOString().slice(0, 10);
     try {
-      put(body, figures(await ask(`/v1/costs?${new URLSearchParams({ by, since })}`), by));
+      const costs = await ask(`/v1/costs?${new URLSearchParams({ by, since })}`);
+      put(body, [budgetsTable(costs.budgets), figures(costs, by)]);
     } catch (error) {
       fail(error);
     }
@@ -40,6 +41,21 @@ export function money(usd) {
   const digits = amount >= 1 || amount === 0 ? 2 : Math.min(8, 1 - Math.floor(Math.log10(amount)));
   return h("data", { value: usd, title: `$${usd}` }, `$${amount.toLocaleString("en", { minimumFractionDigits: 2,
     maximumFractionDigits: Math.max(2, digits) })}`);
+}
+
+/** The budgets of the tenant as they stand now, whatever days are chosen. */
+function budgetsTable(budgets) {
+  if (!budgets?.length) return null;
+  const state = (budget) => [budget.near && `alarm: ${budget.warn_percent} % are spent`,
+    budget.used_up ? "creates are held" : budget.stops && "stops creates when used up",
+    budget.unknown > 0 && `${count(budget.unknown, "attempt")} of unknown cost`].filter(Boolean).join("; ");
+  return h("section", { class: "card" }, h("div", { class: "scroll" }, h("table", { class: "costs budgets" },
+    h("thead", {}, h("tr", {}, ["Budget", "Spent", "Reserved", "Limit", "State"].map((name) =>
+      h("th", { scope: "col" }, name)))),
+    h("tbody", {}, budgets.map((budget) => h("tr", {},
+      h("th", { scope: "row" }, `per ${budget.per}, since ${budget.since}`),
+      [money(budget.spent_usd), money(budget.reserved_usd), money(budget.limit_usd), state(budget)].map((cell) =>
+        h("td", {}, cell))))))));
 }
 
 function figures({ total, data, by: [by], cut, prices_as_of: asOf, since, until }, group) {

@@ -15,6 +15,8 @@ const KINDS = {
   job_admitted: ["Job", "up", "go",
     (f) => `has its turn${f.waited_for && f.waited_for !== "turn" ? `, after a wait for ${f.waited_for}` : ""}`],
   job_found_too_late: ["Job", "cross", "bad", (f) => `too little time left: runs take ${span(f.needs_ms)} or more`],
+  fallback_taken: ["Job", "up", "warn",
+    (f) => `goes on with its fallback ${f.number}: creates were held for ${span(f.closed_ms)} (${f.code})`],
   cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.ingress}`],
   job_changed: ["Job", "tick", "warn", (f) => `changed: ${[f.priority && `priority ${f.priority}`,
     f.deadline_at_ms && `deadline ${clock(f.deadline_at_ms)}`].filter(Boolean).join(", ")}, as ${f.why}${

@@ -146,7 +146,7 @@ function heading(job, scopes, cancel) {
 }
 
 function summary(job) {
-  const { timings, usage, rejections, hedge } = job.result ?? {};
+  const { timings, usage, rejections, hedge, fallbacks } = job.result ?? {};
   const rows = [
     ["Model", job.model], ["Session", job.session_id && h("a",
       { href: `#/sessions/${encodeURIComponent(job.session_id)}` }, job.session_id)],
@@ -158,6 +158,8 @@ function summary(job) {
       { href: `#/jobs/${encodeURIComponent(job.retry_of)}` }, job.retry_of)],
     ["Took", job.finished_at_ms && span(job.finished_at_ms - job.submitted_at_ms)],
     ["Attempts", job.attempts ? `${job.attempts}${rejections ? `, ${count(rejections, "refusal")}` : ""}` : null],
+    ["Fallback", fallbacks && fallbacks.map((each) =>
+      `${each.model} from attempt ${each.from_attempt}, instead of ${each.instead_of}: ${each.message}`).join("; ")],
     ["Second attempt", hedge && hedged(hedge)],
     ["Found by", job.found_by], ["Queued", timings?.queued_ms !== undefined && timings.queued_ms !== null &&
       span(timings.queued_ms)],

@@ -11,6 +11,7 @@ import hmac
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,20 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, IPvAnyNetwork, StringConstraints, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.settings import TENANT
+from schemas.base import Priority
 from schemas.sentences import sentence
 
 Scope = Literal["submit", "read", "operate", "admin"]
@@ -59,6 +70,8 @@ class ApiKey(BaseModel):
     name: Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)] | None = None
     addresses: Annotated[tuple[IPvAnyNetwork, ...], Field(max_length=ADDRESSES_MAX)] = ()
     """Networks from which the key may be used; empty allows all."""
+    priorities: Annotated[frozenset[Priority], Field(min_length=1)] | None = None
+    """The classes in which its jobs may wait for their turn; None allows all."""
     created_by: PersonName | None = None
     revoked_by: PersonName | None = None
 
@@ -99,6 +112,15 @@ class KeysFile(BaseModel):
     keys: tuple[ApiKey, ...] = ()
     tenants: dict[TenantName, TenantLimits] = Field(default_factory=dict)
 
+    @field_validator("keys")
+    @classmethod
+    def _each_once(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        """Of two entries with one id, one may be revoked."""
+        twice = [key_id for key_id, count in Counter(key.id for key in keys).items() if count > 1]
+        if twice:
+            raise ValueError(f"the key id {twice[0]} stands there more than once: keep one of its entries")
+        return keys
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -133,7 +155,10 @@ def load_keys(path: Path) -> KeysFile:
     :raises ConfigurationError: the file can't be read, or is not valid. The message holds nothing of its content.
     """
     try:
-        if path.stat().st_mode & stat.S_IWOTH:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # A pipe would block the process, and a device may have no end.
+            raise ConfigurationError(f"the keys file {path} is no regular file")
+        if mode & stat.S_IWOTH:
             raise ConfigurationError(
                 f"the keys file {path} can be written by everybody on this machine: chmod 600 {path}"
             )
@@ -160,6 +185,8 @@ def save_keys(path: Path, content: KeysFile) -> None:
     ordered = content.model_dump(mode="json", exclude_none=True)
     for key in ordered["keys"]:
         key["scopes"] = sorted(key["scopes"])
+        if "priorities" in key:
+            key["priorities"] = sorted(key["priorities"])
         if not key["addresses"]:
             del key["addresses"]
     write_private(path, orjson.dumps(ordered, option=orjson.OPT_INDENT_2) + b"\n")

@@ -1,20 +1,18 @@
 """Connection options of every aiokafka client. Two faults of aiokafka are fixed here, and its codec is faster."""
 
 import asyncio
-from ssl import SSLError
 from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError
-from aiokafka.helpers import create_ssl_context
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.protocol.struct import Struct
 
-from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka import wire
 from backstop.runtime.kafka.hardened_fetch import unpack_at_most
+from backstop.runtime.kafka.security import security_options
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.settings import RuntimeSettings
 
@@ -26,27 +24,16 @@ def client_options(settings: RuntimeSettings) -> dict[str, Any]:
 
     From this call on, all consumers of the process obey the settings' limit on unpacked batches (see
     `backstop.runtime.kafka.hardened_fetch`).
+
+    :raises ConfigurationError: as `security_options`.
     """
     unpack_at_most(settings.kafka_unpacked_bytes_max)
-    options: dict[str, Any] = {
+    return {
+        **security_options(settings),
         "bootstrap_servers": settings.kafka_bootstrap_servers,
-        "security_protocol": settings.kafka_security_protocol,
         "metadata_max_age_ms": 60_000,
         "retry_backoff_ms": 100,
     }
-    if settings.kafka_security_protocol.endswith("SSL"):
-        cafile = str(settings.kafka_ssl_cafile) if settings.kafka_ssl_cafile else None
-        try:
-            options["ssl_context"] = create_ssl_context(cafile=cafile)
-        except OSError as error:  # also of `ssl`: a file without a certificate
-            why = "it holds no certificate" if isinstance(error, SSLError) else error.strerror
-            raise ConfigurationError(f"BACKSTOP_KAFKA_SSL_CAFILE {cafile}: {why}") from None
-    if settings.kafka_security_protocol.startswith("SASL"):
-        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        options["sasl_plain_username"] = settings.kafka_sasl_username
-        password = settings.kafka_sasl_password
-        options["sasl_plain_password"] = password.get_secret_value() if password else None
-    return options
 
 
 TOPICS_KNOWN_WITHIN_S = 5.0

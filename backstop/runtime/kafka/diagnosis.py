@@ -6,6 +6,7 @@ aiokafka makes it, and its own error is told.
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,8 +19,10 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
+from backstop.runtime.broker_settings import Mechanism
 from backstop.runtime.errors import BackstopError, BrokerUnavailableError, ConfigurationError
 from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.tokens import TokenError
 from backstop.runtime.settings import RuntimeSettings
 
 ASK_MS: Final = 3_000
@@ -44,7 +47,8 @@ async def why_unusable(settings: RuntimeSettings, error: BaseException) -> Diagn
     if found is not None:
         return found
     return Diagnosis(
-        f"the broker at {settings.kafka_bootstrap_servers} takes connections, and did not answer: {error!r}",
+        f"the broker at {settings.kafka_bootstrap_servers} takes connections, and did not answer ({error!r}): is "
+        f"BACKSTOP_KAFKA_SECURITY_PROTOCOL ({settings.kafka_security_protocol}) right for this port?",
         passing=True,
     )
 
@@ -81,11 +85,10 @@ def told_of(error: BaseException, address: str, settings: RuntimeSettings) -> Di
                 f"the broker at {address} does not offer the SASL mechanism {settings.kafka_sasl_mechanism}: "
                 "correct BACKSTOP_KAFKA_SASL_MECHANISM"
             )
+        case TokenError():
+            return Diagnosis(str(error.args[0]), passing=not error.refused)
         case AuthenticationFailedError() | SaslAuthenticationFailed():
-            sentence = (
-                f"the broker at {address} refuses the user name or the password: correct BACKSTOP_KAFKA_SASL_USERNAME "
-                "or BACKSTOP_KAFKA_SASL_PASSWORD"
-            )
+            sentence = f"the broker at {address} refuses {_REFUSED[settings.kafka_sasl_mechanism]}"
         case ssl.SSLCertVerificationError():
             sentence = (
                 f"the certificate of the broker at {address} is not trusted ({error.verify_message}): name its CA by "
@@ -109,12 +112,29 @@ def told_of(error: BaseException, address: str, settings: RuntimeSettings) -> Di
         case ValueError():
             sentence = f"{address} is not HOST:PORT: correct KAFKA_BOOTSTRAP_SERVERS"
         case _:
+            certificate = (
+                ", and does the broker want a certificate that it trusts (BACKSTOP_KAFKA_SSL_CERTFILE)"
+                if settings.kafka_uses_tls
+                else ""
+            )
             return Diagnosis(
                 f"the broker at {address} closed the connection ({error}): is BACKSTOP_KAFKA_SECURITY_PROTOCOL "
-                f"({settings.kafka_security_protocol}) right for this port?",
+                f"({settings.kafka_security_protocol}) right for this port{certificate}?",
                 passing=True,
             )
     return Diagnosis(sentence, passing=False)
 
+
+_LOGIN: Final = "the user name or the password: correct BACKSTOP_KAFKA_SASL_USERNAME or BACKSTOP_KAFKA_SASL_PASSWORD"
+_REFUSED: Final[Mapping[Mechanism, str]] = {
+    "PLAIN": _LOGIN,
+    "SCRAM-SHA-256": _LOGIN,
+    "SCRAM-SHA-512": _LOGIN,
+    "OAUTHBEARER": "the token: correct BACKSTOP_KAFKA_OAUTH_CLIENT_ID, BACKSTOP_KAFKA_OAUTH_SCOPE or "
+    "BACKSTOP_KAFKA_OAUTH_EXTENSIONS",
+    "AWS_MSK_IAM": "the credentials of AWS: may they connect (kafka-cluster:Connect), and is "
+    "BACKSTOP_KAFKA_AWS_REGION right?",
+}
+"""What the operator must correct."""
 
 START: Final = "start one (`backstop broker up`) or correct KAFKA_BOOTSTRAP_SERVERS"

@@ -9,8 +9,8 @@ This module replaces its decoder for all consumers of the process, Faust's inclu
   dead-letters it like any malformed record.
 - A damaged batch is fetched a second time first: the damage may have happened in transit.
 - A batch unpacks to a bounded size (`unpack_at_most`), and a record has a bounded number of headers.
-- A consumer receives at most `RECORDS_AT_ONCE_MAX` records of a partition at once; the rest of a fetch waits,
-  undecoded.
+- A consumer receives a bounded number of records and bytes of a partition at once (`fetch_result`); the rest of a fetch
+  waits, packed.
 - The position only moves forward, and never past the end that the batch just read declares.
 """
 
@@ -24,8 +24,10 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from backstop.runtime.kafka.fetch_result import BYTES_AT_ONCE_MAX, FetchResult
 from backstop.runtime.kafka.record_formats import (
     CODEC_MASK,
+    COMPRESSED_RECORDS_MAX,
     HEADERS_MAX,
     LOG_APPEND_TIME,
     NO_TIMESTAMP,
@@ -42,14 +44,10 @@ from schemas.unreadable import Unreadable
 
 log = structlog.get_logger()
 
-RECORDS_AT_ONCE_MAX = 5_000
-"""Per partition. The smallest record takes 7 bytes in a batch and 300 in memory."""
 SUSPECTS_MAX = 1_000
 """Damaged batches remembered while they are fetched again. Beyond
 this all are forgotten, and each is fetched once more.
 """
-COMPRESSED_RECORDS_MAX = 100_000
-"""Per batch: ten megabytes of 100-byte requests. Only an attack has a reason for fewer bytes per record."""
 OFFSETS_OF_A_BATCH_MAX = 10_000_000
 """A header that declares more offsets is damaged: so many records would exceed the limit on unpacked batches."""
 OFFSET_MAX = 2**63 - 1  # The protocol's largest number.
@@ -70,8 +68,6 @@ Reason = Literal["unreadable", "too_large"]
 
 
 class _Limits:
-    """Per process: all its consumers share its memory."""
-
     unpacked_bytes_max = UNPACKED_BYTES_MAX
 
 
@@ -125,18 +121,27 @@ class PartitionRecords:
         self._check_crcs = check_crcs
         self._committed_only = isolation_level == fetcher.READ_COMMITTED
         self.next_fetch_offset = fetch_offset
+        self.unpacked_bytes = 0
+        """Of all compressed batches so far, those that unpack to too much included."""
+        self._begin, self._batch_at, self._room_bytes = fetch_offset, 0, 0
         self._iterator: Iterator[Any] = self._read()
 
     def __iter__(self) -> Iterator[Any]:
         return self._iterator
 
+    def pack_up(self) -> None:
+        """Free the memory of a large unpacked batch; each partition may have one. The next record unpacks it again."""
+        if self._room_bytes > BYTES_AT_ONCE_MAX:
+            self._iterator = self._read()
+
     def __next__(self) -> Any:
         return next(self._iterator)
 
     def _read(self) -> Iterator[Any]:
-        data, begin, at = memoryview(self._data), self.next_fetch_offset, 0
+        data, at = memoryview(self._data), self._batch_at
         topic, partition = self._tp
         while at < len(data):
+            self._batch_at, self._room_bytes = at, 0
             opened, at = self._open_at(data, at)
             if type(opened) is not tuple:
                 yield from opened
@@ -161,7 +166,7 @@ class PartitionRecords:
                 log.debug("batch_read_record_by_record", topic=topic, partition=partition, error=repr(error))
                 yield from self._one_by_one(opened, index)
             self.next_fetch_offset = max(self.next_fetch_offset, end)
-        if self.next_fetch_offset == begin and at == len(data):
+        if (begin := self.next_fetch_offset) == self._begin and at == len(data):
             yield self._stand_in(begin, begin + 1, "unreadable", "the broker's data ends before this offset")
 
     def _open_at(self, data: memoryview, at: int) -> "tuple[_Opened | Iterable[Any], int]":
@@ -246,8 +251,11 @@ class PartitionRecords:
         try:
             data = unpack(codec, data[_HEADER_BYTES:], plain, _Limits.unpacked_bytes_max)
         except UnpackError as error:
+            self.unpacked_bytes += _Limits.unpacked_bytes_max
             reason: Reason = "too_large" if isinstance(error, TooLargeError) else "unreadable"
             return [self._stand_in(first, end, reason, str(error))]
+        self.unpacked_bytes += len(data)
+        self._room_bytes = len(data)
         (count,) = _INT32.unpack_from(data, _COUNT_AT)
         if count > COMPRESSED_RECORDS_MAX:
             why = f"{count} records in a compressed batch; the limit is {COMPRESSED_RECORDS_MAX}"
@@ -381,14 +389,6 @@ def _offset_behind(data: memoryview, offset: int) -> int:
         (own,) = _INT64.unpack_from(data)
         said = min(own + 1, OFFSET_MAX) if offset <= own < offset + OFFSETS_OF_A_BATCH_MAX else said
     return said if following is None else max(offset, min(said, following))
-
-
-class FetchResult(fetcher.FetchResult):  # type: ignore[misc]  # aiokafka has no types
-    """Returns a bounded number of records at once. The rest stays, and the partition is not fetched meanwhile."""
-
-    def getall(self, max_records: int | None = None) -> list[Any]:
-        found: list[Any] = super().getall(min(max_records or RECORDS_AT_ONCE_MAX, RECORDS_AT_ONCE_MAX))
-        return found
 
 
 fetcher.MemoryRecords = FetchedBytes

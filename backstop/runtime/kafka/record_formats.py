@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 INT64_MAX = 2**63 - 1
 NO_TIMESTAMP = -1
@@ -17,6 +18,8 @@ HEADERS_MAX = 1_000
 """Per record. A header takes 2 bytes on the wire and 100 in memory;
 OpenTelemetry and CloudEvents together write about twenty.
 """
+COMPRESSED_RECORDS_MAX = 100_000
+"""Per batch: ten megabytes of 100-byte requests. Only an attack has a reason for fewer bytes per record."""
 CODEC_MASK = 0x07
 LOG_APPEND_TIME = 0x08
 
@@ -178,9 +181,9 @@ def messages(data: memoryview, unpack: Unpack) -> Iterator[Read]:
         return
     if value is None:
         raise FormatError("a compressed message without a value")
-    inner = [_message(each) for each in _split(unpack(codec, memoryview(value)))]
-    if not inner:
-        raise FormatError("a compressed message that holds no messages")
+    inner = [_message(each) for each in islice(_split(unpack(codec, memoryview(value))), COMPRESSED_RECORDS_MAX + 1)]
+    if not 0 < len(inner) <= COMPRESSED_RECORDS_MAX:
+        raise FormatError(f"a compressed message holds none, or more than {COMPRESSED_RECORDS_MAX} messages")
     # Magic 1: inner offsets count from 0, and the wrapper has the offset of the last. Magic 0: inner offsets are
     # absolute.
     base = offset - inner[-1][0] if data[_CRC_END] else 0

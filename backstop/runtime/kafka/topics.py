@@ -21,7 +21,7 @@ from backstop.runtime.kafka.lifetimes import broker_errors, started, stopped
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.record_sizes import TOPIC_BYTES_MAX
 from backstop.runtime.settings import RuntimeSettings
-from schemas.topics import TOPICS, Topic
+from schemas.topics import CHANGELOGS, TOPICS, Topic
 
 REQUEST_TIMEOUT_MS = 20_000
 ASK_AGAIN_S = 0.2
@@ -83,8 +83,8 @@ class Created:
 
 
 def wanted_topics(settings: RuntimeSettings) -> tuple[WantedTopic, ...]:
-    """The topic table with the settings' prefix, counts and limits; then one `requests` topic per tenant in
-    `request_tenants`.
+    """The topic table with the settings' prefix, counts and limits; then the changelogs of the workers, and one
+    `requests` topic per tenant in `request_tenants`.
 
     :raises ConfigurationError: more in-sync replicas are configured than replicas.
     """
@@ -93,7 +93,7 @@ def wanted_topics(settings: RuntimeSettings) -> tuple[WantedTopic, ...]:
             f"BACKSTOP_MIN_INSYNC_REPLICAS={settings.min_insync_replicas} exceeds BACKSTOP_REPLICATION_FACTOR="
             f"{settings.replication_factor}: no record could ever be acknowledged. Lower the first or raise the second."
         )
-    wanted = [_wanted(settings, topic) for topic in TOPICS]
+    wanted = [_wanted(settings, topic) for topic in (*TOPICS, *CHANGELOGS)]
     # Only the topic proves which tenant wrote a record of `requests`: headers and values can be forged.
     wanted += [
         replace(_wanted(settings, topic), name=f"{topic.full_name(settings.topic_prefix)}.{tenant}")
@@ -200,7 +200,8 @@ def _wanted(settings: RuntimeSettings, topic: Topic) -> WantedTopic:
         replication_factor=settings.replication_factor,
         config={
             "cleanup.policy": topic.cleanup,
-            "retention.ms": str(topic.retention_ms),
+            # A topic that is compacted only is never shortened; workers made changelogs without this setting.
+            **({} if topic in CHANGELOGS else {"retention.ms": str(topic.retention_ms)}),
             "max.message.bytes": str(TOPIC_BYTES_MAX),
             "min.insync.replicas": str(settings.min_insync_replicas),
             **dict(topic.config),

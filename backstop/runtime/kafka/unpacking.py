@@ -25,6 +25,8 @@ _XERIAL = b"\x82SNAPPY\x00"
 """Java's snappy library writes blocks after a header of 16 bytes; librdkafka writes one raw block."""
 _XERIAL_BYTES = 16
 _BLOCK = struct.Struct(">i")
+_BLOCKS_MAX = 32_768
+"""Java writes blocks of 32 KiB; of 1 KiB at least. An empty block takes four bytes and 1 µs."""
 _NO_ROOM = "failed to write whole buffer"
 """Rust's message for a full writer. cramjam has one exception for all errors, so the text tells them apart."""
 _SMALL_BYTES = 4_096
@@ -101,6 +103,8 @@ def _xerial_blocks(packed: bytes) -> list[bytes]:
             raise UnpackError("snappy: truncated between two blocks")
         (size,) = _BLOCK.unpack_from(packed, at)
         at += _BLOCK.size
+        if len(blocks) == _BLOCKS_MAX:
+            raise TooLargeError(f"snappy: more than {_BLOCKS_MAX} blocks")
         if size < 0 or at + size > len(packed):
             raise UnpackError(f"snappy: a block of {size} bytes, but {len(packed) - at} are left")
         blocks.append(packed[at : at + size])

@@ -91,6 +91,8 @@ CALM = {
     "backstop_results_held_too_long": "0x400",
     "backstop_readmodel_repeated_results_total": "0x400",
     "backstop_sweep_at_seconds": "0+60x400",
+    "backstop_audit_proved_at_seconds": "0+60x400",
+    'backstop_audit_differences{kind="table differs"}': "0x400",
     f"backstop_partition_unassigned{{{_AT}}}": "0x400",
     f"backstop_partition_still_seconds{{{_AT}}}": "0 2 9 0x400",
     'backstop_oldest_batch_seconds{instance="w1"}': "0 1 0x400",

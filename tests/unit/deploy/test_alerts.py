@@ -15,6 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from backstop.audit.scheduled import AuditMetrics
 from backstop.outgoing.metrics import OutgoingMetrics
 from backstop.readmodel.metrics import ProjectionMetrics
 from receiver.metrics import ReceiverMetrics
@@ -41,7 +42,7 @@ def alerts() -> list[dict[str, Any]]:
 def exported() -> set[str]:
     """The names under which the processes show their metrics, as a scrape reads them."""
     registry = CollectorRegistry()
-    for family in (ReceiverMetrics, ProjectionMetrics, WorkerMetrics, OutgoingMetrics, SystemMetrics):
+    for family in (ReceiverMetrics, ProjectionMetrics, WorkerMetrics, OutgoingMetrics, SystemMetrics, AuditMetrics):
         family(registry)
     collectors = [one for one in vars(stream_metrics).values() if isinstance(one, MetricWrapperBase)]
     families = [*registry.collect(), *(one for collector in collectors for one in collector.collect())]

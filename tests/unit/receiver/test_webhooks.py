@@ -119,7 +119,7 @@ SIGNED_BUT: dict[str, tuple[bytes, str]] = {
     "data a list": (event(data=[]), "not_an_event"),
     "id no string": (event(data={"id": 7}), "not_an_event"),
     "id empty": (event(data={"id": ""}), "not_an_event"),
-    "id of other characters": (event(data={"id": "../x y"}), "not_an_event"),
+    "id of other characters": (event(data={"id": "../x\ty"}), "not_an_event"),
     "id too long": (event(data={"id": "r" * (RESPONSE_ID_CHARS_MAX + 1)}), "not_an_event"),
     "33 levels deep": (b'{"a":' * 33 + b"1" + b"}" * 33, "not_an_event"),
     "10,000 levels deep": (b"[" * 10_000 + b"]" * 10_000, "not_an_event"),

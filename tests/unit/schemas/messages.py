@@ -19,7 +19,16 @@ from schemas.deliveries import (
     ResendDone,
 )
 from schemas.jobs import JOB_FACT, RetryOf, ToldLimits, Turn, UsageBooked
-from schemas.lanes import LANE_FACT, CreateFailed, CreateServed, ProbeClaimed
+from schemas.lanes import (
+    LANE_FACT,
+    CreateFailed,
+    CreateServed,
+    DayUsed,
+    LimitsLearned,
+    ProbeClaimed,
+    ShareWanted,
+    WantedPart,
+)
 from schemas.partials import PARTIAL, PartialOutput
 from schemas.pauses import PAUSE_FACT, CreatesPaused, CreatesResumed, PauseScope
 from schemas.responses import RESPONSE_FACT
@@ -73,6 +82,7 @@ MESSAGES: tuple[Message, ...] = (
     b.submitted(turn=Turn(waits=True, priority="bulk", not_before_ms=9, request_bytes=4, output_tokens_max=5)),
     b.admitted(5),
     b.found_too_late(5),
+    b.fallback_taken(5),
     b.job_changed(5, priority="bulk", deadline_at_ms=9, by="Ann", asked_by="0123456789ab"),
     b.submitted(retry=RetryOf(job_id="acme:job_0", why="again", by="Ann")),
     b.deadline_moved(5, 20_000),
@@ -148,6 +158,18 @@ MESSAGES: tuple[Message, ...] = (
         message="no", told_ms=9,
     ),
     CreateServed(id="c/served", at_ms=5, account="0a1b2c3d", model="m", turn=2),
+    ShareWanted(
+        id="w/limits/1", at_ms=5, account="0a1b2c3d", model="m", worker="w", partitions=(0, 7),
+        wanted=WantedPart(rate=1_000, slots=8, held=4), tenants={"acme": WantedPart(rate=20)}, needs=True,
+    ),
+    DayUsed(
+        id="w/limits/2", at_ms=5, account="0a1b2c3d", model="m", worker="w", tenant="acme", day=20_000,
+        used={0: 1_000, 7: 0}, reserved={7: 300},
+    ),
+    LimitsLearned(
+        id="w/limits/3", at_ms=5, account="0a1b2c3d", model="m", worker="w", requests_per_min=500,
+        tokens_per_min=100_000, found=90_000, ceiling=95_000, told_ms=400,
+    ),
     ProbeClaimed(id="c/claim/3", at_ms=5, account="0a1b2c3d", model="m", turn=3, command_id="c"),
     CreatesPaused(
         id="p/1", at_ms=5, scope=PauseScope(account="0a1b2c3d", model="m", tenant="acme", tag="nightly"), by="Ann",

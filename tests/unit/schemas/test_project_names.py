@@ -72,6 +72,38 @@ NAMING: dict[str, tuple[Any, str]] = {
     "a list of tomorrow": ({"workspace_ids": ["w"]}, "#/workspace_ids/0"),
     "an id where tomorrow puts it": ({"sandbox": {"source": f"cntr_{ID}"}}, "#/sandbox/source"),
     "ids where tomorrow puts them": ({"attachments": [f"file-{ID}"]}, "#/attachments/0"),
+    "an item with a field more": ({"input": [{"type": "item_reference", "id": "m", "content": "x"}]}, "#/input/0/id"),
+    "a message without content": (
+        {"input": [{"type": "message", "id": "m", "role": "assistant", "content": []}]},
+        "#/input/0/id",
+    ),
+    "reasoning with blank content": (
+        {"input": [{"type": "reasoning", "id": "r", "encrypted_content": " "}]},
+        "#/input/0/id",
+    ),
+    "an image that is no text": (
+        {"input": [{"type": "image_generation_call", "id": "i", "result": ["x"]}]},
+        "#/input/0/id",
+    ),
+    "a file in the place of a URL": (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": f"file-{ID}"}]}]},
+        "#/input/0/content/0/image_url",
+    ),
+    "a pointer in the place of a URL": (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": f"sediment://file_{ID}"}]}]},
+        "#/input/0/content/0/image_url",
+    ),
+    "a file below what only looks like variables": (
+        {"variables": {"a": {"variables": {"file_id": "f"}}}},
+        "#/variables/a/variables/file_id",
+    ),
+    "a connector of the project": (
+        {"tools": [{"type": "mcp", "connector_id": f"connector_{ID}"}]},
+        "#/tools/0/connector_id",
+    ),
+    "a fine-tuned model of former times": ({"model": "davinci:ft-acme-2023-03-01"}, "#/model"),
+    "a fine-tuned model in capitals": ({"model": "FT:gpt-4o:acme::abc"}, "#/model"),
+    "a field of tomorrow in another spelling": ({"workspaceId": "w"}, "#/workspaceId"),
     "a number for an id": ({"previous_response_id": 7}, "#/previous_response_id"),
 }
 

@@ -2,13 +2,22 @@
 
 from schemas.base import JobMessage, Message, ResponseMessage
 from schemas.deliveries import DeliveryMessage
-from schemas.lanes import LaneMessage
+from schemas.lanes import LaneMessage, ShareMessage
 from schemas.pauses import PauseMessage
 from schemas.topics import BY_NAME, TOPICS
 from schemas.webhook_endpoints import EndpointMessage
 from tests.unit.schemas.messages import ADAPTERS, MESSAGES
 
-BASES = {Message, JobMessage, ResponseMessage, EndpointMessage, DeliveryMessage, LaneMessage, PauseMessage}
+BASES = {
+    Message,
+    JobMessage,
+    ResponseMessage,
+    EndpointMessage,
+    DeliveryMessage,
+    LaneMessage,
+    ShareMessage,
+    PauseMessage,
+}
 
 
 def _concrete(base: type[Message]) -> set[type[Message]]:

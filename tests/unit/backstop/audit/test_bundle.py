@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from backstop.audit.bundle import TOPICS, Contents, read_bundle, refold_bundle, write_bundle
+from backstop.audit.bundle import BATCH_BYTES, TOPICS, BundleReader, Contents, read_bundle, refold_bundle, write_bundle
 from backstop.audit.isolation import OutsideForbiddenError, sealed
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.records import Record
@@ -86,6 +86,15 @@ def test_a_bundle_that_was_cut_or_changed_is_refused(world: World, tmp_path: Pat
     (tmp_path / "plain").write_bytes(b"no gzip")
     with pytest.raises(ConfigurationError, match="can't be read"):
         refold_bundle(tmp_path / "plain")
+
+
+def test_a_packed_bundle_is_read_in_batches_of_bounded_size(tmp_path: Path) -> None:
+    """What came from elsewhere may hold little and unpack to much."""
+    line = {"topic": "jobs", "partition": 0, "offset": 0, "timestamp_ms": 0, "key": "j", "value": "x" * (2 << 20)}
+    with gzip.open(tmp_path / "packed", "wb") as file:
+        file.write(orjson.dumps({"bundle": 1, "scope": "all"}) + b"\n" + (orjson.dumps(line) + b"\n") * 20)
+    batches = BundleReader(tmp_path / "packed").batches()
+    assert sum(len(record.value or b"") for record in next(batches)) == BATCH_BYTES
 
 
 def test_a_release_that_folds_to_other_rows_than_the_exporting_one_is_told_where(world: World, tmp_path: Path) -> None:

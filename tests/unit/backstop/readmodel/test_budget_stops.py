@@ -14,12 +14,12 @@ from backstop.readmodel.budget_stops import RESUME_SHARE, BudgetStops, changes
 from backstop.readmodel.budgets import Budget, BudgetSpent, Spending
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
-from backstop.readmodel.prices import ATTO, Prices, read_prices
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.pauses import CreatesPaused, CreatesResumed, PauseFact, PauseScope
+from streams.policy.prices import ATTO, Prices, read_prices
 from tests.support.waiting import eventually
 from tests.unit.backstop.readmodel.conftest import Bench
 from tests.unit.backstop.readmodel.logs import Log
@@ -96,7 +96,8 @@ def test_running_jobs_reserve_the_mean_of_their_model_and_what_has_no_price_is_n
         assert (hard.atto, hard.reserved) == (COST, 2 * COST)
         assert hard.view == {
             "per": "day", "since": hard.view["since"], "limit_usd": "0.01", "spent_usd": "0.0022",
-            "reserved_usd": "0.0044", "unknown": 2, "stops": True, "used_up": False,
+            "reserved_usd": "0.0044", "unknown": 2, "warn_percent": 80, "near": False, "stops": True,
+            "used_up": False,
         }  # fmt: skip
         assert "$0.0044 reserved for running jobs; 2 attempts of unknown cost are not in it" in hard.sentence
 

@@ -1,23 +1,27 @@
 """Budgets: what was spent of them, and when they are told."""
 
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from backstop.readmodel.budgets import Budget, Spending
+from backstop.readmodel.budgets import Budget, Spending, reserved
+from backstop.readmodel.costs import Tally, day_of
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
-from backstop.readmodel.prices import Prices, read_prices
 from backstop.readmodel.settings import ProjectionSettings
+from backstop.readmodel.spending import SpendCounts
 from backstop.readmodel.sweep import Kept, Sweeper
+from streams.policy.prices import Priced, Prices, Used, read_prices
 from tests.unit.backstop.readmodel.conftest import Bench
 from tests.unit.backstop.readmodel.logs import Log
 from tests.unit.backstop.readmodel.projection import Projection
 from tests.unit.backstop.readmodel.test_costs import DAY_MS, PRICES, TODAY, USED, job
 
+M_TODAY = Priced(day_of(TODAY), "m")
 NOW_MS = TODAY * DAY_MS + 1
 """2026-11-29: the month began 28 days ago. Each job costs $0.0022."""
 
@@ -79,3 +83,21 @@ def test_budgets_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ValidationError) as caught:
         ProjectionSettings()
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_what_a_budget_reserves_fits_what_its_jobs_cost_within_a_tenth(seed: int, prices: Prices) -> None:
+    """1,000 jobs with lognormal outputs, each reserved when it begins, eight at a time, after 300 are known."""
+    random = Random(seed)
+    known, running, reserves, costs = Tally(), list[int](), 0, 0
+    for number in range(1_300):
+        output = round(random.lognormvariate(6.2, 1.0))
+        if number >= 300:
+            reserves += reserved({"m": 1}, {"m": known}, prices, TODAY)
+            costs += prices.cost(M_TODAY, Used(input_tokens=500, output_tokens=output)) or 0
+        running.append(output)
+        if len(running) > 8:
+            known.add(
+                M_TODAY, SpendCounts(input_tokens=500, output_tokens=running.pop(0), attempts=1, measured=1), prices
+            )
+    assert abs(reserves / costs - 1) <= 0.10, f"{reserves / costs - 1:+.1%}"

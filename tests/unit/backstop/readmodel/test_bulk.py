@@ -11,13 +11,14 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from backstop.readmodel.prices import read_prices
 from backstop.runtime.blobs import Bodies, FolderBlobs
 from backstop.runtime.claims import FolderClaims
 from backstop.runtime.http.keys import TenantLimits
 from backstop.runtime.kafka.reporting import Reporting
+from receiver.access.priorities import limited_by
 from receiver.access.quotas import Quotas, knows_no_load
 from receiver.app import _answer_with_problems
+from receiver.ingress.previous import PreviousResponses
 from receiver.ingress.submissions import KnownIds, Submissions
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
@@ -26,8 +27,11 @@ from receiver.reads.bulk_retries import Retrying
 from receiver.reads.bulk_routes import BATCH_MAX, IDS_MAX
 from receiver.reads.lanes import Publishing
 from receiver.reads.lookups import DatabaseReads
+from receiver.responses_api.responses import Responses
+from schemas.base import Priority
 from schemas.jobs import CancelRequested
 from schemas.prompt_cache import CacheRule
+from streams.policy.prices import read_prices
 from streams.submission import SubmissionPolicy
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.backstop.readmodel.conftest import Bench
@@ -44,11 +48,15 @@ ADMIN, OPERATOR = "read,operate,admin", "read,operate"
 
 class Api(Client):
     def __init__(
-        self, session: aiohttp.ClientSession, projection: Projection, publisher: MemoryPublisher, blobs: FolderBlobs
+        self, session: aiohttp.ClientSession, projection: Projection, publisher: MemoryPublisher, blobs: FolderBlobs,
+        shown: Responses,
     ) -> None:  # fmt: skip
         super().__init__(session, projection)
+        self.shown = shown
         self.published = publisher
         self.blobs = blobs
+        self.priorities: frozenset[Priority] | None = None
+        """That the key may give."""
 
     async def ask(
         self, answered: int = 200, tenant: str = "default", scopes: str = OPERATOR, act: str = "cancel", **body: Any
@@ -81,10 +89,19 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
                 lambda: NOW_MS, registry,
             ),
         )  # fmt: skip
-        publishing, retrying = Publishing(publisher, limits), Retrying(submissions, blobs)
+        reads = DatabaseReads(database)
+
+        async def is_hidden(tenant: str, own_id: str) -> bool:
+            return await shown.is_hidden(tenant, own_id)
+
+        previous = PreviousResponses(reads, blobs, POLICY, is_hidden, submissions.accepted, limits.appear_s)
+        shown = Responses(reads, submissions, previous, blobs, limits)
+        publishing = Publishing(publisher, limits, limited_by(lambda _key: found.priorities))
+        retrying = Retrying(submissions, blobs, previous.allows_again)
         add_bulk_routes(app, database, RIGHTS, lambda: NOW_MS, read_prices(PRICES), publishing, retrying)
         async with served(app) as session:
-            yield Api(session, projection, publisher, blobs)
+            found = Api(session, projection, publisher, blobs, shown)
+            yield found
 
 
 @pytest.fixture

@@ -68,6 +68,19 @@ def test_a_change_is_planned_made_once_a_job_and_a_repeat_finds_nothing_left(wit
     with_api(body)
 
 
+def test_a_key_changes_jobs_to_a_priority_that_it_may_give_alone(with_api: Any) -> None:
+    async def body(api: Api) -> None:
+        await api.take(submitted("a"))
+        api.priorities = frozenset({"bulk"})
+        refusal = await api.ask(403, act="change", ids=["a"], priority="interactive", **WHY)
+        assert refusal["code"] == "priority_not_allowed"
+        assert not api.published.landed
+        assert (await api.ask(act="change", ids=["a"], priority="bulk", **WHY))["count"] == 1
+        assert (await api.ask(act="change", ids=["a"], deadline_at_ms=SOON_MS))["count"] == 1
+
+    with_api(body)
+
+
 def test_a_deadline_is_moved_and_one_that_has_passed_ends_jobs(with_api: Any) -> None:
     async def body(api: Api) -> None:
         await api.take(submitted("a"), submitted("b"))
@@ -161,6 +174,29 @@ def test_a_retry_is_a_new_job_that_names_the_ended_one_and_is_made_once(with_api
         assert (row.retry_of, row.status) == ("a", "submitting")
         told = await api.ask(act="retry", ids=["done", "open", "bad", "none", "a"])
         assert (told["not_retried"], told["not_found"], told["count"]) == (["done", "open", "bad"], ["none"], 0)
+
+    with_api(body)
+
+
+def test_what_was_deleted_or_may_not_be_named_any_more_is_not_retried(with_api: Any) -> None:
+    requests: dict[str, dict[str, Any]] = {
+        "fine": {"input": "x"},
+        "deleted": {"input": "x"},
+        "unshared": {"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
+        "follows": {"previous_response_id": "resp_z"},
+        "strange": {"previous_response_id": "resp_unknown"},
+    }
+
+    async def body(api: Api) -> None:
+        await api.take(submitted("z:theirs", tenant="z"), accepted("z:theirs", response_id="resp_z"))
+        for name, request in requests.items():
+            value = InlineBody(value={"model": "gpt-5", **request})
+            await expired(api, f"acme:{name}", tenant="acme", request=value)
+        await api.shown.hide("acme", "deleted")
+        batch = await api.ask(act="retry", tenant="acme", everything=True, **WHY)
+        assert [made["retry_of"] for made in batch["jobs"]] == ["fine"]
+        assert set(batch["refused"]) == requests.keys() - {"fine"}
+        assert len(submissions(api)) == 1
 
     with_api(body)
 

@@ -1,18 +1,22 @@
 """Costs over a real server, on every kind of database."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from aiohttp import web
+from typer.testing import CliRunner
 
-from backstop.readmodel.budgets import Spending
-from backstop.readmodel.prices import read_prices
+from backstop.cli.main import app as command
+from backstop.readmodel.budgets import Budget, Spending
 from receiver.reads.costs import add_cost_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Terms, Usage
 from schemas.prompt_cache import PromptCache
+from streams.policy.prices import read_prices
 from tests.unit.backstop.readmodel.api import Api as JobsApi
 from tests.unit.backstop.readmodel.api import api as jobs_api
 from tests.unit.backstop.readmodel.conftest import Bench
@@ -51,12 +55,14 @@ class Api(Client):
 
 
 @asynccontextmanager
-async def api(bench: Bench) -> AsyncIterator[Api]:
+async def api(bench: Bench, *budgets: Budget) -> AsyncIterator[Api]:
     projection = await Projection(bench.another()).take_over()
     app = web.Application()
     now_ms = TODAY * DAY_MS + 1
     database, prices = bench.another(), read_prices(PRICES)
-    add_cost_routes(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, Spending((), prices))
+    add_cost_routes(
+        app, database, lambda r: r.headers.get("X-Test-Tenant", "default"), lambda: now_ms, Spending(budgets, prices)
+    )  # fmt: skip
     add_why_route(app, database, lambda r: r.headers["X-Test-Tenant"], lambda: now_ms, prices)
     async with served(app) as session:
         yield Api(session, projection)
@@ -230,5 +236,41 @@ def test_a_job_says_why_it_stands_where_it_does_and_what_it_cost(run) -> None:
             }  # fmt: skip
             assert (await client.why("j", 404, tenant="acme"))["code"] == "job_not_found"
             assert (await client.why("unheard-of", 404))["code"] == "job_not_found"
+
+    run(body)
+
+
+def budget_of(usd: str, *, stop: bool = False, tenant: str = "default", per: Any = "day") -> Budget:
+    return Budget(tenant=tenant, per=per, usd=Decimal(usd), stop=stop)
+
+
+def test_budgets_are_told_with_what_is_spent_reserved_and_left_the_alarm_and_the_stop(run) -> None:
+    """Over HTTP, and by `backstop costs`. Each job costs $0.0022, and one more runs."""
+
+    async def body(bench: Bench) -> None:
+        budgets = budget_of("0.0044", stop=True), budget_of("0.0024", per="month"), budget_of("1", tenant="acme")
+        async with api(bench, *budgets) as client:
+            facts = [*job("done", used=USED), *job("runs")[:2], *job("odd", used=USED, model="unheard-of")]
+            await client.take(*facts)
+            day, month = (await client.get())["budgets"]
+            assert day == {
+                "per": "day", "since": "2026-11-29", "limit_usd": "0.0044", "spent_usd": "0.0022",
+                "reserved_usd": "0.0022", "unknown": 2, "warn_percent": 80, "near": False, "stops": True,
+                "used_up": True,
+            }  # fmt: skip
+            assert (month["since"], month["near"], month["stops"]) == ("2026-11-01", True, False)
+            assert "used_up" not in month
+            assert [each["limit_usd"] for each in (await client.get(tenant="acme"))["budgets"]] == ["1"]
+            async with client.session.get("/v1/costs") as answer:
+                url = str(answer.url.origin())
+            told = await asyncio.to_thread(CliRunner().invoke, command, ["costs", "--url", url])
+        assert told.exit_code == 0, told.output
+        lines = [line for line in told.stderr.splitlines() if line.startswith("budget per ")]
+        day_line = "budget per day, since 2026-11-29: $0.0022 spent and $0.0022 reserved of $0.0044"
+        month_line = "budget per month, since 2026-11-01: $0.0022 spent and $0 reserved of $0.0024"
+        assert lines == [
+            f"{day_line}, 2 attempts of unknown cost; creates are held",
+            f"{month_line}, 2 attempts of unknown cost; alarm: 80 % are spent",
+        ]
 
     run(body)

@@ -8,8 +8,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from backstop.readmodel.prices import read_prices
-from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.runtime.settings import RuntimeSettings
 from receiver.app import _answer_with_problems
 from receiver.lane_watch import LaneWatch
@@ -21,6 +19,8 @@ from schemas.base import Message
 from schemas.jobs import Turn
 from schemas.lanes import CreateFailed
 from schemas.pauses import PAUSED_CODE, CreatesPaused, CreatesResumed, PauseFact
+from streams.policy.prices import read_prices
+from streams.price_settings import SHIPPED_PRICES
 from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.backstop.readmodel.conftest import Bench
 from tests.unit.backstop.readmodel.logs import rejected

@@ -13,9 +13,7 @@ from backstop.readmodel import ledger, queries
 from backstop.readmodel.batch import Known, project
 from backstop.readmodel.costs import BYS, PRICED_BY, By, CostQuestion, CostsView, columns_of, costs, day_of, number_of
 from backstop.readmodel.ledger import sums_between
-from backstop.readmodel.prices import read_prices
 from backstop.readmodel.retention import Removable, remove_ended
-from backstop.readmodel.settings import SHIPPED_PRICES
 from backstop.readmodel.spending import (
     COUNTS,
     GROUP,
@@ -32,6 +30,8 @@ from backstop.readmodel.spending import (
 from schemas.base import InlineBody, Message, Terms, Usage
 from schemas.jobs import AdoptionRefused, AttemptEnd, UsageBooked
 from streams.fold.job import Absent, step
+from streams.policy.prices import read_prices
+from streams.price_settings import SHIPPED_PRICES
 from tests.unit.backstop.readmodel.logs import (
     DEADLINE_MS,
     Log,

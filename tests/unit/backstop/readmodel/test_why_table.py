@@ -9,9 +9,11 @@ import pytest
 
 from backstop.readmodel.rows import Place
 from backstop.readmodel.why import JobSituation, why
-from schemas.base import Cause, Message
-from schemas.jobs import JobChanged, JobFoundTooLate, RetryOf, Turn
+from schemas.base import Cause, Message, Usage
+from schemas.fallbacks import Fallback, Fallbacks
+from schemas.jobs import FallbackTaken, JobChanged, JobFoundTooLate, RetryOf, Turn
 from schemas.pauses import CreatesPaused, PauseScope
+from schemas.spend_caps import SpendCap
 from schemas.statuses import JOB_OUTCOMES, JobOutcome, SettledStatus
 from streams import fold
 from streams.fold import attempts
@@ -19,6 +21,7 @@ from streams.fold.job import Absent, Status, status
 from streams.policy.lane_queue import Why
 from tests.unit.backstop.readmodel.logs import (
     DEADLINE_MS,
+    accepted,
     adopted,
     cancelled,
     refused,
@@ -50,6 +53,11 @@ PAUSED = CreatesPaused(
     id="p", at_ms=1_000, scope=PauseScope(model="gpt-5"), by="Ann", why="the key is rotated"
 )  # fmt: skip
 
+SPENT = CreatesPaused(
+    id="b", at_ms=1_000, scope=PauseScope(tenant="default", budget="day"), by="the budget per day",
+    why="$5 of $5 per day spent since 1970-01-01 (100 %)",
+)  # fmt: skip
+
 
 def changed(at_ms: int = 2_500, **changes: Any) -> Message:
     fields = {"id": f"j/changed/{at_ms}", "at_ms": at_ms, "job_id": "j", "tenant": "default", "ingress": "http"}
@@ -65,6 +73,13 @@ BESIDE: tuple[Message, ...] = (*GIVEN_UP, timer(due_ms=AGAIN_MS, at_ms=AGAIN_MS)
 FAILED: tuple[Message, ...] = (*EARLY, failed(at_ms=2_500))
 RETRY_MS = due_ms(*FAILED)
 NEVER_TWICE = submitted(policy=submitted().policy.model_copy(update={"retries_max": 0}))
+CAPPED = submitted(cap=SpendCap(tokens_max=1_000, input_tokens=11, output_tokens=2_000))
+FALLING = submitted(fallback=Fallbacks(to=(Fallback(model="gpt-5.2"),)))
+FELL = FallbackTaken(id="j/fallback/1", at_ms=63_000, job_id="j", number=1, closed_ms=61_000, code="invalid_api_key")
+AT_ONCE_MS = due_ms(FALLING, rejected(cause="never"))
+ANSWERED: tuple[Message, ...] = (
+    timer(due_ms=AT_ONCE_MS, at_ms=AT_ONCE_MS), accepted(attempt=2), settled().model_copy(update={"attempt": 2}),
+)  # fmt: skip
 TOO_LATE = JobFoundTooLate(id="x", at_ms=DEADLINE_MS - 30_000, job_id="j", needs_ms=60_000)
 
 STATUSES: dict[Status, JobSituation] = {
@@ -79,11 +94,17 @@ STATUSES: dict[Status, JobSituation] = {
 BESIDES: dict[str, JobSituation] = {
     "waits until a time": seen(LATER),
     "waits, paused": seen(QUEUED, paused=(PAUSED,)),
+    "waits, budget used up": seen(QUEUED, paused=(SPENT,)),
+    "backing off, budget used up": seen(submitted(), rejected(), paused=(SPENT,)),
     "waits, changed": seen(QUEUED, changed(priority="bulk", deadline_at_ms=100_000)),
     "waits, repeats": seen(submitted(turn=Turn(waits=True), retry=RetryOf(job_id="old", why="w"))),
     "ended, retried": seen(ONCE, rejected(), retried_as="retry_1"),
     "submitting, paused": seen(submitted(), paused=(PAUSED,)),
     "backing off, paused": seen(submitted(), rejected(), paused=(PAUSED,)),
+    "waits for a lane, with a fallback": seen(FALLING, rejected(cause="account"), now_ms=2_000),
+    "fell back from a lane": seen(FALLING, rejected(cause="account"), FELL, now_ms=64_000),
+    "fell back after a refusal": seen(FALLING, rejected(cause="never")),
+    "ended after a fallback": seen(FALLING, rejected(cause="never"), *ANSWERED),
     "backing off, for its turn": seen(QUEUED, timer(due_ms=1_000, at_ms=1_500), rejected(cause="unsent"), now_ms=9_000),
 }
 ATTEMPTS: dict[type[attempts.Attempt], JobSituation] = {
@@ -110,6 +131,8 @@ REASONS: dict[str, JobSituation] = {
     "deadline, moved": seen(*EARLY, changed(deadline_at_ms=0)),
     "deadline, waiting": seen(QUEUED, timer(due_ms=1_000, at_ms=DEADLINE_MS)),
     "would_not_finish": seen(QUEUED, TOO_LATE),
+    "cost_cap": seen(CAPPED, *EARLY[1:], failed(at_ms=2_500, usage=Usage(output_tokens=900))),
+    "cost_cap, at once": seen(submitted(cap=SpendCap(tokens_max=10, input_tokens=11, output_tokens=2))),
     "response_taken": seen(adopted(), TAKEN),
     "unknown_outcome": seen(
         NEVER_TWICE, timer(due_ms=REPORT_MS, at_ms=REPORT_MS), timer(due_ms=ADOPT_MS, at_ms=ADOPT_MS)

@@ -1,5 +1,6 @@
 """The URLs and addresses that a webhook may reach: each known trick to redirect it is refused."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -13,6 +14,7 @@ from backstop.runtime.errors import ConfigurationError
 
 RULES = EgressRules(frozenset({443, 8443}))
 DEVELOPMENT = replace(RULES, loopback=True)
+INNER = replace(RULES, inner=parse_networks(["10.1.0.0/16", "fd12::/32"]), refused=parse_networks(["10.1.9.0/24"]))
 
 
 @pytest.mark.parametrize(
@@ -162,3 +164,50 @@ def test_settings_become_rules() -> None:
 def test_loopback_hosts_are_known() -> None:
     assert all(map(is_loopback_host, ("localhost", "127.0.0.1", "::1")))
     assert not any(map(is_loopback_host, ("", "example.com", "10.0.0.1", "0.0.0.0")))
+
+
+def test_inner_services_are_reached_by_inner_names_in_the_networks_of_the_operator_alone() -> None:
+    for url in (
+        "http://billing.internal/x",
+        "https://billing/",
+        "http://a.svc.cluster.local:443/x",
+        "http://nas.lan:443/",
+    ):
+        with pytest.raises(ValueError, match="the port") if url == "http://billing.internal/x" else nullcontext():
+            INNER.check_url(url)
+        with pytest.raises(ValueError, match=r"^the "):
+            RULES.check_url(url)
+    for address in ("10.1.2.3", "fd12::7", "::ffff:10.1.2.3"):
+        assert not INNER.refuses(address)
+        assert not INNER.refuses_for("billing.internal", address)
+    for address in ("10.2.0.1", "10.1.9.4", "127.0.0.1", "169.254.169.254", "fd13::1", "8.8.8.8", "not an address"):
+        assert INNER.refuses_for("billing.internal", address)
+
+
+def test_a_public_name_is_as_before_where_inner_networks_are_allowed() -> None:
+    for url in ("http://hooks.example.com/", "https://10.1.2.3/", "https://x.onion/", "http://localhost:443/",
+                "https://a.localhost/", "http://2130706433:443/", "https://[fd12::7]/"):  # fmt: skip
+        with pytest.raises(ValueError, match=r"^the "):
+            INNER.check_url(url)
+    assert not INNER.refuses_for("hooks.example.com", "8.8.8.8")
+    assert INNER.refuses_for("hooks.example.com", "10.2.0.1")
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["0.0.0.0/0", "127.0.0.1/32", "169.254.169.254/32", "168.63.128.0/20", "::/0", "::1/128", "fe80::/64",
+     "fd00:ec2::254/128", "fd00::/8", "::ffff:10.0.0.0/104"],
+)  # fmt: skip
+def test_this_machine_and_metadata_services_can_not_be_allowed(network: str) -> None:
+    with pytest.raises(ValueError, match="name smaller networks"):
+        WebhookSettings(outgoing_allowed_networks=network)
+
+
+@given(st.ip_addresses())
+def test_no_address_outside_of_the_networks_is_reached_because_they_are_allowed(
+    address: IPv4Address | IPv6Address,
+) -> None:
+    within = any(address in network for network in INNER.inner if network.version == address.version)
+    wraps = isinstance(address, IPv6Address) and (address.ipv4_mapped is not None or str(address).startswith("64:ff9b"))
+    if not within and not wraps:
+        assert INNER.refuses(str(address)) == replace(INNER, inner=()).refuses(str(address))

@@ -9,7 +9,7 @@ from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka.topics import FoundTopic, TopicDifference, compare, wanted_topics
 from backstop.runtime.record_sizes import TOPIC_BYTES_MAX
 from backstop.runtime.settings import RuntimeSettings
-from schemas.topics import TOPICS
+from schemas.topics import CHANGELOGS, TOPICS
 
 SETTINGS = RuntimeSettings(topic_prefix="t.", partitions=4)
 WANTED = wanted_topics(SETTINGS)
@@ -27,7 +27,7 @@ def config_with(name: str, setting: str, value: str) -> tuple[TopicDifference, .
 
 
 def test_every_topic_of_the_table_is_wanted_under_its_prefix() -> None:
-    assert [topic.name for topic in WANTED] == [f"t.{topic.name}" for topic in TOPICS]
+    assert [topic.name for topic in WANTED] == [f"t.{topic.name}" for topic in (*TOPICS, *CHANGELOGS)]
 
 
 def test_topics_as_wanted_have_no_difference() -> None:

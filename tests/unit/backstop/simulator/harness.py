@@ -113,7 +113,7 @@ class World:
         url = URL(f"{self.url}/v1{path}", encoded=True)
         async with self.http.request(method, url, headers=headers, allow_redirects=False, **more) as answer:
             found = {name.lower(): value for name, value in answer.headers.items()}
-            return answer.status, await answer.text(), found
+            return answer.status, await answer.text(errors="replace"), found
 
 
 async def serve(app: web.Application) -> tuple[web.AppRunner, str]:

@@ -9,7 +9,7 @@ import pytest
 
 from backstop.simulator.ids import AWKWARD, response_id
 from tests.support.waiting import eventually
-from tests.unit.backstop.simulator.harness import NEVER_S, profile, world
+from tests.unit.backstop.simulator.harness import KEY, NEVER_S, profile, world
 
 
 @pytest.mark.parametrize("form", ["hex", "short", "gateway", "printable"])
@@ -112,6 +112,25 @@ def test_states_may_have_other_names(fault: str, opens: set[str], ends: str) -> 
             assert seen <= opens | {ends}
             open_now = (await w.control("GET", "stats"))["open"]
             assert open_now == (1 if "unknown" in fault else 0)
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"),
+    [
+        ("bom", b"\xef\xbb\xbf{"), ("utf16", b"\xff\xfe"), ("prefix", b")]}'"), ("trailing", b"{"),
+        ("envelope", b'{"status":'),
+        ("list", b"[{"), ("events", b"event:"),
+    ],
+)  # fmt: skip
+def test_something_may_stand_around_the_objects(form: str, begins: bytes) -> None:
+    async def case() -> None:
+        async with world(strict=False) as w:
+            body = {"model": "m", "input": "Hi", "background": True, "metadata": {"sim_fault": f"run_around={form}"}}
+            headers = {"authorization": f"Bearer {KEY}"}
+            async with w.http.post(f"{w.url}/v1/responses", json=body, headers=headers) as answer:
+                assert (await answer.read()).startswith(begins)
 
     asyncio.run(case())
 

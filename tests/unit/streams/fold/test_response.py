@@ -209,6 +209,20 @@ def test_a_change_restarts_the_patience_and_stuck_is_reported_once() -> None:
     assert not again.step.outputs
 
 
+def test_a_response_whose_output_or_usage_grows_is_not_stuck() -> None:
+    others: dict[str, Any] = {"raw_status": "in_progress", "others_ended_at_ms": AT + 60_000}
+    history = given(
+        claimed(CLAIM_AT, stuck_after_ms=STUCK_MS),
+        observed(AT, "running", raw_status="in_progress"),
+        observed(AT + 50_000, "running", raw_status="in_progress", progress=7),
+    )
+    assert not history.when(observed(AT + 50_000 + STUCK_MS - 1, "running", progress=7, **others)).step.outputs
+    assert history.when(observed(AT + 50_000 + STUCK_MS, "running", progress=7, **others)).step.outputs
+    assert not history.when(observed(AT + 50_000 + STUCK_MS, "running", progress=8, **others)).step.outputs
+    # A replica that is behind shows less: no change.
+    assert history.when(observed(AT + 50_000 + STUCK_MS, "running", progress=3, **others)).step.outputs
+
+
 def test_stuck_may_be_a_multiple_of_the_typical_run_time() -> None:
     history = given(claimed(CLAIM_AT, stuck_factor=5.0), observed(AT, "running", raw_status="queued"))
     seen: dict[str, Any] = {"raw_status": "queued", "others_ended_at_ms": AT, "typical_ms": 10_000}

@@ -78,10 +78,12 @@ def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
     [
         (response(object="list"), "no_response_object"),
         (response(status=None, error={"code": "x"}, metadata=None), "no_status"),
-        ({}, "no_status"),
+        ({}, "no_response_object"),
         ([1], "no_response_object"),
         (None, "no_response_object"),
-        ({"error": {"message": "x"}}, "no_status"),
+        ({"error": {"message": "x"}}, "no_response_object"),
+        ({"status": "success", "data": None}, "no_response_object"),
+        ({"status": "error", "message": "database down"}, "no_response_object"),
         (completed(), "another_job"),
     ],
 )
@@ -115,7 +117,9 @@ def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str)
     [
         (error(404, None, "invalid_request_error"), Missing()),
         (ProviderAnswer(404, {}, {"message": "Response not found", "type": "invalid_request_error"}), Missing()),
+        (error(410, "gone"), Missing()),
         (ProviderAnswer(404), AskAgain("http_404")),
+        (ProviderAnswer(200, {}, completed(), broken=True), AskAgain("lost: the answer broke off")),
         (error(401, "invalid_api_key", None, "no"), Refused("invalid_api_key", "no")),
         (error(403, "no_access", None, "no"), Refused("no_access", "no")),
         (HTML_403, AskAgain("edge_block", 0, limited=True)),
@@ -177,6 +181,13 @@ def test_an_owner_is_read_only_where_all_of_it_is_well_formed(metadata: Any, pre
 )  # fmt: skip
 def test_backstops_metadata_is_told_from_a_users(metadata: dict[str, str], owner: Owner | None) -> None:
     assert owner_of(metadata) == owner
+
+
+def test_what_a_running_response_shows_of_its_work() -> None:
+    calm, usage = response(status="in_progress"), {"output_tokens": 4, "total_tokens": 5}
+    shown = [calm, {**calm, "usage": usage}, {**calm, "output": [{"text": "abc"}]}, completed()]
+    seen = [read_poll(ProviderAnswer(200, {}, body), 0, "job_1") for body in shown]
+    assert [each.progress for each in seen if isinstance(each, Seen)] == [None, 9, 5, None]
 
 
 def test_odd_numbers_of_a_response_are_left_out() -> None:

@@ -1,14 +1,14 @@
 """The goals of hedging, in virtual time: extra creates, the tail of the run times, and when there must be no hedge. The
-long form is `python -m bench.hedging`.
+long form is `make bench-hedging`.
 """
 
-from random import Random
 from statistics import fmean
 
 import pytest
 
 from bench.hedging import MODELS, TABLE, Course, Scene, correlated, hedged, independent
-from streams.policy.hedging import LANE_REST_MS, ClassStop
+from bench.hedging_goals import stopped
+from streams.policy.hedging import LANE_REST_MS
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -79,24 +79,12 @@ def test_losers_that_count_as_ended_show() -> None:
     assert wrong.quantile_s(0.999) > 1.2 * right.quantile_s(0.999)
 
 
-def stopped_after(wins: float, seed: int, hedges: int) -> int | None:
-    """The hedge with which a class stops for the first time."""
-    stop, chance = ClassStop(), Random(seed)
-    for number in range(1, hedges + 1):
-        if chance.random() < wins:
-            stop.won()
-        else:
-            stop.lost(0)
-        if stop.until_ms:
-            return number
-    return None
+def test_a_budget_that_is_full_at_the_start_shows() -> None:
+    """A planted bug: each restart would grant hedges that no submission has paid for."""
+    right, wrong = (hedged(Scene(independent, 0.02, 1_500, budget_full=full)) for full in (False, True))
+    assert right.extra <= 0.02 + 0.001 < wrong.extra
 
 
-def test_most_classes_whose_hedges_hardly_win_stop_within_50() -> None:
-    stopped = sum(stopped_after(0.03, seed, 50) is not None for seed in range(1_000))
-    assert stopped >= 900
-
-
-def test_hardly_a_class_whose_hedges_win_is_stopped() -> None:
-    wrongly = sum(stopped_after(0.25, seed, 1_000) is not None for seed in range(400))
-    assert wrongly <= 0.02 * 400
+def test_a_class_whose_hedges_hardly_win_stops_soon_and_one_whose_hedges_pay_goes_on() -> None:
+    assert stopped(0.03, 50) >= 0.95
+    assert stopped(0.25, 1_000) <= 0.01

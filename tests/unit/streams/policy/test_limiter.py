@@ -2,6 +2,7 @@
 
 import pytest
 
+from streams.policy.lending import LentShare
 from streams.policy.limiter import (
     DOUBLES_IN_MS,
     FIRST_TOKENS_PER_MIN,
@@ -9,9 +10,8 @@ from streams.policy.limiter import (
     STALE_MS,
     TOLD_FOR_MS,
     Limiter,
-    LimitsTold,
-    Rates,
 )
+from streams.policy.rates import LimitsTold, Rates
 
 DISCOVER = Rates(discover=True)
 
@@ -115,3 +115,16 @@ def test_a_large_rate_rises_slowly() -> None:
     before, now_ms = limiter.tokens_per_min or 0.0, limiter._risen_ms
     serve(limiter, now_ms + 100, now_ms + 900_000)
     assert before * 1.4 < (limiter.tokens_per_min or 0.0) < before * 1.51
+
+
+def test_a_lender_finds_nothing_out_from_the_few_jobs_that_it_serves() -> None:
+    limiter = Limiter(DISCOVER, 0, share=0.25)
+    limiter.lent(LentShare(0.005), 0)
+    for now_ms in range(0, 600_000, 10_000):
+        limiter.take(1_000, now_ms)
+        limiter.answered(1_000, now_ms)
+        limiter.ended(1_000, 1_000)
+    assert limiter.tokens_per_min == FIRST_TOKENS_PER_MIN
+    limiter.take(1_000, 600_000)
+    limiter.refused(1_000, 600_000, limited=True, told_ms=0)
+    assert limiter.tokens_per_min == pytest.approx(0.8 * FIRST_TOKENS_PER_MIN)

@@ -33,6 +33,21 @@ DRAWS, DRAWS_LONG = 5, 20
 OUTAGE_S = (1_500.0, 2_700.0)
 
 
+MEASURED: dict[tuple[str, int], tuple[float, ...]] = {
+    ("lognormal 0.8", 300): (0.967, 0.983, 0.984, 0.984, 0.985, 0.986, 0.984),
+    ("lognormal 0.8", 100): (0.963, 0.977, 0.979, 0.979, 0.979, 0.975, 0.964),
+    ("lognormal 1.2", 300): (0.956, 0.984, 0.988, 0.986, 0.982, 0.975, 0.976),
+    ("lognormal 1.2", 100): (0.945, 0.964, 0.970, 0.973, 0.969, 0.960, 0.958),
+    ("Weibull k = 2", 300): (0.958, 0.975, 0.976, 0.971, 0.964, 0.953, 0.960),
+    ("Weibull k = 2", 100): (0.950, 0.966, 0.966, 0.966, 0.959, 0.950, 0.961),
+    ("exponential", 300): (0.963, 0.984, 0.987, 0.987, 0.986, 0.984, 0.982),
+    ("exponential", 100): (0.958, 0.978, 0.979, 0.976, 0.979, 0.982, 0.978),
+    ("two humps", 300): (0.934, 0.968, 0.977, 0.980, 0.979, 0.987, 0.980),
+    ("two humps", 100): (0.921, 0.956, 0.965, 0.967, 0.962, 0.977, 0.954),
+}
+"""The efficiency at each of `PRICES`, the mean of `DRAWS_LONG`: a change that loses two points of it fails."""
+
+
 def near_the_optimum(times: Times, ended: int, least: float, prices: Sequence[float], draws: int) -> None:
     for price_s in prices:
         found = points(times, ended, price_s, draws, jitters=1)
@@ -49,7 +64,8 @@ def test_a_learned_schedule_is_near_the_optimum(times: Times, ended: int, least:
 @pytest.mark.parametrize("times", FIVE, ids=lambda times: times.name)
 @pytest.mark.parametrize(("ended", "least"), [(300, 0.92), (100, 0.88)])
 def test_a_learned_schedule_is_near_the_optimum_at_each_price(times: Times, ended: int, least: float) -> None:
-    near_the_optimum(times, ended, least, PRICES, DRAWS_LONG)
+    for price_s, measured in zip(PRICES, MEASURED[times.name, ended], strict=True):
+        near_the_optimum(times, ended, max(least, measured - 0.02), (price_s,), DRAWS_LONG)
 
 
 def test_the_reference_is_that_of_the_theory() -> None:
@@ -154,7 +170,7 @@ def test_where_the_rate_binds_the_price_rises_within_minutes() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("rate_per_s", "least_s"), [(10.0, 5.7), (5.0, 12.8)])
+@pytest.mark.parametrize(("rate_per_s", "least_s"), [(10.0, 5.7), (5.0, 12.8), (2.5, 33.7)])
 def test_where_the_rate_binds_the_price_rises(rate_per_s: float, least_s: float) -> None:
     run = outage(rate_per_s)
     delay_s, per_s = steady(run)

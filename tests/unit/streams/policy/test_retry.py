@@ -42,7 +42,25 @@ def spent(**changes: int) -> Spent:
 def decide(
     spend: Spend, counted: Spent, cause: Cause = "faulty", told_ms: int = 0, of: JobPolicy = POLICY
 ) -> RetryDecision:
-    return next_attempt(of, seed="job_1", now_ms=NOW, cause=cause, told_ms=told_ms, spend=spend, spent=counted)
+    return next_attempt(
+        of, seed="job_1", now_ms=NOW, deadline_ms=NOW + 6 * HOUR_MS, cause=cause, told_ms=told_ms, spend=spend,
+        spent=counted,
+    )  # fmt: skip
+
+
+def test_the_second_half_of_the_doubts_is_spread_over_the_time_that_is_left() -> None:
+    at_ms, waits_ms = NOW, list[int]()
+    for used in range(1, 13):
+        decision = next_attempt(
+            POLICY.model_copy(update={"doubts_max": 12}), seed="job_1", now_ms=at_ms, deadline_ms=NOW + 6 * HOUR_MS,
+            cause="faulty", told_ms=0, spend="doubtful", spent=spent(doubtful=used, streak=used),
+        )  # fmt: skip
+        assert isinstance(decision, Retry)
+        waits_ms.append(decision.at_ms - at_ms)
+        at_ms = decision.at_ms
+    assert max(waits_ms[:6]) < 90_000
+    assert all(wait_ms >= HOUR_MS // 20 for wait_ms in waits_ms[6:])
+    assert NOW + 4 * HOUR_MS < at_ms < NOW + 6 * HOUR_MS
 
 
 def test_the_waits_of_a_job_are_these_for_ever() -> None:

@@ -14,6 +14,7 @@ from streams.fold.batch import JOB_FOLD, Folded, fold_batch
 from streams.fold.response_states import Hedge
 from streams.fold.rows import encode_response_state, encode_row
 from streams.policy.admission import Admission
+from streams.policy.hedge_permits import BUSY_AGAIN_MS, UNKNOWN_VALID_MS, NoHedgeNow, Slow
 from streams.policy.hedging import AGAIN_MS, LANE_REST_MS, REST_MS
 from streams.policy.latency import Latencies
 from streams.policy.limits import read_rules
@@ -23,7 +24,7 @@ from streams.policy.waiting import Waiter
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import Due, DueIndex
 from streams.scheduler.hedge_timers import HedgeTimers
-from streams.scheduler.hedges import BUSY_AGAIN_MS, UNKNOWN_VALID_MS, Hedges, NoHedgeNow, Slow
+from streams.scheduler.hedges import Hedges
 from streams.scheduler.response_timers import response_timer
 from tests.support.builders import (
     DEADLINE,

@@ -15,7 +15,8 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
-from schemas.lanes import LaneFact
+from schemas.lanes import CreateFact
+from streams.openai.provider import OpenAIProvider
 from streams.policy.lanes import PROBE_WAIT_MS
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.polls import PollPolicy, Webhooks
@@ -61,6 +62,7 @@ class Bench:
     now_ms: list[int]
     rate: PollRate
     pauses: Pauses
+    provider: OpenAIProvider
 
     async def facts(self, count: int, timeout_s: float = 5) -> list[Any]:
         await eventually(lambda: len(self.publisher.acked) >= count, timeout_s, f"{count} facts")
@@ -80,7 +82,7 @@ class Probe:
 
     bench: Bench
     lanes: Lanes
-    written: list[LaneFact]
+    written: list[CreateFact]
     now_ms: list[int]
 
     def read_own_claim(self) -> None:
@@ -94,7 +96,7 @@ class Probe:
 @asynccontextmanager
 async def probing(tmp_path: Path) -> AsyncIterator[Probe]:
     """The create may be sent for `VALID_MS` from its claim."""
-    now_ms, written = [NOW_MS], list[LaneFact]()
+    now_ms, written = [NOW_MS], list[CreateFact]()
     lanes = Lanes(lambda: now_ms[0])
     lanes.failed("m", "c", "account", "x")
     lanes.join(written.append)
@@ -135,7 +137,7 @@ async def submitting(
         submitter = Submitter(commands, parts, SubmitterLimits(**{"drain_ms": 2_000, **limits}), rules)
         run = asyncio.create_task(submitter.run(stop))
         try:
-            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate, pauses)
+            yield Bench(commands, publisher, state, blobs, registry, stop, run, told_ms, rate, pauses, provider)
         finally:
             stop.set()
             await asyncio.gather(run, return_exceptions=True)

@@ -12,8 +12,14 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
 from schemas.codec import encode
-from schemas.lanes import CreateFailed, LaneFact, ProbeClaimed
+from schemas.lanes import CreateFailed, LaneFact, ProbeClaimed, ShareWanted
+from streams.policy.admission import Admission
 from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS, Go, Held
+from streams.policy.limiter import Limiter
+from streams.policy.limits import NO_LIMITS, LimitRules, read_rules
+from streams.policy.rates import NotNow
+from streams.policy.shared_limits import SharedLimits
+from streams.policy.sizes import Asked
 from streams.provider import account_name
 from streams.workers.lane_board import FIRST_READ_WAIT_S, QUEUE_MAX, READ_AGAIN_S, LaneBoard
 from streams.workers.lanes import CLAIM_WAIT_S, Lanes
@@ -88,14 +94,34 @@ class Consumer:
 @dataclass
 class Worker:
     topic: Topic
+    name: str = "w"
+    rules: LimitRules = NO_LIMITS
     lanes: Lanes = field(init=False)
     board: LaneBoard = field(init=False)
 
     def __post_init__(self) -> None:
         self.lanes = Lanes(self.now_ms)
+        self.admission = Admission(self.rules, self.lanes.account)
+        self.limits = SharedLimits(self.admission, self.rules, self.lanes.account, self.name, partitions=2)
         self.board = LaneBoard(
-            RuntimeSettings(), self.lanes, self.topic.publisher, self.now_ms, partial(Consumer, self.topic)
-        )
+            RuntimeSettings(), self.lanes, self.topic.publisher, self.now_ms, partial(Consumer, self.topic),
+            self.limits,
+        )  # fmt: skip
+
+    def own(self, partition: int) -> None:
+        self.limits.own((partition,))
+        self.admission.own((partition,), 0.5, self.now_ms())
+        self.admission.room(Asked("t", MODEL, 4_000, 1_000), self.now_ms())  # The lane is known.
+
+    @property
+    def limiter(self) -> Limiter:
+        return dict(self.admission.limiters(MODEL))[None]
+
+    async def short_for(self, seconds: int) -> None:
+        """Jobs of the worker find no room."""
+        for _ in range(2 * seconds):
+            self.limiter.short(NotNow("tokens_per_min", 500), self.now_ms())
+            await asyncio.sleep(0.5)
 
     def now_ms(self) -> int:
         return T0 + int(asyncio.get_running_loop().time() * 1_000)
@@ -227,5 +253,47 @@ def test_the_queue_of_unwritten_facts_is_bounded() -> None:
             worker.lanes.failed(f"m{number % 900}", f"c{number}", "overloaded", "http_503")
         assert worker.board._queue.qsize() == QUEUE_MAX
         assert len(read) == 2 * QUEUE_MAX
+
+    play(story())
+
+
+LIMITED = read_rules('[{"tokens_per_min": 100000}]')
+
+
+def test_what_one_worker_leaves_unused_another_one_has_through_the_topic() -> None:
+    async def story() -> None:
+        topic = Topic()
+        one, two = (Worker(topic, name, LIMITED) for name in ("one", "two"))
+        tasks = [await running(one), await running(two)]
+        one.own(0)
+        two.own(1)
+        await one.short_for(4)
+        assert one.limiter.share > 0.98
+        assert two.limiter.share < 0.02
+        topic.publisher.away = True
+        await one.short_for(15)
+        assert [one.limiter.share, two.limiter.share] == [0.5, 0.5], "facts that can't be written lend nothing"
+        topic.publisher.away = False
+        await one.short_for(4)
+        assert one.limiter.share > 0.98
+        for task in tasks:
+            task.cancel()
+
+    play(story())
+
+
+def test_without_limits_a_worker_tells_nothing_and_passes_over_what_others_tell() -> None:
+    async def story() -> None:
+        topic = Topic()
+        limited, free = Worker(topic, "limited", LIMITED), Worker(topic, "free")
+        tasks = [await running(limited), await running(free)]
+        for number, worker in enumerate((limited, free)):
+            worker.own(number)
+        await limited.short_for(4)
+        assert {fact.worker for fact in topic.publisher.landed if isinstance(fact, ShareWanted)} == {"limited"}
+        assert (limited.limiter.share, free.limiter.share) == (0.5, 0.5)
+        assert free.lanes.all() == {}
+        for task in tasks:
+            task.cancel()
 
     play(story())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.base import Cause
 from schemas.codec import decode, encode
-from schemas.lanes import LANE_FACT, LaneFact, ProbeClaimed
+from schemas.lanes import LANE_FACT, CreateFact, ProbeClaimed
 from streams.policy.lanes import FAILURES_MAX, PROBE_ANSWER_MS_MAX, PROBE_WAIT_MS, Go, Held, Lane
 from streams.provider import account_name
 from streams.workers import lanes as shell
@@ -17,6 +17,13 @@ from streams.workers.lanes import UNREAD_MAX, Lanes
 
 MODEL = "m"
 T0 = 1_795_341_600_000
+
+
+def again(fact: CreateFact) -> CreateFact:
+    """The fact as it is read from the log."""
+    read = decode(LANE_FACT, encode(fact))
+    assert isinstance(read, CreateFact)
+    return read
 
 
 @dataclass
@@ -31,12 +38,12 @@ class Log:
     """The topic, and the workers that read it."""
 
     workers: list[Worker] = field(default_factory=list)
-    facts: list[LaneFact] = field(default_factory=list)
+    facts: list[CreateFact] = field(default_factory=list)
     now_ms: int = T0
 
     def join(self, skew_ms: int = 0, account: str = account_name()) -> Worker:
         lanes = Lanes(lambda: self.now_ms + skew_ms, account=account)
-        lanes.join(lambda fact: self.facts.append(decode(LANE_FACT, encode(fact))))
+        lanes.join(lambda fact: self.facts.append(again(fact)))
         worker = Worker(lanes, skew_ms)
         self.workers.append(worker)
         return worker

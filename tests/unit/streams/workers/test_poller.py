@@ -165,7 +165,7 @@ def test_a_404_is_an_observation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mischief", "reason"),
     [
-        (server.html(502), "http_502"), (server.close, "lost"), (server.answer(200, {}), "no_status"),
+        (server.html(502), "http_502"), (server.close, "lost"), (server.answer(200, {}), "no_response_object"),
         (server.answer(200, server.completed(object="x")), "no_response_object"),
         (server.answer(200, server.response(object="list")), "no_response_object"),
     ],

@@ -61,9 +61,9 @@ def test_a_provider_that_answers_with_the_object_accepted_it_and_does_not_stream
     "mischief",
     [
         events(), events({"type": "response.created"}), events([1], None),
-        events(CREATED | {"response": {}}), events(then=None), events(then=server.reset), server.cut, server.html(200),
+        events(CREATED | {"response": {}}), events(then=None), events(then=server.reset), server.html(200),
     ],
-    ids=["no event", "no response in it", "no objects", "no id", "silence", "reset", "cut", "HTML"],
+    ids=["no event", "no response in it", "no objects", "no id", "silence", "reset", "HTML"],
 )  # fmt: skip
 def test_a_stream_that_does_not_say_so_is_unknown_and_sent_once(mischief: Mischief) -> None:
     reply, state = create_against(mischief)

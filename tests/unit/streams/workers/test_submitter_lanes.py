@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from schemas.lanes import CreateFailed, ProbeClaimed
+from streams.openai.provider import POLLED_MS
 from streams.policy.lanes import FAILURES_MAX
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.submitting import VALID_MS, create, probing, submitting
@@ -21,6 +22,34 @@ def test_an_outage_costs_what_is_in_flight_when_the_fifth_failure_is_known(tmp_p
             assert causes == {"overloaded": bench.server.posts, "held": commands - bench.server.posts}
             assert {fact.held_for for fact in facts if fact.cause == "held"} == {"overloaded"}
             assert FAILURES_MAX <= bench.server.posts <= concurrency + FAILURES_MAX - 1
+
+    asyncio.run(scenario())
+
+
+def test_while_the_provider_is_silent_nothing_is_sent_that_may_be_paid(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        seen, lost, back = server.answer(200, server.response()), server.close, server.answer(404, {"error": {}})
+        accepted = server.answer(200, server.response())
+        async with submitting(tmp_path, seen, lost, lost, server.html(502), back, accepted) as bench:
+            await bench.provider.poll(server.RESPONSE_ID, "job_1")
+            bench.now_ms[0] += POLLED_MS
+            causes = list[str]()
+            for attempt in range(1, 5):
+                bench.commands.publish(create(attempt=attempt))
+                fact = (await bench.facts(attempt))[-1]
+                causes.append(getattr(fact, "code", fact.type))
+            assert causes == ["attempt_unknown", "provider_silent", "provider_silent", "attempt_accepted"]
+            assert bench.server.posts == 2
+
+    asyncio.run(scenario())
+
+
+def test_where_no_poll_was_ever_heard_silence_means_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with submitting(tmp_path, server.close) as bench:
+            bench.commands.publish(create(), create(attempt=2))
+            assert [fact.type for fact in await bench.facts(2)] == ["attempt_unknown", "attempt_unknown"]
+            assert bench.server.posts == 2
 
     asyncio.run(scenario())
 

@@ -17,10 +17,14 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from schemas.spend_caps import TokenPrices
+
 ATTO: Final = 10**18
 PRICE_MAX: Final = 1_000_000
 """Dollars per million tokens: beyond any price, so that a slip (a price per thousand, in cents) shows at the start."""
 ROWS_MAX: Final = 10_000
+LONG_INPUT_TOKENS: Final = 272_000
+"""Prompts above this have a price of their own (OpenAI's price page, 2026)."""
 STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard"})
 _TIER_MEANT: Final = {"fast": "priority"}
 _DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
@@ -40,7 +44,7 @@ class _PriceModel(BaseModel):
 
 
 class LongPercent(_PriceModel):
-    """Factors for long prompts (`backstop.readmodel.spending.LONG_INPUT_TOKENS`)."""
+    """Factors for long prompts (`LONG_INPUT_TOKENS`)."""
 
     input: Percent = 100
     output: Percent = 100
@@ -160,6 +164,39 @@ class Prices:
         # Dollars per million tokens with six decimals: 10^-12 dollars a token; three percentages: 10^-6 more.
         return (inputs * by_input + used.output_tokens * _micro(row.output) * by_output) * percent + tools
 
+    def token_prices(self, what: Priced, tools: frozenset[str] = frozenset()) -> TokenPrices | str:
+        """The prices of `what`, rounded up to whole picodollars, to be stamped; or what has no price.
+
+        :param tools: names of `Tools`.
+        """
+        row = self.row_of(what.model, what.day)
+        if row is None:
+            return f"the model {what.model!r}"
+        percent = self._percent(row, what)
+        if percent is None:
+            return f"the service tier {what.tier!r} of {what.model!r}"
+        unpriced = sorted(name for name in tools if getattr(self._file.tools, name) is None)
+        if unpriced:
+            return f"the tool {unpriced[0]}"
+
+        def scaled(price: Decimal | None) -> int:
+            return -(-_micro(row.input if price is None else price) * percent // 10_000)
+
+        def per_call(name: str) -> int:
+            return _micro(getattr(self._file.tools, name) or Decimal(0)) * 1_000 if name in tools else 0
+
+        return TokenPrices(
+            input=scaled(row.input),
+            cached_input=scaled(row.cached_input),
+            cache_write=scaled(row.cache_write),
+            output=scaled(row.output),
+            long_input_percent=row.long_percent.input,
+            long_output_percent=row.long_percent.output,
+            web_search_call=per_call("web_search"),
+            file_search_call=per_call("file_search"),
+            container=per_call("container"),
+        )
+
     def _percent(self, row: Row, what: Priced) -> int | None:
         """Percent of tier times percent of window; None if one of them has no price."""
         tier = _TIER_MEANT.get(what.tier, what.tier)
@@ -179,6 +216,9 @@ class Prices:
                 return None
             total += calls * _micro(price or Decimal(0)) * (ATTO // 10**9)  # 10^-6 dollars per thousand calls
         return total
+
+
+NO_PRICES: Final = Prices(PriceFile(as_of=date(1970, 1, 1)))
 
 
 def read_prices(default: str, own: str | None = None) -> Prices:

@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
-from backstop.readmodel.prices import Priced, Prices, PricesError, Used, dollars, read_prices
-from backstop.readmodel.settings import SHIPPED_PRICES
+from streams.policy.prices import Priced, Prices, PricesError, Used, dollars, read_prices
+from streams.price_settings import SHIPPED_PRICES
 
 LIST = """
 as_of = 2026-01-01
