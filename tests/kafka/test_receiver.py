@@ -17,8 +17,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from pydantic import TypeAdapter
 
 from backstop.dev.broker import Broker, LocalKafka, Owned
@@ -159,46 +157,6 @@ def test_what_was_answered_2xx_is_on_the_topic(broker: Owned, prefix: str, tmp_p
         assert letter.id == "wh_2/set-aside"
 
     run(story())
-
-
-def test_with_too_few_replicas_in_sync_nothing_is_promised_until_there_are_enough(
-    broker: Owned, prefix: str, tmp_path: Path
-) -> None:
-    """One broker that wants two. On three brokers, of which two are killed: `test_several_brokers.py`."""
-
-    async def story() -> None:
-        await make_topics(broker.bootstrap, prefix)
-        async with running(broker.bootstrap, prefix, tmp_path) as receiver:
-            await receiver.works()
-            heard: dict[str, int] = {}
-
-            async def is_refused() -> bool:
-                job_id = f"refused-{len(heard)}"
-                heard[job_id] = await receiver.submit(job_id)
-                return heard[job_id] == 503
-
-            await want_in_sync(broker.bootstrap, f"{prefix}jobs", 2)
-            await eventually(is_refused, 30, "a submission that is refused")
-            (refused,) = (job_id for job_id, status in heard.items() if status == 503)
-            await want_in_sync(broker.bootstrap, f"{prefix}jobs", 1)
-            await receiver.works()
-            assert await receiver.submit(refused) == 202, "it was not promised before"
-
-        landed = [fact.key for fact in await on_topic(broker.bootstrap, prefix, "jobs")]
-        assert sorted(set(heard) & set(landed)) == sorted(heard)
-        assert landed.count(refused) == 1
-
-    run(story())
-
-
-async def want_in_sync(bootstrap: str, topic: str, replicas: int) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        configs = {"min.insync.replicas": str(replicas)}
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)])
-    finally:
-        await admin.close()
 
 
 async def promised_while(receiver: Receiver, name: str, disturb: Callable[[], Awaitable[None]]) -> dict[str, int]:

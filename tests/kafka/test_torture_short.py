@@ -25,24 +25,23 @@ WHOLE_SCHEDULE_MINUTES = 1.5
 
 
 @pytest.mark.parametrize(
-    ("jobs", "minutes", "timeout_ms"),
+    ("jobs", "minutes"),
     [
-        pytest.param(120, 0.6, 20_000, marks=pytest.mark.slow, id="short"),
-        pytest.param(400, 2.0, 30_000, marks=pytest.mark.long, id="long"),
+        pytest.param(120, 0.6, marks=pytest.mark.slow, id="short"),
+        pytest.param(400, 2.0, marks=pytest.mark.long, id="long"),
     ],
 )
 @pytest.mark.timeout(420)
 def test_nothing_is_lost_or_done_twice_or_stuck_whatever_is_killed(
     jobs: int,
     minutes: float,
-    timeout_ms: int,
     local_kafka: LocalKafka,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
     """How many failpoints are met is the machine's: told, and judged only in runs of ten minutes (`run.py`)."""
     seed = int(os.environ.get("TORTURE_SEED", "1"))
-    plan = Plan(folder=tmp_path, jobs=jobs, minutes=minutes, seed=seed, workers=2, timeout_ms=timeout_ms, short=True)
+    plan = Plan(folder=tmp_path, jobs=jobs, minutes=minutes, seed=seed, workers=2, timeout_ms=30_000, short=True)
     said: list[str] = []
     outcome = asyncio.run(run(plan, said.append, lambda _kill: None))
     report = asyncio.run(as_json(outcome, local_kafka))
