@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 
 from schemas.base import Priority, ResponseId, UnixMs
 from schemas.codec import deeper_than
@@ -173,7 +174,7 @@ class Submit(_Deadlined):
     hedge: StrictBool | None = None
     """Whether the job may have a second attempt beside a slow one: the first to complete wins, and both cost tokens.
     Left out: as the operator set it."""
-    fallback: FallbackGiven | None = None
+    fallback: FallbackGiven | SkipJsonSchema[None] = None
     """Other models, with which later attempts go out if the request's model refuses for good or is not served for long.
     Left out: as the operator set it."""
     max_tokens_spent: Annotated[int, Field(ge=1, le=TOKENS_MAX), NUMBER] | None = None

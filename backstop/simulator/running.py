@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ START_S: Final = 60.0
 START_CHECK_S: Final = 0.02
 ANSWER_S: Final = 30.0
 END_S: Final = 10.0
+_OVER: Final = frozenset({"completed", "failed", "incomplete", "cancelled", "deleted", "expired", "forgotten"})
 
 
 class SimulatorError(Exception):
@@ -41,20 +42,27 @@ class RunningSimulator:
     def __init__(self, port: int, api_key: str) -> None:
         self._port = port
         self._since: dict[str, int] = {}
+        self._before = set[str]()
+        """Responses of earlier tests, of which a late line may still come."""
         self.api_key = api_key
         """The key that it takes."""
         self.base_url = f"http://{HOST}:{port}/v1"
         """What a client takes in place of OpenAI's address."""
 
     def reset(self) -> None:
-        """Take back faults, aims, incidents and changed limits; ledgers begin anew. Responses stay."""
+        """Take back faults, aims, incidents, limits and webhooks, end what still runs, and begin the ledgers anew."""
         self.control("POST", "faults", {"base": "calm"})
         for what in ("aim", "incident", "limits"):
             self.control("DELETE", what)
         self.control("POST", "outage", {"for_s": 0})
         self.control("POST", "webhook", {"endpoints": []})
+        over = {line["response"] for line in self.ledger("truth") if line["state"] in _OVER}
+        for line in self.ledger("creates"):
+            if line["response"] not in over:
+                with suppress(SimulatorError):  # it has ended meanwhile
+                    self.finish(line["response"], status="failed", webhook=False)
+        self._before |= {line["response"] for line in self.ledger("creates")}
         for name in ("creates", "calls", "deliveries", "tokens", "truth"):
-            self.ledger(name)
             self._since[name] = self._newest(name)
 
     def faults(self, profile: Mapping[str, Any]) -> None:
@@ -83,7 +91,8 @@ class RunningSimulator:
         :raises SimulatorError: there is no ledger of that name.
         """
         text = self._ask("GET", f"ledger/{name}?since={self._since.get(name, 0)}", None)[1]
-        return [json.loads(line) for line in text.splitlines()]
+        lines = [json.loads(line) for line in text.splitlines()]
+        return [line for line in lines if line.get("response") not in self._before]
 
     def control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Ask `/sim/PATH` and return its JSON.

@@ -31,6 +31,7 @@ from tests.support.builders import (
     cancel_requested,
     claimed,
     deadline_moved,
+    fallback_taken,
     found_too_late,
     hedge_permitted,
     job_changed,
@@ -134,6 +135,7 @@ def _job_facts(state: job.JobState) -> Iterator[tuple[str, Message]]:
     yield "JobSubmitted (waits)", submitted(turn=Turn(waits=True))
     yield "JobAdmitted", admitted(AT)
     yield "JobFoundTooLate", found_too_late(AT)
+    yield "FallbackTaken", fallback_taken(AT)
     yield "ResponseAdopted", adopted()
     yield "JobRefused", refused()
     yield "CancelRequested", cancel_requested(AT)
