@@ -243,7 +243,10 @@ def test_a_budget_that_stops_is_exceeded_by_no_more_than_what_runs(running: Runn
         "per": "day", "limit_usd": "0.0004", "reserved_usd": "0", "unknown": 0, "stops": True, "used_up": True,
     }  # fmt: skip
     shown = backstop(running, "globex", "costs")
-    assert f"${budget['spent_usd']} spent and $0 reserved of $0.0004; creates are held" in shown.stderr
+    assert (
+        f"${budget['spent_usd']} spent and $0 reserved of $0.0004; alarm: 80 % are spent; creates are held"
+        in shown.stderr
+    )
     whole = json.loads(backstop(running, "globex", "costs", "-o", "json").stdout)
     assert whole["budgets"] == [budget]
     waits = next(job_id for job_id in jobs if f"globex:{job_id}" not in {line["job"] for line in made.values()})
