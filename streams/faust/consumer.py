@@ -7,7 +7,7 @@ offset.
 
 Rules, each with a regression test on a real broker (`tests/kafka/faust`):
 
-1. Per partition at most **one** event is out. Later records are queued (up to a limit, see `Pending`) for
+1. Per partition at most **one** event is out. Later records are queued (up to a limit, see `PendingRecords`) for
    the next batch. So records can't be acknowledged out of order (upstream #606), and load makes batches larger.
 2. The committed offset of a partition is the end of its last acknowledged batch: the position after its last record, or
    after the transaction markers that follow it. Missing offsets (compacted, aborted) belong to the batch before or
@@ -36,7 +36,7 @@ from backstop.runtime.records import Record
 from schemas.unreadable import Unreadable
 from streams import metrics
 from streams.faust.fetch import Chunk, FetchThread
-from streams.faust.pending import Pending
+from streams.faust.pending import PendingRecords
 from streams.tables.lost_tail import LogTruncatedError, TableProgress, refuse_truncated
 
 __all__ = ["BatchConsumer", "BatchTransport"]
@@ -92,7 +92,7 @@ class _Lane:
     out: _BatchMessage | None = None
     out_end: int = 0
     out_since_s: float = 0.0
-    pending: Pending = field(default_factory=Pending)
+    pending: PendingRecords = field(default_factory=PendingRecords)
     begin: int = field(init=False)
     """The offset of the seek."""
 

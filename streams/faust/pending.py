@@ -13,7 +13,7 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 """Of one batch; its last record may exceed it."""
 
 
-class Pending:
+class PendingRecords:
     """A queue in offset order."""
 
     def __init__(self) -> None:
