@@ -110,7 +110,8 @@ def test_usage_that_a_stream_showed_is_replayed_though_no_fact_causes_it() -> No
     assert isinstance(fact, AttemptSettled)
     booked = UsageBooked(
         id=f"{fact.response_id}/usage/seen", at_ms=fact.at_ms + 1_000, job_id=fact.job_id, tenant="default",
-        attempt=fact.attempt, response_id=fact.response_id, usage=Usage(output_tokens=7, total_tokens=7), estimated=True,
+        attempt=fact.attempt, response_id=fact.response_id, usage=Usage(output_tokens=7, total_tokens=7),
+        estimated=True,
     )  # fmt: skip
     own = [each for each in records if (each.topic, each.partition) == (settled.topic, settled.partition)]
     added = replace(own[-1], offset=own[-1].offset + 1, key=fact.key.encode(), value=encode(booked))
