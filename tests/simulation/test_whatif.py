@@ -5,6 +5,7 @@ Tolerances, for 40 jobs: polls 3 %, the mean detection 0.25 s, as the provider t
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +22,9 @@ from backstop.audit.whatif.recorded import RangeReading, Recorded, ReplayRangeEr
 from backstop.audit.whatif.replay import Replay
 from backstop.cli.audit import app
 from backstop.runtime.records import Record
+from schemas.base import Usage
+from schemas.codec import decode, encode
+from schemas.jobs import JOB_FACT, AttemptSettled, UsageBooked
 from streams.policy.polls import PollPolicy
 from tests.simulation.calm import Scene, calm_run, records_of
 from tests.simulation.run import simulate
@@ -96,6 +100,28 @@ def test_more_retries_make_responses_that_never_were_and_are_told_as_a_range_tha
     assert found.recorded.in_time < found.likely.figures.in_time
     row = next(row for row in found.rows() if row["figure"] == "in_time")
     assert row["least"] <= row["would_be"] <= row["most"]
+
+
+def test_usage_that_a_stream_showed_is_replayed_though_no_fact_causes_it() -> None:
+    records = run(SPARSE, NONE)
+    valued = [(each, each.value) for each in records if each.value is not None]
+    settled = next(each for each, value in valued if b'"attempt_settled"' in value and b'"failed"' in value)
+    fact = decode(JOB_FACT, settled.value)
+    assert isinstance(fact, AttemptSettled)
+    booked = UsageBooked(
+        id=f"{fact.response_id}/usage/seen", at_ms=fact.at_ms + 1_000, job_id=fact.job_id, tenant="default",
+        attempt=fact.attempt, response_id=fact.response_id, usage=Usage(output_tokens=7, total_tokens=7),
+        estimated=True,
+    )  # fmt: skip
+    own = [each for each in records if (each.topic, each.partition) == (settled.topic, settled.partition)]
+    added = replace(own[-1], offset=own[-1].offset + 1, key=fact.key.encode(), value=encode(booked))
+    at = records.index(own[-1]) + 1
+    before, found = (
+        compare(read(each), Policy(retry=RetryBudgets(retries_max=0)))
+        for each in (records, (*records[:at], added, *records[at:]))
+    )
+    assert found.recorded.tokens().output_tokens == before.recorded.tokens().output_tokens + 7
+    assert found.likely.figures.tokens() == found.recorded.tokens()
 
 
 def test_a_log_that_lacks_a_fact_is_refused() -> None:

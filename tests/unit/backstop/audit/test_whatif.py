@@ -8,13 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from backstop.audit.bundle import TOPICS, write_bundle
-from backstop.audit.whatif.compare import compare
 from backstop.audit.whatif.policy import Policy, PolicyFileError, Polling, RetryBudgets, parse_policy
 from backstop.audit.whatif.recorded import RangeReading, ReplayRangeError
 from backstop.cli.audit import app
 from backstop.runtime.records import Record
-from schemas.base import Usage
-from schemas.jobs import UsageBooked
 from tests.support import builders as b
 from tests.unit.backstop.audit.world import World
 
@@ -67,16 +64,6 @@ def test_a_job_whose_beginning_is_missing_is_left_out_and_counted() -> None:
     world = World("a")
     world.tell(b.accepted(b.T0 + 5, job_id="cut", response_id="resp_cut"))
     assert reading_of(world, 0, 1 << 40).done().left_out.total() == 1
-
-
-def test_usage_that_a_stream_showed_is_replayed_though_no_fact_causes_it() -> None:
-    world = World("a")
-    world.tell(UsageBooked(
-        id="resp_a/usage/seen", at_ms=b.T0 + 50_000, job_id="a", tenant=b.TENANT, attempt=1, response_id="resp_a",
-        usage=Usage(output_tokens=7, total_tokens=7), estimated=True,
-    ))  # fmt: skip
-    found = compare(reading_of(world, 0, 1 << 40).done(), Policy(retry=RetryBudgets(retries_max=0)))
-    assert found.likely.figures.tokens().output_tokens == found.recorded.tokens().output_tokens == 7
 
 
 def bundle_of(world: World, path: Path) -> Path:
