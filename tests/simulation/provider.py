@@ -128,14 +128,16 @@ class Provider:
         """Count this create. Returns the answer that all creates get now, if there is one."""
         self.creates[int(self.chaos.loop.time() // 60)] += 1
         kind = self.outage()
-        return HEARD[kind.removeprefix(POLLS_TOO)] if kind else None
+        if not kind:
+            return None
+        self.chaos.met.add(f"provider away {kind}")
+        return HEARD[kind.removeprefix(POLLS_TOO)]
 
     def outage(self) -> str:
         """What is answered now; empty if there is no outage."""
         now_s = self.chaos.loop.time()
         for from_s, to_s, kind in self.chaos.mixture.provider_away:
             if from_s <= now_s < to_s:
-                self.chaos.met.add(f"provider away {kind}")
                 return kind
         return ""
 
