@@ -132,7 +132,7 @@ def test_a_worker_at_whose_partitions_all_jobs_lie_uses_the_share_of_the_other_o
         150, "all jobs", poll_s=2,
     )  # fmt: skip
     times_ms = sorted(granted_ms(running, name) for name, _ in names)
-    assert times_ms[-1] - times_ms[0] <= 28_000, times_ms
+    assert times_ms[-1] - times_ms[0] <= 30_000, times_ms
     for start_ms in times_ms:
         most = LENT_PER_MIN * (10_000 + BURST_S * 1_000) / 60_000 + len(WORKERS)
         assert sum(start_ms <= at_ms < start_ms + 10_000 for at_ms in times_ms) <= most, times_ms
