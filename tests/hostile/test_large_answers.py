@@ -95,7 +95,8 @@ def test_no_packed_answer_holds_up_the_worker(packing: str, tmp_path: Path) -> N
             return pause_s, bench.publisher.landed[-1]
 
     pause_s, fact = asyncio.run(scenario())
-    assert fact.outcome == "running"
+    # An answer that is packed twice is not unpacked, so it can't be read: it is asked for again.
+    assert (fact.outcome == "running") if packing == "gzip" else (fact.type == "poll_failed")
     assert pause_s <= PAUSE_S_MAX
 
 

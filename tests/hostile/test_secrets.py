@@ -135,6 +135,9 @@ def test_a_command_that_fails_says_no_password() -> None:
     assert "oyster" not in done.stdout + done.stderr
 
 
+LOGIN = {"BACKSTOP_KAFKA_SASL_USERNAME": "u", "BACKSTOP_KAFKA_SASL_PASSWORD": "p"}
+
+
 @pytest.mark.parametrize(
     ("kind", "given"),
     [
@@ -142,7 +145,11 @@ def test_a_command_that_fails_says_no_password() -> None:
         (RuntimeSettings, {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092,10.0.0.1:9092"}),
         (
             RuntimeSettings,
-            {"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092", "BACKSTOP_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT"},
+            {
+                "KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092",
+                "BACKSTOP_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+                **LOGIN,
+            },
         ),
         (OpenAISettings, {"OPENAI_BASE_URL": "http://gateway.example/v1"}),
         (OpenAISettings, {"OPENAI_BASE_URL": "http://localhost@gateway.example/v1"}),
@@ -171,7 +178,7 @@ def test_clear_text_beyond_this_machine_is_refused_unless_a_setting_says_so(
     [
         (
             RuntimeSettings,
-            {"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092", "BACKSTOP_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
+            {"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092", "BACKSTOP_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", **LOGIN},
         ),
         (RuntimeSettings, {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092,127.0.0.1:9093,[::1]:9094"}),
         (OpenAISettings, {"OPENAI_BASE_URL": "http://127.0.0.1:8081/v1"}),

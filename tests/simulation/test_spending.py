@@ -17,7 +17,7 @@ JOBS = 16
 @pytest.mark.parametrize(
     ("aimed", "expected"),
     [
-        ({"create_fault": 0.4, "run_odd": 0.4}, {"cost_cap"}),
+        ({"capped": 1.0, "create_fault": 0.3, "run_odd": 0.5}, {"cost_cap"}),
         ({"run_only": "failed_never", "run_odd": 0.35}, {"refused", "answered"}),
         ({"provider_away": ((0.0, 30.0, "401"),), "arrival_s": 8.0}, {"lane", "answered"}),
     ],
@@ -36,7 +36,7 @@ def test_jobs_with_caps_and_fallbacks_keep_all_invariants(aimed: dict[str, Any],
                 for brief in result.fallbacks or ():
                     seen[brief.why] += 1
 
-    for seed in range(2):
+    for seed in range(4):
         outcome = simulate(seed, JOBS, aimed={**SPENDING, **aimed}, poll_at=told)
         if outcome.violations:
             broken[seed] = outcome.violations
