@@ -63,7 +63,7 @@ async def execute(
     anew: what is done already is left out.
     """
     plan = await http.ask(session, "POST", action.path, json=dict(wanted))
-    total = f"{plan['count']}{'+' if plan['cut'] else ''}"
+    total = f"{plan['count']}{'+' if plan['truncated'] else ''}"
     body = {**wanted, "execute": True, "why": why, "by": by or getpass.getuser(), "limit": min(BATCH_MAX, rate_per_s)}
     done, began_s = 0, monotonic_s()
     left: dict[str, list[str]] = {}

@@ -4,6 +4,7 @@ Each answer costs tokens, so this runs only where `--execute` says so. It writes
 """
 
 import asyncio
+import signal
 from collections.abc import Sequence
 from typing import Final
 
@@ -55,8 +56,11 @@ def ask_twice(requests: Sequence[SampledRequest], *, quiet: bool) -> list[Answer
             found.append(AnswerPair(request.model, foreground, background))
             tell(f"{len(found)} of {len(requests)} pairs", quiet=quiet)
 
+        asking = asyncio.gather(*(pair(request) for request in requests))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, asking.cancel)
         try:
-            await asyncio.gather(*(pair(request) for request in requests))
+            await asking
         except asyncio.CancelledError:
             tell(f"interrupted: the report has {len(found)} of {len(requests)} pairs")
         finally:

@@ -100,8 +100,8 @@ def submit(running: Running, job_id: str, model: str = "gpt-6-luna", fault: str 
     return job_id
 
 
-def is_over(running: Running, job_id: str) -> bool:
-    return bool(ask(running, f"/v1/jobs/{job_id}")["terminal"])
+def is_over(running: Running, job_id: str, tenant: str = "acme") -> bool:
+    return bool(ask(running, f"/v1/jobs/{job_id}", tenant=tenant)["terminal"])
 
 
 def test_both_ledgers_agree(running: Running) -> None:
@@ -256,7 +256,7 @@ def test_a_budget_that_stops_is_exceeded_by_no_more_than_what_runs(running: Runn
     assert ask(running, "/v1/costs", tenant="acme")["budgets"] == []
     for job_id in jobs:
         ask(running, f"/v1/jobs/{job_id}/cancel", {}, "globex")
-    wait_until(partial(is_over, running, waits), 30, "a held job to be cancelled", poll_s=0.2)
+    wait_until(partial(is_over, running, waits, "globex"), 30, "a held job to be cancelled", poll_s=0.2)
     assert ask(running, "/v1/costs", tenant="globex")["total"]["attempts"] == len(made), "what was held cost nothing"
 
 

@@ -54,7 +54,7 @@ def test_a_worker_that_can_open_no_file_says_so_ends_and_loses_nothing(scene: Sc
         assert f"more files can be opened; the limit is {few}" in reasons["files"]
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (few - 3, few - 3))
         scene.submit()
-        assert worker.wait(30) == EXIT_FAILED
+        assert worker.wait(60) == EXIT_FAILED
     assert "Too many open files" in log.read_text()
     goes_on(scene, folder, log)
 

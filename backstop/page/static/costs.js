@@ -58,7 +58,7 @@ function budgetsTable(budgets) {
         h("td", {}, cell))))))));
 }
 
-function figures({ total, data, by: [by], cut, prices_as_of: asOf, since, until }, group) {
+function figures({ total, data, by: [by], truncated, prices_as_of: asOf, since, until }, group) {
   if (!total.attempts) return h("p", { class: "empty" }, "No attempt reached the provider in this time.");
   return [
     h("ul", { class: "tiles" }, [
@@ -77,7 +77,7 @@ function figures({ total, data, by: [by], cut, prices_as_of: asOf, since, until 
           number(row.unmeasured), number(row.unpriced)].map((cell) => h("td", { class: "num" }, cell))))))),
     h("p", { class: "hint" }, `${since} to ${until} (UTC), prices of ${asOf}. `,
       by === "tag" && "A job counts once for each of its tags. ",
-      cut && `Only the ${count(data.length, "dearest group")} are shown. `,
+      truncated && `Only the ${count(data.length, "dearest group")} are shown. `,
       "As a file: ", h("code", {}, `backstop costs --by ${by} --csv`))),
   ];
 }
