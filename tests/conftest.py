@@ -17,6 +17,7 @@ from hypothesis.internal.conjecture import providers
 from backstop.dev.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
 from backstop.dev.broker.docker import Engine
 from backstop.dev.broker.errors import BrokerMissing
+from backstop.dev.ports import Ports
 from backstop.dev.system import asked_directly
 from tests.support.installed import Installed, installed_once
 
@@ -103,3 +104,11 @@ def in_test_container(engine: Engine) -> Iterator[Owned]:
         if not processes.until(lambda: ready.answers(bootstrap), docker.START_TIMEOUT_S):
             raise BrokerError(f"Kafka in a container did not answer:\n{container.get_logs()}")
         yield Owned(bootstrap, engine)
+
+
+@pytest.fixture
+def ports() -> Iterator[Ports]:
+    """Ports that are held for processes of the test: meanwhile the system gives them to no other process."""
+    drawn = Ports()
+    yield drawn
+    drawn.release()

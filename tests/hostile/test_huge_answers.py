@@ -372,3 +372,18 @@ def test_sixteen_large_answers_at_a_time_wait_for_memory(tmp_path: Path) -> None
 
     # The parser and the writer reserve a multiple of what they use, so the two are compared.
     assert 3 * peak_bytes(12 * MIB) < peak_bytes(1 << 30)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_create_whose_answer_is_packed_twice_is_sent_once_and_not_unpacked(status: int, tmp_path: Path) -> None:
+    answer = server.answer(status, nothing_packed_thrice(), content_encoding="gzip, gzip, gzip")
+
+    async def scenario() -> tuple[list[Any], int]:
+        async with submitting(tmp_path, *[answer] * 3) as bench:
+            bench.commands.publish(create().model_copy(update={"timeout_ms": 20_000}))
+            return await bench.facts(1, WAIT_S), bench.server.posts
+
+    with within(MEMORY_BYTES):
+        (fact,), posts = asyncio.run(scenario())
+    assert isinstance(fact, AttemptUnknown if status == 200 else AttemptRejected)
+    assert posts == 1

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import re
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -19,7 +17,6 @@ from confluent_kafka.admin import AclOperation, ResourceType  # type: ignore[att
 from openai import OpenAI
 
 from backstop.dev.broker import LocalKafka
-from backstop.dev.ports import Ports
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.publisher import KafkaPublisher
@@ -47,21 +44,6 @@ SECRET = "whsec_" + "A" * 32
 KEYS = "outgoing-" + "k" * 32
 
 
-@pytest.fixture
-def control_ports() -> Iterator[Ports]:
-    ports = Ports()
-    yield ports
-    ports.release()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 @pytest.fixture(scope="module")
 def secured(local_kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
     with secured_broker(local_kafka, tmp_path_factory.mktemp("secured")) as made:
@@ -70,7 +52,7 @@ def secured(local_kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def tokens() -> Iterator[TokenEndpoint]:
-    with token_endpoint(lambda: int(time.time())) as made:
+    with token_endpoint() as made:
         yield made
 
 
@@ -182,9 +164,7 @@ def _operation(word: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word).upper()
 
 
-def test_each_process_does_its_work_with_the_rights_that_the_page_names(
-    secured, prefix, monkeypatch, tmp_path, control_ports
-):
+def test_each_process_does_its_work_with_the_rights_that_the_page_names(secured, prefix, monkeypatch, tmp_path, ports):
     rights = documented_rights()
     assert set(rights) == {"worker", "serve", "projection", "outgoing", "operator"}
     for process, grants in rights.items():
@@ -192,7 +172,7 @@ def test_each_process_does_its_work_with_the_rights_that_the_page_names(
     asyncio.run(create_topics(settings(secured.by_password("operator"), prefix, monkeypatch)))
     with ExitStack() as stack:
         simulator = stack.enter_context(running(time_scale=20))
-        serve_port = control_ports.draw()
+        serve_port = ports.draw()
         shared = {
             **os.environ,
             "BACKSTOP_TOPIC_PREFIX": prefix, "BACKSTOP_PARTITIONS": "1", "BACKSTOP_DEVELOPMENT": "true",
@@ -214,7 +194,7 @@ def test_each_process_does_its_work_with_the_rights_that_the_page_names(
             for process in ("serve", "worker", "projection", "outgoing")
         }
         url = f"http://127.0.0.1:{serve_port}"
-        wait_until(lambda: answers(url), 60, "serve")
+        wait_until(lambda: urllib.request.urlopen(f"{url}/readyz", timeout=5).close() is None, 60, "serve")
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         made = client.responses.create(model="gpt-5.2", input="Hi.", background=True)
         wait_until(lambda: client.responses.retrieve(made.id).status == "completed", 60, "the result")

@@ -4,12 +4,9 @@ Without that venv pytest collects none of these tests, because requirements.lock
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from backstop.dev.ports import Ports
 
 VENV = os.environ.get("BACKSTOP_TEST_PROVIDERS", "")
 
@@ -19,10 +16,3 @@ collect_ignore_glob = [] if VENV else ["test_*.py"]
 @pytest.fixture(scope="session")
 def venv() -> Path:
     return Path(VENV).absolute()
-
-
-@pytest.fixture
-def ports() -> Iterator[Ports]:
-    drawn = Ports()
-    yield drawn
-    drawn.release()

@@ -6,6 +6,7 @@
 import base64
 import json
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from backstop.dev.broker.node import HOST, draw_ports
 USERS = ("worker", "serve", "projection", "outgoing", "operator", "stranger")
 PASSWORD = "correct horse"
 ITERATIONS = 4_096
+LIFETIME_S = 3_600
 _MODULES = "org.apache.kafka.common.security"
 
 
@@ -97,7 +99,7 @@ class SecuredBroker:
 
 
 @contextmanager
-def secured_broker(kafka: LocalKafka, folder: Path, **overrides: str) -> Iterator[SecuredBroker]:
+def secured_broker(kafka: LocalKafka, folder: Path) -> Iterator[SecuredBroker]:
     """Start it, with a SCRAM password and a certificate for each of `USERS`."""
     _write_certificates(folder)
     ports, mtls = draw_ports(), draw_ports().client
@@ -123,7 +125,6 @@ def secured_broker(kafka: LocalKafka, folder: Path, **overrides: str) -> Iterato
         "ssl.truststore.type": "PEM", "ssl.truststore.location": str(folder / "ca.pem"),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
-        **overrides,
     }  # fmt: skip
     node = NodeOptions(advertised=f"localhost:{ports.client}", overrides=options)
     broker = Broker(kafka, folder / "node", ports=ports, options=node)
@@ -166,12 +167,11 @@ class TokenEndpoint:
     """An identity provider's token endpoint, as far as client credentials go."""
 
     url: str
-    lifetime_s: int = 3_600
     asked: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 @contextmanager
-def token_endpoint(now_s: Any) -> Iterator[TokenEndpoint]:
+def token_endpoint() -> Iterator[TokenEndpoint]:
     """Serve unsigned tokens to the `USERS` that know their passwords."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -185,9 +185,10 @@ def token_endpoint(now_s: Any) -> Iterator[TokenEndpoint]:
             if given != password_of(user) or form.get("grant_type") != ["client_credentials"]:
                 self._answer(401, {"error": "invalid_client"})
                 return
-            claims = {"sub": user, "iat": now_s(), "exp": now_s() + endpoint.lifetime_s, "scope": form["scope"]}
+            now_s = int(time.time())
+            claims = {"sub": user, "iat": now_s, "exp": now_s + LIFETIME_S, "scope": form["scope"]}
             token = ".".join([_part({"alg": "none"}), _part(claims), ""])
-            self._answer(200, {"access_token": token, "token_type": "Bearer", "expires_in": endpoint.lifetime_s})
+            self._answer(200, {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME_S})
 
         def _answer(self, status: int, value: Mapping[str, Any]) -> None:
             body = json.dumps(value).encode()

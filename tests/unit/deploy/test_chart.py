@@ -55,19 +55,14 @@ CONTENT = {
 }  # fmt: skip
 
 
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+def helm(*arguments: str, values: str | None = None) -> subprocess.CompletedProcess[str]:
     assert HELM is not None
-    return subprocess.run([HELM, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([HELM, *arguments], input=values, capture_output=True, text=True, check=False, timeout=60)
 
 
 @cache
 def _rendered(values: str) -> tuple[dict[str, Any], ...]:
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"backstop-values-{os.getpid()}.json"
-    path.write_text(values)
-    try:
-        done = helm("template", "mine", str(CHART), "-f", str(path))
-    finally:
-        path.unlink()
+    done = helm("template", "mine", str(CHART), "-f", "-", values=values)
     if done.returncode:
         raise ValueError(done.stderr)
     return tuple(document for document in yaml.safe_load_all(done.stdout) if document)
@@ -154,7 +149,7 @@ def test_each_pod_runs_a_command_of_ours_without_rights_and_is_probed_on_a_port_
             for probe in ("startupProbe", "livenessProbe", "readinessProbe")
             if probe in container
         }
-        assert probed == (set() if process == "topics" else {"health"}) <= ports | set()
+        assert probed == (set() if process == "topics" else {"health"}) <= ports
 
 
 @NEEDS_HELM

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,13 @@ from backstop.audit.latency.foreground import (
 )
 from backstop.audit.latency.foreground_text import foreground_section, verdict
 from backstop.cli.report import app
+from backstop.simulator.running import RunningSimulator, running
 from schemas.base import BlobBody, InlineBody, Usage
 from tests.support import builders as b
-from tests.support.waiting import wait_until
 from tests.unit.backstop.audit.test_whatif import bundle_of
 from tests.unit.backstop.audit.world import World
 
 KEY = "sk-one"
-START_S = 60.0
 HARMFUL: tuple[dict[str, Any], ...] = (
     {"input": "x", "tools": [{"type": "mcp", "server_label": "s"}]},
     {"input": "x", "conversation": "conv_1"},
@@ -100,46 +98,35 @@ def test_few_pairs_show_nothing() -> None:
 
 
 @pytest.fixture
-def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSimulator]:
     """The simulator as a process of its own, named by the settings."""
-    port_file = tmp_path / "port"
-    command = [sys.executable, "-P", "-m", "backstop.simulator", "--port", "0", "--port-file", str(port_file)]
-    process = subprocess.Popen([*command, "--api-key", KEY], stdout=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: port_file.exists() or process.poll() is not None, START_S, "the port file")
-        url = f"http://127.0.0.1:{port_file.read_text()}"
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+    with running(api_key=KEY) as simulator:
+        monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        yield url
-    finally:
-        process.kill()
-        process.communicate()
+        yield simulator
 
 
-def ledger(url: str, name: str) -> list[dict[str, Any]]:
-    with urllib.request.urlopen(f"{url}/sim/ledger/{name}", timeout=START_S) as answer:
-        return [orjson.loads(line) for line in answer.read().splitlines()]
-
-
-def test_nothing_is_sent_before_it_is_asked_for_and_then_each_request_goes_twice(provider: str, tmp_path: Path) -> None:
+def test_nothing_is_sent_before_it_is_asked_for_and_then_each_request_goes_twice(
+    provider: RunningSimulator, tmp_path: Path
+) -> None:
     bundle, html = bundle_of(world(), tmp_path / "a.bundle"), tmp_path / "report.html"
     asked = ["latency", "--since", "1", "--bundle", str(bundle), "--foreground", "2"]
     plan = CliRunner().invoke(app, [*asked, "-o", "json"])
     assert plan.exit_code == 0, plan.output
     assert [(row["model"], row["answers"]) for row in orjson.loads(plan.stdout)] == [(b.MODEL, 4)]
     assert "Nothing was sent" in CliRunner().invoke(app, asked).stdout
-    assert ledger(provider, "creates") == []
+    assert provider.ledger("creates") == []
     done = CliRunner().invoke(app, [*asked, "--execute", "--html", str(html), "-o", "json"])
     assert done.exit_code == 0, done.output
     told = orjson.loads(done.stdout)["foreground"]
     assert told["ends"] == {side: {"completed": 2} for side in ("foreground", "background")}
     assert told["run"]["pairs"] == 2
-    assert len(ledger(provider, "creates")) == 4
+    assert len(provider.ledger("creates")) == 4
     assert "Background against foreground" in html.read_text()
 
 
 def test_an_interrupted_comparison_reports_the_pairs_that_are_paid_and_cancels_the_others(
-    provider: str, tmp_path: Path
+    provider: RunningSimulator, tmp_path: Path
 ) -> None:
     made, stuck = world(1), {"model": b.MODEL, "input": "x", "metadata": {"sim_fault": "run_stuck_in_progress"}}
     made.tell(b.submitted(job_id="stuck", request=InlineBody(value=stuck)))
@@ -155,7 +142,7 @@ def test_an_interrupted_comparison_reports_the_pairs_that_are_paid_and_cancels_t
         assert process.stderr.read() == "interrupted: the report has 1 of 2 pairs\n"
     assert process.returncode == 0
     assert (told["asked"], told["ends"]["foreground"]) == (1, {"completed": 1})
-    assert [line["op"] for line in ledger(provider, "calls") if line["op"] == "cancel"] == ["cancel"]
+    assert [line["op"] for line in provider.ledger("calls") if line["op"] == "cancel"] == ["cancel"]
 
 
 def test_execute_alone_is_refused(tmp_path: Path) -> None:

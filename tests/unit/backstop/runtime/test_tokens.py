@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +20,7 @@ from tests.support.secured_broker import TokenEndpoint, password_of, token_endpo
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[TokenEndpoint]:
-    with token_endpoint(lambda: int(time.time())) as made:
+    with token_endpoint() as made:
         yield made
 
 

@@ -40,11 +40,8 @@ def _process(tmp_path: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str
 
 
 @pytest.fixture
-def control_port() -> Iterator[int]:
-    """A port that is held for the server: meanwhile the system gives it to no other process."""
-    ports = Ports()
-    yield ports.draw()
-    ports.release()
+def control_port(ports: Ports) -> int:
+    return ports.draw()
 
 
 def _create(url: str, fault: str = "") -> str:

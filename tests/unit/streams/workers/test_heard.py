@@ -62,6 +62,11 @@ def test_an_answer_that_breaks_off_behind_the_id_is_heard_as_an_acceptance(kind:
     assert accepted.response_id.startswith("resp_")
 
 
+@pytest.mark.parametrize("kind", BROKEN_OFF)
+def test_a_refusal_that_breaks_off_is_no_acceptance(kind: str) -> None:
+    assert not isinstance(read_create(heard(f"create_refuse_{kind}"), 0), Accepted)
+
+
 def test_no_kind_of_fault_is_left_out() -> None:
     assert {*HEARD_AS, SLOW} == set(KINDS)
     assert isinstance(HEARD["html"], ProviderAnswer)

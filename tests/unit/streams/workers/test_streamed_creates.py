@@ -57,6 +57,13 @@ def test_a_provider_that_answers_with_the_object_accepted_it_and_does_not_stream
     assert read_create(reply, 0) == Accepted(RESPONSE_ID, "queued", None, streamed=False)
 
 
+def test_an_object_that_breaks_off_behind_its_id_is_an_acceptance_and_sent_once() -> None:
+    reply, state = create_against(server.cut)
+    accepted = read_create(reply, 0)
+    assert isinstance(accepted, Accepted)
+    assert (accepted.response_id, state.posts) == ("resp_1", 1)
+
+
 @pytest.mark.parametrize(
     "mischief",
     [
