@@ -42,7 +42,8 @@ def _page(response_id: str, given: Any, wanted: PageOf) -> dict[str, Any] | None
     """The page as OpenAI's list object; None if `after` is not the id of an item."""
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
-    items = [(place, item) for place, item in enumerate(given or ()) if isinstance(item, dict)]
+    listed = given if isinstance(given, list) else []
+    items = [(place, item) for place, item in enumerate(listed) if isinstance(item, dict)]
     if wanted.order == "desc":
         items.reverse()
     if wanted.after:

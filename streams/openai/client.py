@@ -26,7 +26,7 @@ from streams.answer_memory import holding
 from streams.openai.account import OpenAIAccount
 from streams.openai.answers import Fault, FaultKind, ProviderAnswer, Reply
 from streams.openai.bounded import CUT, LARGE, AnswerLimits, is_event_stream, pieces_of
-from streams.openai.foreign_json import NOT_JSON, beginning, parse, unwrapped
+from streams.openai.foreign_json import NOT_JSON, beginning, error_of_event, parse, unwrapped
 from streams.openai.large_reader import Large
 from streams.openai.requests import RequestSender
 from streams.openai.sse import EventReader, EventTooLargeError
@@ -310,12 +310,7 @@ def _error_of(event: Any) -> dict[str, Any] | None:
     """The error of an error event, in the form of an answer that is not a stream."""
     if not isinstance(event, dict) or isinstance(event.get("response"), dict):
         return None
-    if event.get("error"):
-        return {"error": event["error"]}
-    if event.get("type") == "error":
-        # OpenAI's form has code, message and param beside the event's type.
-        return {"error": {name: value for name, value in event.items() if name not in ("type", "sequence_number")}}
-    return None
+    return error_of_event(event)
 
 
 def _is_held(response: Mapping[str, Any]) -> bool:

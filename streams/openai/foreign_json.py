@@ -8,7 +8,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -41,18 +41,27 @@ def parse(content: bytes) -> Any:
 
     orjson refuses some JSON that servers send: half a surrogate pair (a text cut inside an emoji), NaN. Such an answer
     is parsed by the standard library, and values that can't be serialized are replaced. Of several values in a row, or
-    of events, the last one with a response counts, else the last one with an error, else the first.
+    of events, the last one with a response counts, else the last one with an error, else the first. Events in an event
+    are not read: each level would be a copy of the answer.
     """
+    value = _parsed(content)
+    if value is not NOT_JSON or not _EVENTS.match(content):
+        return value
+    try:
+        events = EventReader(len(content) + 1).feed(content + b"\n\n")[:VALUES_MAX]
+    except EventTooLargeError:
+        return NOT_JSON
+    return _telling([told for data in events if isinstance(told := _parsed(data), dict)])
+
+
+def _parsed(content: bytes) -> Any:
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
         pass
     try:
-        if _EVENTS.match(content):
-            values = [parse(data) for data in EventReader(len(content) + 1).feed(content + b"\n\n")[:VALUES_MAX]]
-            return _telling([value for value in values if isinstance(value, dict)])
         return _writable(_telling([*_values(_decoded(content))]))
-    except (ValueError, RecursionError, EventTooLargeError):
+    except (ValueError, RecursionError):
         return NOT_JSON
 
 
@@ -112,9 +121,17 @@ def unwrapped(body: Any) -> Any:
             inner = inner[0]
         if _is_response(inner):
             return inner
-    if body.get("type") == "error" and not body.get("error"):  # An event: code, message and param stand beside it.
-        return {"error": {name: value for name, value in body.items() if name not in ("type", "sequence_number")}}
-    return body
+    return body if body.get("error") else error_of_event(body) or body
+
+
+def error_of_event(event: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The error of an error event, in the form of an answer that is not a stream."""
+    if event.get("error"):
+        return {"error": event["error"]}
+    if event.get("type") == "error":
+        # OpenAI's form has code, message and param beside the event's type.
+        return {"error": {name: value for name, value in event.items() if name not in ("type", "sequence_number")}}
+    return None
 
 
 def _is_response(value: Any) -> bool:

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -18,6 +19,7 @@ from urllib.parse import quote, urlencode
 import orjson
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
+from pydantic import SecretStr
 
 from backstop.runtime.broker_settings import BrokerSettings
 from backstop.runtime.errors import ConfigurationError
@@ -40,6 +42,11 @@ class BrokerToken:
     lifetime_s: float
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Not followed: the secret goes to the endpoint that the settings name, and nowhere else."""
+
+
 class TokenError(KafkaConnectionError):  # type: ignore[misc]
     """No token could be had, so no connection was made. aiokafka tries again, as for a broker that is away."""
 
@@ -47,6 +54,14 @@ class TokenError(KafkaConnectionError):  # type: ignore[misc]
         super().__init__(sentence)
         self.refused = refused
         """Whether the operator must correct a setting; else time may cure it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Credentials:
+    url: str
+    client_id: str
+    secret: SecretStr
+    scope: str | None
 
 
 class BrokerTokens(AbstractTokenProvider):  # type: ignore[misc]
@@ -87,11 +102,28 @@ def tokens_of(settings: BrokerSettings) -> BrokerTokens | None:
     if not settings.kafka_uses_sasl:
         return None
     if settings.kafka_sasl_mechanism == "AWS_MSK_IAM":
-        return BrokerTokens(_of_aws(settings.kafka_aws_region or ""), {})
+        return _tokens_of_aws(settings.kafka_aws_region or "")
     if settings.kafka_sasl_mechanism == "OAUTHBEARER":
-        extensions = dict(extension.split("=", 1) for extension in settings.kafka_oauth_extensions)
-        return BrokerTokens(lambda: _by_client_credentials(settings), extensions)
+        asked = _Credentials(
+            settings.kafka_oauth_token_url or "", settings.kafka_oauth_client_id or "",
+            settings.kafka_oauth_client_secret or SecretStr(""), settings.kafka_oauth_scope,
+        )  # fmt: skip
+        return _tokens_of_client(asked, tuple(settings.kafka_oauth_extensions))
     return None
+
+
+@cache
+def _tokens_of_aws(region: str) -> BrokerTokens:
+    """One for all clients of a process, as below."""
+    return BrokerTokens(_of_aws(region), {})
+
+
+@cache
+def _tokens_of_client(asked: _Credentials, extensions: tuple[str, ...]) -> BrokerTokens:
+    """One for all clients of a process: each connection of each client needs a token, and one token serves them all."""
+    return BrokerTokens(
+        lambda: _by_client_credentials(asked), dict(extension.split("=", 1) for extension in extensions)
+    )
 
 
 def _of_aws(region: str) -> Callable[[], BrokerToken]:
@@ -114,14 +146,13 @@ def _of_aws(region: str) -> Callable[[], BrokerToken]:
     return fetch
 
 
-def _by_client_credentials(settings: BrokerSettings) -> BrokerToken:
+def _by_client_credentials(asked: _Credentials) -> BrokerToken:
     """Ask for a token as RFC 6749, 4.4, says, with the client's name and secret in the header (2.3.1)."""
-    url, secret = settings.kafka_oauth_token_url or "", settings.kafka_oauth_client_secret
-    client = (settings.kafka_oauth_client_id or "", secret.get_secret_value() if secret else "")
-    given = ":".join(quote(part, safe="") for part in client)
+    url = asked.url
+    given = ":".join(quote(part, safe="") for part in (asked.client_id, asked.secret.get_secret_value()))
     form = {"grant_type": "client_credentials"}
-    if settings.kafka_oauth_scope is not None:
-        form["scope"] = settings.kafka_oauth_scope
+    if asked.scope is not None:
+        form["scope"] = asked.scope
     request = urllib.request.Request(  # noqa: S310 - the settings allow http and https alone
         url,
         urlencode(form).encode(),
@@ -132,7 +163,7 @@ def _by_client_credentials(settings: BrokerSettings) -> BrokerToken:
         },
     )
     try:
-        with urllib.request.urlopen(request, timeout=FETCH_TIMEOUT_S) as answer:  # noqa: S310 - as above
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=FETCH_TIMEOUT_S) as answer:
             return _read(url, answer.read(ANSWER_BYTES_MAX))
     except urllib.error.HTTPError as error:
         with error:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.topics import app
+from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.kafka.topics import FoundTopic, compare, wanted_topics
 from schemas.topics import CHANGELOGS, TOPICS
 
@@ -58,3 +59,12 @@ def test_strimzi_makes_each_topic_under_a_name_that_kubernetes_takes(monkeypatch
     assert len(set(names)) == len(names) == len(wanted_topics(bootstrap_settings()))
     assert {document["metadata"]["labels"]["strimzi.io/cluster"] for document in documents} == {"events"}
     assert "Team_A.requests.acme" in {document["spec"]["topicName"] for document in documents}
+
+
+@pytest.mark.parametrize("form", ["terraform", "strimzi"])
+def test_two_tenants_whose_topics_would_be_one_resource_are_refused(form, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BACKSTOP_REQUEST_TENANTS", "a-b,a_b")
+    done = CliRunner().invoke(app, ["list", "-o", form])
+    assert isinstance(done.exception, ConfigurationError)
+    assert "a-b and backstop.requests.a_b would be one resource" in str(done.exception)

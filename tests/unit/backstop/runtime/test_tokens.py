@@ -4,8 +4,10 @@ import asyncio
 import base64
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -87,6 +89,39 @@ def test_a_wrong_secret_needs_the_operator_and_an_endpoint_that_is_away_does_not
     assert not away.value.refused
 
 
+def test_all_clients_of_a_process_share_one_token(endpoint):
+    given = settings(endpoint, kafka_oauth_scope="shared")
+    before = len(endpoint.asked)
+    assert token(given) == token(settings(endpoint, kafka_oauth_scope="shared"))
+    assert len(endpoint.asked) == before + 1
+    assert token(settings(endpoint, kafka_oauth_scope="another")) != token(given)
+
+
+def test_the_secret_follows_no_redirect(endpoint):
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(302)
+            self.send_header("location", endpoint.url)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    before = len(endpoint.asked)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}/"
+            with pytest.raises(TokenError, match="answered 302"):
+                token(settings(endpoint, kafka_oauth_token_url=url))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert len(endpoint.asked) == before
+
+
 def test_amazons_token_is_a_signed_url_of_the_region(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -105,9 +140,9 @@ def test_without_credentials_of_amazon_the_operator_is_told(monkeypatch, tmp_pat
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     given = RuntimeSettings(
-        kafka_security_protocol="SASL_SSL", kafka_sasl_mechanism="AWS_MSK_IAM", kafka_aws_region="eu-west-1"
+        kafka_security_protocol="SASL_SSL", kafka_sasl_mechanism="AWS_MSK_IAM", kafka_aws_region="eu-north-1"
     )
-    with pytest.raises(TokenError, match="AWS gave no token for MSK in eu-west-1"):
+    with pytest.raises(TokenError, match="AWS gave no token for MSK in eu-north-1"):
         token(given)
 
 

@@ -1,5 +1,6 @@
 """Answers as JSON, or not: nothing that a server sends makes a call raise."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -84,3 +85,15 @@ def test_the_beginning_of_an_object_has_its_whole_members(content: bytes, member
 def test_a_beginning_never_raises(content: bytes, at: int) -> None:
     beginning(b'{"a": 1, "b": ' + content)
     beginning((b'{"id": "r", "x": [1, {"y": null}], "z": "t"}' + content)[:at])
+
+
+def test_events_inside_events_are_not_read_and_cost_no_copies() -> None:
+    nested = b"data:" * 1_000 + b"x" * 200_000
+    tracemalloc.start()
+    try:
+        assert parse(nested) is NOT_JSON
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(nested)
+    finally:
+        tracemalloc.stop()
+    assert parse(b'data: data: {"id": "resp_1", "status": "queued"}\n\n') is NOT_JSON
+    assert parse(b'data: {"id": "resp_1", "status": "queued"}\n\n') == {"id": "resp_1", "status": "queued"}
