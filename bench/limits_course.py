@@ -68,7 +68,6 @@ class _Run:
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = count()
         self.course = Course(scene)
-        self.facts = 0
         self.reserved: deque[tuple[float, int]] = deque(maxlen=1_000)
         self.workers = [_Worker(self, f"w{number}") for number in range(scene.workers)]
         for number, worker in enumerate(self.workers):
@@ -180,7 +179,6 @@ class _Run:
 
     def write(self, fact: LaneFact) -> None:
         """All workers read it in the order of the log."""
-        self.facts += 1
         for reader in self.workers:
             reader.read_ms = max(reader.read_ms, self.now_ms + self.random.randint(*READ_MS))
             self.at(reader.read_ms, partial(self._read, reader, fact))
@@ -320,7 +318,7 @@ class _Run:
         for minute in range(self.scene.minutes):
             limit = changes.get(minute, limit)
             course.used[minute] = provider.charged[minute] / limit
-        course.refused, course.facts = dict(provider.refused), self.facts
+        course.refused = dict(provider.refused)
         late = range(5, self.scene.minutes)
         course.refusals = sum(provider.refused[m] for m in late) / max(1, sum(provider.created[m] for m in late))
         first = range(5)

@@ -108,7 +108,7 @@ class Course:
     used: dict[int, float] = field(default_factory=dict)
     """By minute: the share of the limit that was charged."""
     refusals: float = 0.0
-    """Refused creates over jobs accepted, after the fifth minute."""
+    """Refused creates over all creates, after the fifth minute."""
     refused_first: float = 0.0
     waits_ms: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Of each tenant or class."""
@@ -121,7 +121,6 @@ class Course:
     """Creates by minute while the provider refused the key."""
     came: int = 0
     accepted_ms: list[int] = field(default_factory=list)
-    facts: int = 0
     """Written on `lanes`, by all workers."""
     granted_s: Counter[int] = field(default_factory=Counter)
     """Tokens that grants reserved, by second."""

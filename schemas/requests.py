@@ -76,7 +76,7 @@ NUMBER = BeforeValidator(_number)
 
 
 def _dollars(value: Any) -> Any:
-    if isinstance(value, bool | str) or not isinstance(value, int | float | Decimal):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise ValueError("must be a number of dollars")  # noqa: TRY004 - pydantic wants ValueError
     exact = Decimal(str(value))
     # Beyond all caps nothing is rounded, as digits may be without end.

@@ -71,17 +71,18 @@ TOPICS: tuple[Topic, ...] = (
           ("receiver", "projection"), FOR_EVER_MS,
           cleanup="compact", fixed=False, config=(("min.compaction.lag.ms", str(90 * DAY_MS)),)),
 )  # fmt: skip
+CHANGELOG_CONFIG: tuple[tuple[str, str], ...] = (
+    ("delete.retention.ms", str(TOMBSTONE_RETENTION_MS)),
+    ("min.compaction.lag.ms", str(COMPACTION_LAG_MS)),
+    ("max.message.bytes", str(ROW_BYTES_MAX)),
+)
 _TABLES: tuple[tuple[ChangelogName, TopicName], ...] = (
     ("worker-jobs-changelog", "jobs"), ("worker-responses-changelog", "responses"),
 )  # fmt: skip
 CHANGELOGS: tuple[Topic, ...] = tuple(
     Topic(name, f"as in {log}", f"rows of the table of {log}: what a worker's store is made from", ("worker",),
           FOR_EVER_MS, cleanup="compact", vital=False,  # a worker that may create topics makes it itself
-          config=(
-              ("delete.retention.ms", str(TOMBSTONE_RETENTION_MS)),
-              ("min.compaction.lag.ms", str(COMPACTION_LAG_MS)),
-              ("max.message.bytes", str(ROW_BYTES_MAX)),
-          ))
+          config=CHANGELOG_CONFIG)
     for name, log in _TABLES
 )  # fmt: skip
 """The logs of the workers' tables. No other process reads them."""

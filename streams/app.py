@@ -93,12 +93,11 @@ class Worker:
         self.health.watch("blobs", self._storage.complaint)
         self._reporting = Reporting(self._publisher, WorkerMetrics(), self._now_ms)
         self._bodies = Bodies(self._storage.blobs, settings.inline_bytes_max)
+        self._rules, self._prices = settings.limit_rules(), settings.prices()
         self._access = self._open_access()
         account = self._access.provider.account
-        self._admission = Admission(settings.limit_rules(), account)
-        limits = SharedLimits(
-            self._admission, settings.limit_rules(), account, random_hex(64), settings.partitions
-        )  # fmt: skip
+        self._admission = Admission(self._rules, account)
+        limits = SharedLimits(self._admission, self._rules, account, random_hex(64), settings.partitions)
         self._admissions = Admissions(self._admission, self._now_ms, settings.partitions, limits)
         self._latencies = Latencies()
         self._hedges = Hedges(
@@ -209,8 +208,8 @@ class Worker:
             now_ms=self._now_ms,
             tenant=tenant,
             claims=self._storage.claims,
-            limits=self._settings.limit_rules(),
-            prices=self._settings.prices(),
+            limits=self._rules,
+            prices=self._prices,
         )
 
     def _open_access(self) -> ProviderAccess:
@@ -231,8 +230,7 @@ class Worker:
         settings = self._settings
         parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks)
         limits = settings.submitter_limits(settings.submission.create_timeout_ms)
-        rules = settings.limit_rules()
-        submitter = Submitter(self._group("submissions", "submitter"), parts, limits, rules)
+        submitter = Submitter(self._group("submissions", "submitter"), parts, limits, self._rules)
         return submitter, Poller(self._group("polls", "poller"), parts, settings.poller_limits())
 
     def _group(self, topic: str, group: str) -> CommandGroup:

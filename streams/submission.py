@@ -250,7 +250,7 @@ def prepare(submit: Submit) -> Prepared:
     # The hash of these bytes identifies a submission for good: never change their form.
     data = canonical(rest | {"request": submit.request})
     frame = canonical(rest | {"request": 0})
-    # Before it come only numbers (deadlines, caps), hedge and a priority, which can't contain its name.
+    # No member before it has this name inside; in a text (a fallback's model) the quotes would be escaped.
     begins = frame.index(_REQUEST) + len(_REQUEST)
     ends = len(data) - (len(frame) - begins - 1)
     return Prepared(submit, data, sha256_hex(data), memoryview(data)[begins:ends])

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import orjson
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
@@ -16,7 +16,6 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 from backstop.runtime.process.logs import get_logger
 from schemas.text import printable
 
-ANSWER_BYTES_MAX: Final = 64 << 20
 END_S: Final = 10.0
 WHY_CHARS_MAX: Final = 300
 
@@ -36,7 +35,7 @@ class AuditMetrics:
             ["outcome"],
             registry=where,
         )
-        for outcome in ("proved", "differs", "failed"):
+        for outcome in get_args(Outcome):
             self.runs.labels(outcome)
         self.proved_at_s = Gauge(
             "backstop_audit_proved_at_seconds", "When a run last ended without a difference (Unix seconds).",
@@ -109,7 +108,7 @@ async def run_once(command: Sequence[str], within_s: float, stop: asyncio.Event)
     :param command: prints the report as JSON; ends with 0 (proved) or 1 (it differs).
     """
     child = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=ANSWER_BYTES_MAX
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     reading = asyncio.ensure_future(child.communicate())
     stopping = asyncio.ensure_future(stop.wait())

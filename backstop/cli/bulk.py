@@ -70,8 +70,9 @@ async def execute(
     while True:
         batch = await _patiently(session, action, body, quiet=quiet)
         done += batch["count"]
-        for name in _LEFT.keys() & batch.keys():
-            left.setdefault(name, []).extend(batch[name])
+        for name in _LEFT:
+            if name in batch:
+                left.setdefault(name, []).extend(batch[name])
         if batch["count"]:
             tell(f"{done} of {total} {action.accepted} are accepted", quiet=quiet)
         if "next_cursor" not in batch:

@@ -81,8 +81,9 @@ async def _answer(provider: OpenAIProvider, request: SampledRequest, *, backgrou
             end = accepted.end or await _polled(provider, accepted.response_id, began_s)
     if end is None:
         return TimedAnswer("no end in time")
-    stamped = end.created_at_ms is not None and end.ended_at_ms is not None
-    run_ms = max(0, (end.ended_at_ms or 0) - (end.created_at_ms or 0)) if stamped else None
+    run_ms = None
+    if end.created_at_ms is not None and end.ended_at_ms is not None:
+        run_ms = max(0, end.ended_at_ms - end.created_at_ms)
     return TimedAnswer(end.outcome, round(1_000 * (monotonic_s() - began_s)), run_ms)
 
 

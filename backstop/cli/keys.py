@@ -173,7 +173,7 @@ def _made(
     addresses: str,
     priorities: str,
 ) -> ApiKey:
-    wanted = {part.strip() for part in scopes.split(",") if part.strip()}
+    wanted = set(_parts(scopes))
     if not wanted or wanted - SCOPES:
         fail(f"--scopes takes one or more of {', '.join(sorted(SCOPES))}")
     created_at = _instant(now_ms)

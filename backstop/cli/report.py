@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -34,12 +34,11 @@ from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.read_settings import read
 from backstop.runtime.records import Record
-from streams.policy.prices import dollars
+from streams.policy.prices import Prices, dollars
 
 app = typer.Typer(help="Reports to hand on.", no_args_is_help=True, add_completion=False)
 
-Taken = tuple[Sequence[str], Callable[[Sequence[Record]], None]]
-"""Topics in the order in which they are read, and what takes their records."""
+Take = Callable[[Sequence[Record]], None]
 
 COLUMNS: Final = ("group", "span", "ended", "open", "p50", "p95", "p99")
 
@@ -79,14 +78,17 @@ def latency(
     if execute and not foreground:
         fail("--execute sends the requests of --foreground: name how many")
     found, sample = LatencyReading(since_ms, until_ms), SampleReading(since_ms, until_ms, foreground)
-    takes: list[Taken] = [(LOGS, found.take)]
-    if foreground:
-        takes.append((SAMPLE_LOGS, sample.take))
+
+    def take(batch: Sequence[Record]) -> None:
+        found.take(batch)
+        if foreground and batch[0].topic in SAMPLE_LOGS:
+            sample.take(batch)
+
     try:
         if bundle:
-            _from_bundle(bundle, takes)
+            _from_bundle(bundle, take)
         else:
-            _from_topics(since_ms, takes, quiet=quiet)
+            _from_topics(since_ms, take, quiet=quiet)
         rows = found.done()
     except ReportRangeError as error:
         fail(str(error), DIFFERS)
@@ -107,7 +109,9 @@ def latency(
 def _plan(sample: SampleReading, output: Form) -> None:
     """What `--execute` would send and cost, by model."""
     requests = sample.done()
-    rows = [{"model": model, "answers": 2 * count, **_expected([each for each in requests if each.model == model])}
+    prices, day = read(ProjectionSettings).prices(), datetime.fromtimestamp(make_clock()() / 1_000, UTC).date()
+    rows = [{"model": model, "answers": 2 * count,
+             **_expected([each for each in requests if each.model == model], prices, day)}
             for model, count in sorted(Counter(each.model for each in requests).items())]  # fmt: skip
     emit(rows, output, ("model", "answers", "cost_usd", "without_price"))
     if output is Form.TABLE:
@@ -118,8 +122,7 @@ def _plan(sample: SampleReading, output: Form) -> None:
         )))  # fmt: skip
 
 
-def _expected(requests: Sequence[SampledRequest]) -> dict[str, Any]:
-    prices, day = read(ProjectionSettings).prices(), datetime.fromtimestamp(make_clock()() / 1_000, UTC).date()
+def _expected(requests: Sequence[SampledRequest], prices: Prices, day: date) -> dict[str, Any]:
     costs = [None if each.usage is None else cost_of(prices, each.model, each.usage, None, day) for each in requests]
     known = [cost for cost in costs if cost is not None]
     return {"cost_usd": dollars(2 * sum(known)), "without_price": 2 * (len(costs) - len(known))}
@@ -131,25 +134,23 @@ def _compared(requests: Sequence[SampledRequest], *, quiet: bool) -> ForegroundF
     return foreground_figures(ask_twice(requests, quiet=quiet))
 
 
-def _from_bundle(file: Path, takes: Sequence[Taken]) -> None:
+def _from_bundle(file: Path, take: Take) -> None:
     """:raises ConfigurationError: the file is not a bundle, or was changed."""
     bundle = BundleReader(file)
-    for topics, take in takes:
-        for topic in topics:
-            for batch in bundle.batches():
-                if batch[0].topic == topic:
-                    take(batch)
+    for topic in LOGS:
+        for batch in bundle.batches():
+            if batch[0].topic == topic:
+                take(batch)
 
 
-def _from_topics(since_ms: int, takes: Sequence[Taken], *, quiet: bool) -> None:
+def _from_topics(since_ms: int, take: Take, *, quiet: bool) -> None:
     settings = bootstrap_settings()
 
     async def run() -> None:
         async with open_reader(settings) as reader:
             with reading("report", quiet=quiet) as progress:
-                for topics, take in takes:
-                    async for batch in range_of(reader, since_ms, topics, progress):
-                        take(batch)
+                async for batch in range_of(reader, since_ms, LOGS, progress):
+                    take(batch)
 
     asyncio.run(run())
 

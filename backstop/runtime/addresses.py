@@ -92,31 +92,30 @@ class EgressRules:
 
         A name that is not public must lead into an `inner` network: http may have been used for it.
         """
-        if not self.inner or not is_inner_name(host) or (self.loopback and is_loopback_host(host)):
-            return self.refuses(address)
-        return self.refuses(address) or not any(
-            found in network for found in _read(address) for network in self.inner if network.version == found.version
-        )
+        found = _read(address)
+        if found is None or self._refuses(found):
+            return True
+        inner = bool(self.inner) and is_inner_name(host) and not (self.loopback and is_loopback_host(host))
+        return inner and not within(found, self.inner)
 
     def refuses(self, address: str) -> bool:
         """Whether connecting to this address is forbidden. Text that is not an address is refused too."""
-        for found in _read(address):
-            return self._refuses(found)
-        return True
+        found = _read(address)
+        return found is None or self._refuses(found)
 
     def _refuses(self, found: IPv4Address | IPv6Address) -> bool:
         if self.loopback and found.is_loopback:
             return False
-        if any(found in network for network in self.refused if network.version == found.version):
+        if within(found, self.refused):
             return True
-        if any(found in network for network in self.inner if network.version == found.version):
+        if within(found, self.inner):
             return False
         if isinstance(found, IPv4Address):
             return any(found in network for network in _V4_REFUSED)
         return found not in _V6_GLOBAL or any(found in network for network in _V6_REFUSED)
 
 
-NEVER_INNER: Final = tuple(
+_NEVER_INNER: Final = tuple(
     ip_network(network)
     for network in (
         "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "224.0.0.0/4", "240.0.0.0/4",
@@ -129,7 +128,7 @@ NEVER_INNER: Final = tuple(
 def refuse_never_inner(networks: Sequence[Network]) -> None:
     """:raises ValueError: a network contains addresses that no webhook may reach, whatever the operator allows."""
     for network in networks:
-        for never in NEVER_INNER:
+        for never in _NEVER_INNER:
             if network.version == never.version and network.overlaps(never):
                 raise ValueError(
                     f"{network} contains addresses of {never} (this machine, metadata services or multicast); name "
@@ -174,14 +173,18 @@ def _check_host(host: str, *, inner: bool) -> None:
         raise ValueError("the host must be a public name")
 
 
-def _read(address: str) -> tuple[IPv4Address | IPv6Address, ...]:
-    """The address that is connected to; none, if the text is not an address."""
+def within(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
+    """Whether one of the networks has the address."""
+    return any(address.version == network.version and address in network for network in networks)
+
+
+def _read(address: str) -> IPv4Address | IPv6Address | None:
+    """The address that is connected to; None, if the text is not an address."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
-        return ()
-    inner = _embedded(found)
-    return (found if inner is None else inner,)
+        return None
+    return _embedded(found) or found
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:

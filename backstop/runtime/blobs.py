@@ -11,6 +11,7 @@ import orjson
 
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.files import sync_folder
 from backstop.runtime.process.logs import get_logger
 from schemas.base import BlobBody, Body, InlineBody
 from schemas.codec import DEPTH_MAX, canonical, sha256_hex
@@ -115,11 +116,11 @@ class FolderBlobs:
         path = self._path(sha256)
         if _is_stored(path, data):
             # The writer may not have come so far yet: a caller relies on the blob once this returns.
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _sync_folder(self._root)
+            sync_folder(self._root)
         # A temporary file per writer: concurrent writers of equal bodies must not share one.
         descriptor, part = tempfile.mkstemp(prefix=f"{sha256}.", suffix=PART_SUFFIX, dir=path.parent)
         try:
@@ -131,7 +132,7 @@ class FolderBlobs:
         except BaseException:
             Path(part).unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _read(self, sha256: str) -> bytes:
         try:
@@ -143,15 +144,6 @@ class FolderBlobs:
         if sha256_hex(data) != sha256:
             raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
         return data
-
-
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _swept(aside: Path, before_ms: int) -> bool:

@@ -57,8 +57,8 @@ class BrokerSettings(BaseSettings):
     )
     clear_text: bool = Field(
         default=False,
-        description="Allow clear text beyond this machine: to the brokers, the provider (http://), the blob store "
-        "(http://) and PostgreSQL (no sslmode).",
+        description="Allow clear text beyond this machine: to the brokers, their token endpoint (http://), the "
+        "provider (http://), the blob store (http://) and PostgreSQL (no sslmode).",
     )
 
     @property

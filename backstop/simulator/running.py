@@ -23,6 +23,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from backstop.simulator.ledgers import LEDGER_NAMES
+
 HOST: Final = "127.0.0.1"
 START_S: Final = 60.0
 """A start takes half a second; on a busy machine it may take many."""
@@ -62,7 +64,7 @@ class RunningSimulator:
                 with suppress(SimulatorError):  # it has ended meanwhile
                     self.finish(line["response"], status="failed", webhook=False)
         self._before |= {line["response"] for line in self.ledger("creates")}
-        for name in ("creates", "calls", "deliveries", "tokens", "truth"):
+        for name in LEDGER_NAMES:
             self._since[name] = self._newest(name)
 
     def faults(self, profile: Mapping[str, Any]) -> None:

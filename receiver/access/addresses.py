@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from backstop.runtime.addresses import Network
+from backstop.runtime.addresses import Network, within
 
 HOPS_MAX = 32
 
@@ -21,10 +21,6 @@ def client_address(peer: str | None, forwarded_for: Sequence[str], trusted: Sequ
             return ""  # a trusted proxy did not write an address: unknown
         at = before
     return "" if at is None else str(at)
-
-
-def within(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
 
 
 def allowed(address: str, networks: Sequence[Network]) -> bool:

@@ -30,7 +30,7 @@ def begin_attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact)
         timeout_ms=spec.policy.create_timeout_ms,
         soonest=True if too_long else None,
         continuation_id=None if too_long or attempts.live() else attempts.continuation_id,
-        instead=asked_of_attempt(spec, number),
+        instead=asked_of_attempt(spec.fell, number),
         hedge=True if spec.policy.hedge and attempts.hedge is None else None,
     )
     return Step(Active(spec, attempts.begin(submitting)), (command,))

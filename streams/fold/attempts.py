@@ -174,9 +174,13 @@ class Attempts:
     def spent(self) -> Spent:
         return Spent(self.retries, self.unpaid_ends, self.doubts, self.rejections, self.streak)
 
+    def usages(self) -> list[Usage]:
+        """The known usage of each attempt."""
+        return [item.usage for item in self.items if isinstance(item, Over) and item.usage is not None]
+
     def usage(self) -> Usage | None:
         """The sum of the known usage of all attempts; None if none is known."""
-        known = [item.usage for item in self.items if isinstance(item, Over) and item.usage is not None]
+        known = self.usages()
         return known[0] if len(known) == 1 else total(known) if known else None
 
     def expire(self, due_ms: int, adopt_by_ms: int) -> "Attempts":

@@ -54,6 +54,7 @@ from schemas.jobs import (
     UsageBooked,
 )
 from schemas.results import Reason
+from streams.fold.attempt_begins import begin_attempt
 from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.claims import booked, claim_for, claim_of_adopted, release, settled_at_once
 from streams.fold.job_caps import capped, with_calls, with_second
@@ -104,12 +105,13 @@ def _begin(state: Absent, event: JobFact) -> Step[JobState]:
     match event:
         case JobSubmitted():
             spec = spec_of_submitted(event)
-            reason = capped(spec, Attempts())
+            waiting = Waiting(spec, Attempts(), event.at_ms)
+            reason = capped(spec, waiting.attempts)
             if reason is not None:
-                return finish(Waiting(spec, Attempts(), event.at_ms), event, "rejected", reason)
+                return finish(waiting, event, "rejected", reason)
             if spec.turn is not None and spec.turn.waits:
-                return Step(Waiting(spec, Attempts(), event.at_ms))
-            return begin(Waiting(spec, Attempts(), event.at_ms), event.request, event)
+                return Step(waiting)
+            return begin_attempt(spec, event.request, waiting.attempts, event)
         case ResponseAdopted():
             return _adopt(event)
         case JobRefused():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from schemas.base import Terms, Usage
 from schemas.results import Reason
-from streams.fold.attempts import Attempts, Over
+from streams.fold.attempts import Attempt, Attempts, Over
 from streams.fold.job_states import Spec
 from streams.policy.caps import Spendings, calls_pico, cost_pico, spendings, tokens_of, why_none
 
@@ -19,19 +19,13 @@ def capped(spec: Spec, attempts: Attempts, last: Reason | None = None) -> Reason
     """
     if spec.cap is None:
         return None
-    why = why_none(spec.cap, _known(attempts), spent_of(spec, attempts))
+    known, beside = attempts.usages(), Spendings(attempts.beside_tokens, attempts.beside_pico)
+    spent = spendings(spec.cap, known, sum(_guessed(item) for item in attempts.items), beside)
+    why = why_none(spec.cap, known, spent)
     if why is None:
         return None
     before = "" if last is None else f"; its last attempt: {last.code} {last.message}".rstrip()
     return Reason(code="cost_cap", message=f"{why}{before}")
-
-
-def spent_of(spec: Spec, attempts: Attempts) -> Spendings:
-    """What the attempts have spent by the job's cap; nothing for a job without one."""
-    if spec.cap is None:
-        return Spendings()
-    beside = Spendings(attempts.beside_tokens, attempts.beside_pico)
-    return spendings(spec.cap, _known(attempts), sum(_guessed(item) for item in attempts.items), beside)
 
 
 def with_calls(spec: Spec, attempts: Attempts, terms: Terms | None) -> Attempts:
@@ -51,10 +45,6 @@ def with_second(spec: Spec, attempts: Attempts, usage: Usage, terms: Terms | Non
     )
 
 
-def _known(attempts: Attempts) -> list[Usage]:
-    return [item.usage for item in attempts.items if isinstance(item, Over) and item.usage is not None]
-
-
-def _guessed(item: object) -> bool:
+def _guessed(item: Attempt) -> bool:
     """Whether the attempt may have been taken, and its usage is not known."""
     return not isinstance(item, Over) or (item.usage is None and item.status != "failed")

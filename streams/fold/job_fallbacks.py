@@ -7,6 +7,7 @@ Rules:
 - A fallback grants nothing: retries, deadline and cap of the job stay what they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from schemas.fallbacks import Fallback, FallbackBrief, FallbackWhy
@@ -48,15 +49,12 @@ def fallback_taken(state: Open, event: FallbackTaken) -> Step[JobState]:
     return Step(state, ignored=Ignored.STALE) if spec is None else Step(replace(state, spec=spec))
 
 
-def asked_of_attempt(spec: Spec, number: int) -> Fallback | None:
+def asked_of_attempt(fell: Sequence[FallbackBrief], number: int) -> Fallback | None:
     """What the attempt `number` asked for instead of what the request says; None for nothing."""
-    brief = next((each for each in reversed(spec.fell) if each.from_attempt <= number), None)
+    brief = next((each for each in reversed(fell) if each.from_attempt <= number), None)
     return None if brief is None else Fallback(model=brief.model, service_tier=brief.service_tier)
 
 
 def model_of_attempt(spec: Spec, number: int) -> str:
     """The model that the attempt `number` asked for."""
-    asked = asked_of_attempt(spec, number)
-    if asked is not None:
-        return asked.model
-    return spec.fell[0].instead_of if spec.fell else spec.model
+    return next((each.instead_of for each in spec.fell if each.from_attempt > number), spec.model)

@@ -8,6 +8,7 @@ from schemas.jobs import AttemptRejected, AttemptSettled, JobFact
 from schemas.results import AttemptBrief, JobResult, Reason, Timings
 from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts
+from streams.fold.job_fallbacks import asked_of_attempt
 from streams.fold.job_hedges import hedge_brief
 
 
@@ -75,8 +76,8 @@ def make_result(
 
 
 def _of_fallback(brief: AttemptBrief, fell: tuple[FallbackBrief, ...]) -> AttemptBrief:
-    models = [each.model for each in fell if each.from_attempt <= brief.attempt]
-    return brief.model_copy(update={"model": models[-1]}) if models else brief
+    asked = asked_of_attempt(fell, brief.attempt)
+    return brief if asked is None else brief.model_copy(update={"model": asked.model})
 
 
 def _output_url(job_id: str, tenant: str, settled: AttemptSettled | None, public_url: str | None) -> str | None:

@@ -189,11 +189,12 @@ def _error_of(answer: ProviderAnswer) -> _Error:
 def _taken(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Accepted | Rejected | Unknown:
     """The outcome of a 2xx: a response that runs or has ended, an error object, or an unusable body."""
     body, whole = answer.body, not (answer.truncated or answer.broken)
-    if answer.broken and not (isinstance(body, dict) and _id_of(body)):
+    response_id = _id_of(body) if isinstance(body, dict) else ""
+    if answer.broken and not response_id:
         return Unknown(BROKEN_OFF)
     if not isinstance(body, dict):
         return _unusable(answer, TOO_LARGE if answer.truncated else "no_response_object")
-    response_id, status = _id_of(body), body.get("status")
+    status = body.get("status")
     if body.get("error") and (not response_id or not is_response_word(body.get("object"))):
         return _declined(answer, now_ms, rules)
     bare = body.get("object") is None and not isinstance(status, str)

@@ -44,7 +44,7 @@ def _words(value: Any, depth: int) -> str | None:
         item = members.get(name)
         said = None if name in _NO_WORDS and isinstance(item, str) else _words(item, depth - 1)
         if said is not None:
-            inner = _words(_member(members.get("metadata"), "raw"), depth - 1)  # What a gateway's own upstream said.
+            inner = _words(member(members.get("metadata"), "raw"), depth - 1)  # What a gateway's own upstream said.
             return f"{said}: {inner}" if inner is not None else said
     return None
 
@@ -95,8 +95,9 @@ def code_of(fields: Mapping[str, Any]) -> Any:
 def failure_of(body: Mapping[str, Any]) -> Any:
     """The error of a failed response, wherever the server put it."""
     details = body.get("status_details")
-    return body.get("error") or body.get("last_error") or _member(details, "error") or details
+    return body.get("error") or body.get("last_error") or member(details, "error") or details
 
 
-def _member(value: Any, name: str) -> Any:
+def member(value: Any, name: str) -> Any:
+    """A member of parsed JSON; None of what is no object."""
     return value.get(name) if isinstance(value, dict) else None

@@ -14,7 +14,8 @@ from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Caus
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE, METADATA_TENANT
 from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
 from streams.openai.causes import Rule, Said, verdict
-from streams.openai.errors import code_of, failure_of, fields_of, words_of
+from streams.openai.durations import EPOCH_S_MAX
+from streams.openai.errors import code_of, failure_of, fields_of, member, words_of
 from streams.openai.foreign_json import is_response
 from streams.openai.waits import body_wait_ms, poll_after_ms, text_wait_ms
 from streams.provider import Owner, Seen, Tokens
@@ -26,8 +27,6 @@ SIZED_DEPTH_MAX = 8
 """Items, contents and texts of an output are 4 levels."""
 ACCOUNT_WAIT_MS_MAX = 300_000
 """Limit of a wait told with a condition of the account: a month may be named, and a person mends it sooner."""
-EPOCH_S_MAX = 4_102_444_800
-"""2100-01-01: later stamps are ignored."""
 
 OF_ANOTHER_JOB: Final = "another_job"
 TOO_LARGE: Final = "answer_too_large"
@@ -97,18 +96,16 @@ def see(
         created_at_ms=_stamp_ms(body.get("created_at")),
         ended_at_ms=_stamp_ms(body.get("completed_at")),
         poll_after_ms=poll_after_ms(headers),
-        continuation_id=shown(_field(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
-        progress=_progress(body),
+        continuation_id=shown(member(body.get("background_options"), "continuation_id"), TEXT_CHARS_MAX),
+        progress=None if outcome in END_RESPONSE_STATUSES else _progress(body),
         model=model if isinstance(model, str) else "",
     )
 
 
 def _progress(body: Mapping[str, Any]) -> int | None:
-    """What an object shows of its run. Servers without partial output show none before the end."""
-    if body.get("status") in END_RESPONSE_STATUSES or not (body.get("output") or body.get("usage")):
-        return None
-    tokens, output = _tokens(body.get("usage")), body.get("output")
-    return (tokens.total_tokens + tokens.output_tokens if tokens else 0) + _size(output, SIZED_DEPTH_MAX) or None
+    """What an object without an end shows of its run. Servers without partial output show none."""
+    tokens, size = _tokens(body.get("usage")), _size(body.get("output"), SIZED_DEPTH_MAX)
+    return (tokens.total_tokens + tokens.output_tokens if tokens else 0) + size or None
 
 
 def _size(value: Any, depth: int) -> int:
@@ -207,7 +204,7 @@ class _Why:
 def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule], now_ms: int) -> _Why:
     if outcome == "incomplete":
         # The tokens are spent, and the same request would reach the same limit.
-        return _Why("never", shown(_field(body.get("incomplete_details"), "reason"), CODE_CHARS_MAX) or "incomplete")
+        return _Why("never", shown(member(body.get("incomplete_details"), "reason"), CODE_CHARS_MAX) or "incomplete")
     if outcome != "failed":
         return _Why()
     error = failure_of(body)
@@ -222,10 +219,6 @@ def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule], n
     return _Why(said.cause, code or kind or "no_code", message, wait_ms, said.known)
 
 
-def _field(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None
-
-
 def shown(value: Any, chars_max: int) -> str | None:
     """A foreign text, shortened, printable and without anything that looks like a key; None if nothing is left."""
     if not isinstance(value, str):
@@ -236,13 +229,13 @@ def shown(value: Any, chars_max: int) -> str | None:
 def _tokens(usage: Any) -> Tokens | None:
     if not isinstance(usage, dict):
         return None
-    written = _field(usage.get("input_tokens_details"), "cache_write_tokens")
+    written = member(usage.get("input_tokens_details"), "cache_write_tokens")
     return Tokens(
         input_tokens=_count(usage.get("input_tokens")),
         output_tokens=_count(usage.get("output_tokens")),
         total_tokens=_count(usage.get("total_tokens")),
-        cached_tokens=_count(_field(usage.get("input_tokens_details"), "cached_tokens")),
-        reasoning_tokens=_count(_field(usage.get("output_tokens_details"), "reasoning_tokens")),
+        cached_tokens=_count(member(usage.get("input_tokens_details"), "cached_tokens")),
+        reasoning_tokens=_count(member(usage.get("output_tokens_details"), "reasoning_tokens")),
         cache_write_tokens=_count(written) if written is not None else None,
     )
 
@@ -253,7 +246,7 @@ def _terms(body: Mapping[str, Any]) -> Terms:
     items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
     kinds = Counter(str(item.get("type")) for item in items)
     containers = {str(item.get("container_id")) for item in items if item.get("type") == "code_interpreter_call"}
-    window = shown(_field(body.get("background_options"), "completion_window"), TERM_CHARS_MAX)
+    window = shown(member(body.get("background_options"), "completion_window"), TERM_CHARS_MAX)
     return Terms(
         model=shown(body.get("model"), CODE_CHARS_MAX),
         service_tier=shown(body.get("service_tier"), TERM_CHARS_MAX),

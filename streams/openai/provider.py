@@ -91,8 +91,7 @@ class OpenAIProvider:
 
         Its webhook, if it brings one, is that of a foreign response.
         """
-        options = {} if background else {"background_options"}
-        body = {name: value for name, value in request.items() if name not in options}
+        body = {name: value for name, value in request.items() if background or name != "background_options"}
         reply = await self._client.ask({**body, "background": background, "store": True}, timeout_ms)
         return read_create(reply, self._now_ms(), self._rules)
 

@@ -15,19 +15,12 @@ from streams.openai.durations import (
     CLOCK,
     INSTANT,
     SPAN,
-    WAIT_MS_MAX,
     clock_ms,
-    go_duration_ms,
     instant_ms,
     number_ms,
     span_ms,
     wait_until_ms,
 )
-
-__all__ = [
-    "WAIT_MS_MAX", "body_wait_ms", "go_duration_ms", "limit_reset_ms", "poll_after_ms", "retry_after_ms",
-    "text_wait_ms",
-]  # fmt: skip
 
 _CUE: Final = (
     r"(?:try(?:ing)?(?: your request)? again|retry(?:ing)?(?:[_ -]after(?:[_ -]seconds)?|[_ -]in)?|wait(?:ing)?"
@@ -47,7 +40,7 @@ _BARE: Final = re.compile(
 
 TEXT_CHARS_MAX: Final = 2_000
 
-_SECONDS_OF_MEMBER: Final = {
+_UNIT_MS_OF_MEMBER: Final = {
     "retryafter": 1_000.0, "retryafterseconds": 1_000.0, "retryaftersecs": 1_000.0, "retryafters": 1_000.0,
     "retryafterms": 1.0, "retryaftermillis": 1.0, "retryaftermilliseconds": 1.0, "retrydelay": 1_000.0,
     "retrydelayms": 1.0, "retryin": 1_000.0, "retryinseconds": 1_000.0, "retryinms": 1.0, "retryat": 1_000.0,
@@ -90,7 +83,7 @@ def _told_by(value: Any, now_ms: int, depth: int) -> Iterator[int]:
     if not depth or not isinstance(value, dict):
         return
     for name, item in [*value.items()][:MEMBERS_MAX]:
-        unit_ms = _SECONDS_OF_MEMBER.get(re.sub(r"[^a-z]", "", name.lower())) if isinstance(name, str) else None
+        unit_ms = _UNIT_MS_OF_MEMBER.get(re.sub(r"[^a-z]", "", name.lower())) if isinstance(name, str) else None
         if unit_ms is None:
             yield from _told_by(item, now_ms, depth - 1)
         elif isinstance(item, str | int | float) and not isinstance(item, bool):

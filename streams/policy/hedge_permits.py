@@ -80,20 +80,17 @@ class HedgePermits:
         lane_rest_ms: int = LANE_REST_MS,
         troubled: Callable[[str], bool] = lambda _model: False,
         busy: Callable[[str, str], bool] = lambda _model, _tenant: False,
-        counted: Callable[[HedgeCount], None] = lambda _outcome: None,
     ) -> None:
         """:param share: of the submissions that may be hedged, and so the age at which one may: the budget.
         :param lane_rest_ms: after trouble of a lane.
         :param troubled: whether creates of the model fail now, here or at another worker.
         :param busy: whether a create of the model and tenant would have to wait for its turn.
-        :param counted: told of each permission, and of each hedge that won or lost.
         """
         self._latencies = latencies
         self._share = share
         self._lane_rest_ms = lane_rest_ms
         self._troubled = troubled
         self._busy = busy
-        self._counted = counted
         self._budget = HedgeBudget(share)
         self._stops: OrderedDict[str, _Stops] = OrderedDict()
         self._ages: dict[LatencyClass, HedgeAge | None] = {}
@@ -153,12 +150,16 @@ class HedgePermits:
             case _:
                 pass
 
+    def _counted(self, outcome: HedgeCount) -> None:
+        """Called for each permission, and for each hedge that won or lost."""
+
     def ended(self, result: JobResult) -> None:
         """A job has ended."""
         hedge = result.hedge
+        if hedge is None or result.model is None:
+            return
         # A hedge that was refused cost nothing.
-        refused = hedge is not None and all(brief.attempt != hedge.attempt for brief in result.attempts)
-        if hedge is not None and result.model is not None and not refused:
+        if any(brief.attempt == hedge.attempt for brief in result.attempts):
             self.decided(result.model, hedge.won, result.at_ms)
 
     def submitted(self, now_ms: int) -> None:

@@ -12,7 +12,7 @@ Rules, before the code:
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.lanes import ShareWanted, WantedPart
@@ -53,17 +53,19 @@ def divide(parts: Sequence[Part], whole: float) -> list[float]:
     What is left when all have what they want is divided by base.
     """
     level = _level(parts, whole)
-    if level is not None:
-        return _up_to(parts, level)
-    wanted = [max(part.holds, part.wants) for part in parts]
-    left, bases = max(0.0, whole - sum(wanted)), sum(part.base for part in parts)
-    return [want + (left * part.base / bases if bases else 0.0) for want, part in zip(wanted, parts, strict=True)]
+    return _all_wanted(parts, whole) if level is None else _up_to(parts, level)
 
 
 def first_part(parts: Sequence[Part], whole: float) -> float:
     """What the first of them may have. What it holds beyond it goes to the others, as it ends."""
     level = _level(parts, whole)
-    return divide(parts, whole)[0] if level is None else min(parts[0].wants, parts[0].base * level)
+    return _all_wanted(parts, whole)[0] if level is None else min(parts[0].wants, parts[0].base * level)
+
+
+def _all_wanted(parts: Sequence[Part], whole: float) -> list[float]:
+    wanted = [max(part.holds, part.wants) for part in parts]
+    left, bases = max(0.0, whole - sum(wanted)), sum(part.base for part in parts)
+    return [want + (left * part.base / bases if bases else 0.0) for want, part in zip(wanted, parts, strict=True)]
 
 
 def _level(parts: Sequence[Part], whole: float) -> float | None:
@@ -138,22 +140,28 @@ class LaneShares:
         return not self._told
 
     def share(self, owned: Collection[int], tenant: str | None, concurrent: int | None, now_ms: int) -> LentShare:
-        """The share of this worker, which owns these partitions. `tenant` None: of the lane.
+        """As `shares`, of the lane (`tenant` None) or one tenant."""
+        return self.shares(owned, {tenant: concurrent}, now_ms)[tenant]
 
-        :param concurrent: the limit of attempts in flight; None where there is none.
+    def shares(
+        self, owned: Collection[int], of: Mapping[str | None, int | None], now_ms: int
+    ) -> dict[str | None, LentShare]:
+        """The shares of this worker, which owns these partitions: of tenants, and of the lane (None).
+
+        :param of: the limit of attempts in flight of each; None where there is none.
         """
-        base = base_share(len(owned) / self._partitions, concurrent)
+        base = {tenant: base_share(len(owned) / self._partitions, slots) for tenant, slots in of.items()}
         mine = self._told.get(self._worker)
         if mine is None or frozenset(mine.fact.partitions) != frozenset(owned):
             return base
         age_ms = now_ms - mine.at_ms
         if age_ms > LENT_FOR_MS:
             return base
-        divided = self._divided([mine.fact, *self._others(now_ms)], tenant, concurrent)
-        if age_ms <= FRESH_MS:
-            return divided
-        slots = None if base.slots is None or divided.slots is None else min(base.slots, divided.slots)
-        return LentShare(min(base.rate, divided.rate), slots)
+        facts = [mine.fact, *self._others(now_ms)]
+        named = Counter(partition for fact in facts for partition in fact.partitions)
+        bases = [sum(1 / named[each] for each in fact.partitions) / self._partitions for fact in facts]
+        divided = {tenant: _divided(facts, bases, tenant, slots) for tenant, slots in of.items()}
+        return divided if age_ms <= FRESH_MS else {tenant: _least(base[tenant], divided[tenant]) for tenant in of}
 
     def _others(self, now_ms: int) -> list[ShareWanted]:
         return [
@@ -162,23 +170,29 @@ class LaneShares:
             if worker != self._worker and now_ms - told.at_ms <= TOLD_FOR_MS
         ]
 
-    def _divided(self, facts: Sequence[ShareWanted], tenant: str | None, concurrent: int | None) -> LentShare:
-        """The share of the worker of the first fact."""
-        named = Counter(partition for fact in facts for partition in fact.partitions)
-        bases = [sum(1 / named[each] for each in fact.partitions) / self._partitions for fact in facts]
-        wanted = [_of(fact, tenant) for fact in facts]
-        rates = [
-            Part(base, LEAST_WANTED * base if want is None else want.rate / 1_000)
-            for base, want in zip(bases, wanted, strict=True)
-        ]
-        rate = first_part(rates, sum(bases))
-        if concurrent is None:
-            return LentShare(rate)
-        slots = [
-            Part(base * concurrent, 0.0 if want is None else want.slots, 0.0 if want is None else want.held)
-            for base, want in zip(bases, wanted, strict=True)
-        ]
-        return LentShare(rate, max(1, int(first_part(slots, sum(bases) * concurrent) + 1e-6)))
+
+def _divided(
+    facts: Sequence[ShareWanted], bases: Sequence[float], tenant: str | None, concurrent: int | None
+) -> LentShare:
+    """The share of the worker of the first fact."""
+    wanted = [_of(fact, tenant) for fact in facts]
+    rates = [
+        Part(base, LEAST_WANTED * base if want is None else want.rate / 1_000)
+        for base, want in zip(bases, wanted, strict=True)
+    ]
+    rate = first_part(rates, sum(bases))
+    if concurrent is None:
+        return LentShare(rate)
+    slots = [
+        Part(base * concurrent, 0.0 if want is None else want.slots, 0.0 if want is None else want.held)
+        for base, want in zip(bases, wanted, strict=True)
+    ]
+    return LentShare(rate, max(1, int(first_part(slots, sum(bases) * concurrent) + 1e-6)))
+
+
+def _least(one: LentShare, other: LentShare) -> LentShare:
+    slots = None if one.slots is None or other.slots is None else min(one.slots, other.slots)
+    return LentShare(min(one.rate, other.rate), slots)
 
 
 def _of(fact: ShareWanted, tenant: str | None) -> WantedPart | None:

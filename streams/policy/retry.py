@@ -71,9 +71,12 @@ def next_attempt(
     :param seed: seeds the jitter, so that a refold decides the same.
     :param told_ms: the minimum wait that the answer asked for; 0 for none.
     """
-    used_up, pointless = _used_up(policy, spend, spent), _pointless(policy, cause, spent)
-    if used_up is not None or pointless is not None:
-        return GiveUp(used_up or pointless or "", another_model=used_up is None)
+    used_up = _used_up(policy, spend, spent)
+    if used_up is not None:
+        return GiveUp(used_up)
+    pointless = _pointless(policy, cause, spent)
+    if pointless is not None:
+        return GiveUp(pointless, another_model=True)
     least_ms = wait_ms(policy, f"{seed}/{spent.refused}/{spent.paid + spent.unpaid}", cause, told_ms, spent.streak)
     if spend == "doubtful":
         least_ms = max(least_ms, _spread_ms(policy.doubts_max, spent.doubtful, deadline_ms - now_ms))

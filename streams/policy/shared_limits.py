@@ -186,14 +186,12 @@ class SharedLimits:
         return WantedPart(rate=math.ceil(1_000 * rate), slots=slots, held=limiter.in_flight)
 
     def _apply(self, model: str, now_ms: int) -> None:
-        lane = self._lanes[model]
+        lane, limiters = self._lanes[model], dict(self._admission.limiters(model))
         named = lane.tenants(now_ms)
-        for tenant, limiter in self._admission.limiters(model):
-            concurrent = limiter.rates.concurrent
-            if tenant is None or tenant in named:
-                limiter.lent(lane.share(self._owned, tenant, concurrent, now_ms), now_ms)
-            else:
-                limiter.lent(base_share(self._base, concurrent), now_ms)
+        told = {who: each.rates.concurrent for who, each in limiters.items() if who is None or who in named}
+        shares = lane.shares(self._owned, told, now_ms)
+        for tenant, limiter in limiters.items():
+            limiter.lent(shares.get(tenant) or base_share(self._base, limiter.rates.concurrent), now_ms)
 
     # ---- days
 
@@ -220,12 +218,10 @@ class SharedLimits:
     # ---- lessons
 
     def _lessons_told(self, now_ms: int) -> Iterator[LimitsLearned]:
+        self._taught_ms = {model: ms for model, ms in self._taught_ms.items() if now_ms - ms < LESSON_GAP_MS}
         for model in self._admission.lanes():
             limiter = self._of_lane(model)
-            taught_ms = self._taught_ms.get(model)
-            if limiter is None or limiter.taught is None:
-                continue
-            if taught_ms is not None and now_ms - taught_ms < LESSON_GAP_MS:
+            if limiter is None or model in self._taught_ms:
                 continue
             lesson = limiter.lesson()
             if lesson is not None:

@@ -69,9 +69,7 @@ class JobTimers:
             return None
         if _turns(state) and now_ms < state.spec.deadline_at_ms:
             return self._begins(place, state, granted, due_ms, now_ms)
-        self._give_back(place, granted, now_ms)
-        self._admission.drop(place)
-        self._paused.forget(place)
+        self._leaves(place, granted, now_ms)
         job_id = due.key.decode()
         return JobTimerFired(id=f"{job_id}/timer/{due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due_ms)
 
@@ -89,9 +87,7 @@ class JobTimers:
             return None
         taken = self._fallbacks.taken(job_id, state, now_ms)
         if taken is not None:
-            self._give_back(place, granted, now_ms)
-            self._admission.drop(place)
-            self._paused.forget(place)
+            self._leaves(place, granted, now_ms)
             return taken
         turn = granted or self._turn(place, state, now_ms)
         if turn is None:
@@ -161,12 +157,18 @@ class JobTimers:
             waited_for=turn.waited_for,
         )  # fmt: skip
 
+    def _leaves(self, place: Key, granted: Grant | TooLate | None, now_ms: int) -> None:
+        """The job no longer waits for a turn."""
+        self._give_back(place, granted, now_ms)
+        self._admission.drop(place)
+        self._paused.forget(place)
+
     def _seen_again_ms(self, state: job.Waiting | job.BackingOff, now_ms: int) -> int:
-        deadline_ms = min(state.spec.deadline_at_ms, self._fallbacks.asked_again_ms(state, now_ms))
+        deadline_ms, fallback_ms = state.spec.deadline_at_ms, self._fallbacks.asked_again_ms(state, now_ms)
         if isinstance(state, job.BackingOff):
-            return deadline_ms
+            return min(deadline_ms, fallback_ms)
         least_ms = self._admission.run_times.least_ms(state.spec.model)
-        return min(deadline_ms, state.spec.deadline_at_ms + 1 - least_ms)
+        return min(deadline_ms + 1 - least_ms, deadline_ms, fallback_ms)
 
     def _ask_later(self, model: str, turn: NotYet | None, now_ms: int) -> None:
         if turn is not None:

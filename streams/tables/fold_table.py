@@ -14,7 +14,7 @@ import faust
 from faust.types import TP
 
 from backstop.runtime.errors import ConfigurationError, InvariantError
-from schemas.topics import COMPACTION_LAG_MS, ROW_BYTES_MAX, TOMBSTONE_RETENTION_MS
+from schemas.topics import CHANGELOG_CONFIG
 from streams.ports import RowWatch
 from streams.tables.changelog import Changelog
 from streams.tables.fold_store import NONE_TAKEN, DamageFound, FoldStore
@@ -68,12 +68,7 @@ class FoldTable:
             key_type=bytes,
             value_type=bytes,
             recovery_buffer_size=RECOVERY_CHUNKS_MAX,
-            extra_topic_configs={
-                "min.insync.replicas": min_insync_replicas,
-                "delete.retention.ms": TOMBSTONE_RETENTION_MS,
-                "min.compaction.lag.ms": COMPACTION_LAG_MS,
-                "max.message.bytes": ROW_BYTES_MAX,
-            },
+            extra_topic_configs={"min.insync.replicas": min_insync_replicas, **dict(CHANGELOG_CONFIG)},
         )
         self._table.fold = self
         self._store = FoldStore(app, self._table, StoreLimits(), on_damage, row_version)

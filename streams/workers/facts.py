@@ -86,7 +86,7 @@ def observed(
         provider_ended_at_ms=seen.ended_at_ms,
         next_poll_at_ms=following.at_ms,
         poll_basis=following.basis if seen.outcome == "running" else None,
-        progress=None if seen.over else seen.progress,
+        progress=seen.progress,
         others_ended_at_ms=others.ended_at_ms,
         typical_ms=others.typical_ms,
     )

@@ -64,9 +64,11 @@ class SampleReading:
 
     def _draw(self, fact: JobSubmitted) -> None:
         body = fact.request.value if isinstance(fact.request, InlineBody) else None
-        why = _unasked(body)
-        if why is not None or not isinstance(body, dict):
-            self.left_out[why or "their request is in the blob store"] += 1
+        if not isinstance(body, dict):
+            self.left_out["their request is in the blob store"] += 1
+            return
+        if (why := _unasked(body)) is not None:
+            self.left_out[why] += 1
             return
         if fact.job_id in self._found:
             return
@@ -78,10 +80,8 @@ class SampleReading:
             del self._found[heappushpop(self._heap, drawn)[1]]
 
 
-def _unasked(body: Any) -> str | None:
+def _unasked(body: Mapping[str, Any]) -> str | None:
     """Why a request is not asked again; None if it may be."""
-    if not isinstance(body, dict):
-        return "their request is in the blob store"
     if acts(body):
         return "they have a tool that may act"
     return "they stream, write to a conversation or have a completion window" if unhedgeable(body) else None

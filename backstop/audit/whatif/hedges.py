@@ -5,10 +5,11 @@ replayed, and all responses count as those of one worker. Where the policy does 
 permitted a hedge at the age at which the log permitted it, and no other is.
 """
 
-from typing import Any, Final, TypeGuard
+from typing import Any, TypeGuard
 
 from backstop.audit.whatif.policy import Hedging
 from backstop.audit.whatif.recorded import Recorded
+from backstop.audit.whatif.stamps import ALONE
 from schemas.base import Message
 from schemas.hedges import HedgePermit
 from schemas.jobs import AttemptAccepted, JobSubmitted
@@ -19,9 +20,6 @@ from streams.fold.hedge_asks import slow_response
 from streams.policy.hedge_permits import HedgePermits
 from streams.policy.hedged_runs import HedgedRuns
 from streams.policy.latency import Latencies
-
-ALONE: Final = 0
-"""All responses count as those of one worker."""
 
 
 class HedgeDesk:

@@ -20,7 +20,7 @@ from backstop.audit.whatif.guesses import Guesses
 from backstop.audit.whatif.hedges import HedgeDesk, asks_only, planned_ms
 from backstop.audit.whatif.links import Links, Played
 from backstop.audit.whatif.policy import AS_IT_WAS, Policy
-from backstop.audit.whatif.recorded import Noted, Recorded
+from backstop.audit.whatif.recorded import Noted, Recorded, Truth
 from backstop.audit.whatif.stamps import Stamps
 from backstop.audit.whatif.turns import FactTurns
 from backstop.audit.whatif.unseen import of_a_cancel, seen_at, webhook_of
@@ -86,7 +86,9 @@ class Replay:
         self._moved: dict[str, int] = {}
         self._cancelled: set[str] = set()
         self._made: dict[tuple[str, int], list[str]] = {}
+        self._first_of: dict[str, Truth] = {}
         for response_id, truth in recorded.truths.items():
+            self._first_of.setdefault(truth.job_id, truth)
             self._made.setdefault((truth.job_id, truth.attempt), []).append(response_id)
         self._states: dict[Key, Any] = {}
         self._last_place: dict[Key, tuple[str, tuple[int, int]]] = {}
@@ -256,7 +258,7 @@ class Replay:
         model = self._recorded.models.get(command.job_id, "")
         response_id, truth = guesses.never_created(command.job_id, command.attempt, command.tenant, model, at_ms)
         self._never.add(response_id)
-        before = next((t for t in self._recorded.truths.values() if t.job_id == command.job_id), None)
+        before = self._first_of.get(command.job_id)
         self._truths[response_id] = truth
         accepted = AttemptAccepted(
             id=f"{command.id}/accepted", at_ms=at_ms, job_id=command.job_id, attempt=command.attempt,

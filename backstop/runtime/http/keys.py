@@ -31,6 +31,7 @@ from pydantic import (
 )
 
 from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.process.files import sync_folder
 from backstop.runtime.settings import TENANT
 from schemas.base import Priority
 from schemas.sentences import sentence
@@ -218,11 +219,7 @@ def write_private(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def last_used_path(keys_path: Path) -> Path:

@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
@@ -21,7 +21,7 @@ from aiokafka.errors import (
 
 from backstop.runtime.broker_settings import Mechanism
 from backstop.runtime.errors import BackstopError, BrokerUnavailableError, ConfigurationError
-from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.security import security_options
 from backstop.runtime.kafka.tokens import TokenError
 from backstop.runtime.settings import RuntimeSettings
 
@@ -56,25 +56,18 @@ async def why_unusable(settings: RuntimeSettings, error: BaseException) -> Diagn
 async def diagnose(settings: RuntimeSettings) -> Diagnosis | None:
     """Connect to each broker that the settings name; None if one of them can be used."""
     told: Diagnosis | None = None
+    options = {"client_id": "backstop-diagnosis", "request_timeout_ms": ASK_MS, **security_options(settings)}
     for address in settings.kafka_bootstrap_servers.split(","):
         host, _, port = address.strip().rpartition(":")
         try:
             async with asyncio.timeout(ASK_MS / 1000):
-                connection = await create_conn(host.strip("[]"), int(port), **_options(settings))
+                connection = await create_conn(host.strip("[]"), int(port), **options)
         except (KafkaError, OSError, TimeoutError, ValueError) as error:
             told = told if told is not None and not told.passing else told_of(error, address.strip(), settings)
         else:
             connection.close()
             return None
     return told
-
-
-def _options(settings: RuntimeSettings) -> dict[str, Any]:
-    options = client_options(settings)
-    return {
-        "client_id": "backstop-diagnosis", "request_timeout_ms": ASK_MS,
-        **{name: value for name, value in options.items() if name.startswith(("sasl", "ssl", "security"))},
-    }  # fmt: skip
 
 
 def told_of(error: BaseException, address: str, settings: RuntimeSettings) -> Diagnosis:

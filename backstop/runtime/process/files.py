@@ -1,4 +1,7 @@
-"""Private files: they hold prompts, results and keys, so only their owner may read them (0600, folders 0700)."""
+"""Private files: they hold prompts, results and keys, so only their owner may read them (0600, folders 0700).
+
+And names of files that outlive a power failure.
+"""
 
 import os
 import stat
@@ -23,3 +26,12 @@ def make_private(folder: Path) -> None:
     found = folder.stat()
     if found.st_uid == os.geteuid() and found.st_mode & OTHERS and not found.st_mode & stat.S_ISVTX:
         folder.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from schemas.jobs import AttemptAccepted
 from streams.openai.answers import Fault, ProviderAnswer, read_cancel, read_create, read_poll
 from streams.openai.causes import Rule
-from streams.openai.waits import WAIT_MS_MAX, go_duration_ms, limit_reset_ms, poll_after_ms, retry_after_ms
+from streams.openai.durations import WAIT_MS_MAX, go_duration_ms
+from streams.openai.waits import limit_reset_ms, poll_after_ms, retry_after_ms
 from streams.provider import Accepted, AskAgain, Missing, NotCancelled, Refused, Rejected, Seen, Unknown
 from tests.unit.streams.policy.replies import HTML_403, HTML_429, NOW_MS, error
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, response

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.openai.answers import ProviderAnswer, read_create, read_poll
-from streams.openai.waits import WAIT_MS_MAX, body_wait_ms, limit_reset_ms, retry_after_ms, text_wait_ms
+from streams.openai.durations import WAIT_MS_MAX
+from streams.openai.waits import body_wait_ms, limit_reset_ms, retry_after_ms, text_wait_ms
 from streams.provider import Rejected, Seen
 from tests.unit.streams.policy.replies import NOW_MS, error
 from tests.unit.streams.workers.misbehaving import response
