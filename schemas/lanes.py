@@ -1,9 +1,9 @@
 """What workers share of lanes on `lanes`: outcomes of creates, and what they want, used and learned of limits.
 
-A lane is an account and a model. Each worker folds these facts in log order (`streams.policy.lanes`), so all workers
-close and open a lane at the same record, and one worker has the turn to probe it. The folds of jobs and responses don't
-read this topic. A record is written only where it changes a lane. Records older than an hour are not needed: each probe
-of a closed lane writes a new fact.
+A lane is an account and a model, or the account with all of its models (`ALL_MODELS`). Each worker folds these facts in
+log order (`streams.policy.lanes`), so all workers close and open a lane at the same record, and one worker has the turn
+to probe it. The folds of jobs and responses don't read this topic. A record is written only where it changes a lane.
+Records older than an hour are not needed: each probe of a closed lane writes a new fact.
 
 Facts of limits (`streams.policy.shared_limits`) change no lane. A lane without limits has none, and one whose limits
 are not short has next to none.
@@ -22,6 +22,8 @@ WORKER_CHARS_MAX = 100
 TENANTS_MAX = 200
 """Tenants of one fact; those that want most come first."""
 PARTITIONS_MAX = 256
+ALL_MODELS = "all models"
+"""In place of a model: the lane that a key, a quota or a bill of the account closes for each model."""
 PartitionNumber = Annotated[int, Field(ge=0, le=PARTITIONS_MAX - 1)]
 
 

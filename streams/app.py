@@ -336,7 +336,7 @@ class Worker:
             self._now_ms,
             self._admission,
             self._access.pauses,
-            lambda model: self._access.lanes.of(model).closed,
+            self._access.lanes.closed,
         )
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, next_ms=held.next_ms, **parts)
 

@@ -56,6 +56,8 @@ class Seen:
     """The least wait that the failure asked for."""
     code_known: bool = True
     """False where a failure has no code, or one that is on no list: worth counting."""
+    account_wide: bool = False
+    """As in `Rejected`."""
     usage: Tokens | None = None
     terms: Terms | None = None
     """Set with `usage`."""
@@ -100,6 +102,8 @@ class Rejected:
     """The edge took us for an attack: slow all calls down."""
     unknown_model: bool = False
     """The provider serves no such model to this account."""
+    account_wide: bool = False
+    """Its key, its quota or its bill: creates of each model would be refused."""
     limits: ToldLimits | None = None
 
 

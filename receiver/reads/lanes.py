@@ -26,6 +26,7 @@ from receiver.reads import problems
 from receiver.reads.lane_routes import LIST_LANES, PAUSE, RESUME, LanesView, LaneView, PauseBody, PauseView, ResumeBody
 from receiver.reads.overview import Rights
 from receiver.reads.parameters import guarded
+from schemas.lanes import ALL_MODELS
 from schemas.pauses import CreatesPaused, CreatesResumed, PauseFact, PauseScope
 from streams.policy.lanes import Lane
 from streams.policy.pauses import PAUSES_MAX
@@ -75,7 +76,7 @@ class _Lanes:
         await self._known()
         load = await self._database.read(lambda conn: lane_load(conn, tenant))
         found = self._watch.lanes if admin else {
-            place: lane for place, lane in self._watch.lanes.items() if place[1] in load.by_model
+            place: lane for place, lane in self._watch.lanes.items() if place[1] in (ALL_MODELS, *load.by_model)
         }  # fmt: skip
         quiet = load.by_model.keys() - {model for _, model in found}
         views = [self._lane("", model, Lane(), tenant) for model in quiet]

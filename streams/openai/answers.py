@@ -18,7 +18,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from schemas.base import NEVER_SENT, RESPONSE_ID_PATTERN
-from streams.openai.causes import MODEL_CODES, Rule, Said, says_no, verdict
+from streams.openai.causes import MODEL_CODES, Rule, Said, is_account_wide, says_no, verdict
 from streams.openai.errors import code_of, fields_of, page_title, words_of
 from streams.openai.foreign_json import NOT_JSON, is_error, is_response, is_response_word
 from streams.openai.observations import (
@@ -112,7 +112,7 @@ def read_poll(
 ) -> Seen | Missing | AskAgain | Refused:
     """The outcome of a retrieve; `job_id` is the response's job, if it is known.
 
-    A refusal that will be repeated as long as the poll is (a 400, a page with 404) is *missing*, too, with its words.
+    An answer that will be repeated as long as the poll is (a 400, a page) is *missing*, too, with its words.
     """
     if isinstance(reply, Fault):
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
@@ -122,7 +122,7 @@ def read_poll(
         seen = _see(reply, now_ms, rules, job_id)
         if reply.truncated and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
             return too_large(seen)
-        return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
+        return seen if isinstance(seen, Seen) else _of_no_response(reply, seen.reason, rules)
     return _not_seen(reply, now_ms, rules)
 
 
@@ -133,7 +133,7 @@ def read_cancel(
     if isinstance(reply, ProviderAnswer) and reply.status in (400, 404, 405, 409, 422, 501):
         return NotCancelled(_error_of(reply).code)
     answer = read_poll(reply, now_ms, job_id, rules)
-    return NotCancelled("missing") if isinstance(answer, Missing) else answer
+    return NotCancelled(answer.code or "missing") if isinstance(answer, Missing) else answer
 
 
 def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused:
@@ -148,6 +148,15 @@ def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused
 def _see(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule], job_id: str | None = None) -> Seen | Unseen:
     seen = see(answer.body, answer.headers, job_id, rules, now_ms)
     return replace(seen, whole=answer.whole) if isinstance(seen, Seen) else seen
+
+
+def _of_no_response(answer: ProviderAnswer, why: str, rules: Iterable[Rule]) -> Missing | AskAgain:
+    """A 2xx without the response: an error, which may pass, or something else, such as a page."""
+    error = _error_of(answer)
+    if is_error(answer.body):
+        passes = verdict(error.said, rules).cause != "never"
+        return AskAgain(error.code) if passes else Missing(error.code, error.message)
+    return Missing(why, error.message)
 
 
 def _not_seen(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Missing | AskAgain | Refused:
@@ -300,6 +309,7 @@ def _declined(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Rej
         alarm=cause == "account",
         http_status=None if 200 <= status < 300 else status,
         unknown_model=error.code in MODEL_CODES,
+        account_wide=cause == "account" and is_account_wide(error.said),
     )
 
 

@@ -65,6 +65,9 @@ CAUSE_OF_CODE: Final[dict[str, Cause]] = {code: cause for cause, codes in _CODES
 
 MODEL_CODES: Final = frozenset({"model_not_found", "model_not_available", "deployment_not_found"})
 
+_OF_A_MODEL: Final = MODEL_CODES | {"permission_error", "permission_denied", "insufficient_permissions"}
+_VERIFIED = re.compile(r"must be verified to", re.IGNORECASE)
+
 _CAUSE_OF_TYPE: Final[dict[str, Cause]] = {
     "insufficient_quota": "account", "authentication_error": "account", "permission_error": "account",
     "billing_error": "account", "invalid_request_error": "never", "rate_limit_error": "limited",
@@ -200,6 +203,16 @@ def verdict(said: Said, rules: Iterable[Rule] = ()) -> CauseVerdict:
     if kind is not None and new is None:
         return CauseVerdict(kind, known=True)
     return CauseVerdict(new or _of_status(said), known=False)
+
+
+def is_account_wide(said: Said) -> bool:
+    """Whether a condition of the account holds for each of its models: all but a permission, which may be of one."""
+    code = _plain(said.code or said.kind)
+    if code in _OF_A_MODEL or _VERIFIED.search(said.message):
+        return False
+    if CAUSE_OF_CODE.get(code) == "account" or _ACCOUNT.search(_QUOTED.sub(" ", said.message)):
+        return True
+    return said.status != 403  # "Forbidden" does not say what.
 
 
 def says_no(said: Said, rules: Iterable[Rule] = ()) -> bool:

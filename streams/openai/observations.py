@@ -13,7 +13,7 @@ from typing import Any, Final
 from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, RESPONSE_ID_CHARS_MAX, TENANT_ID_PATTERN, Cause, Terms
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE, METADATA_TENANT
 from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
-from streams.openai.causes import Rule, Said, verdict
+from streams.openai.causes import Rule, Said, is_account_wide, verdict
 from streams.openai.durations import EPOCH_S_MAX
 from streams.openai.errors import code_of, failure_of, fields_of, member, words_of
 from streams.openai.foreign_json import is_response
@@ -94,6 +94,7 @@ def see(
         message=why.message,
         wait_ms=why.wait_ms,
         code_known=why.known,
+        account_wide=why.account_wide,
         usage=_tokens(body.get("usage")),
         terms=_terms(body) if isinstance(body.get("usage"), dict) else None,
         owner=owner,
@@ -219,6 +220,7 @@ class _Why:
     message: str | None = None
     wait_ms: int = 0
     known: bool = True
+    account_wide: bool = False
 
 
 def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule], now_ms: int) -> _Why:
@@ -234,11 +236,13 @@ def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule], n
     code = shown(code_of(fields), CODE_CHARS_MAX)
     kind = shown(fields.get("type"), CODE_CHARS_MAX)
     message = shown(words_of(error), TEXT_CHARS_MAX)
-    said = verdict(Said(code=code, kind=kind, message=message or ""), rules)
+    told = Said(code=code, kind=kind, message=message or "")
+    said = verdict(told, rules)
     wait_ms = body_wait_ms(error, now_ms) or text_wait_ms(message or "", now_ms)
     if said.cause == "account":
         wait_ms = min(wait_ms, ACCOUNT_WAIT_MS_MAX)
-    return _Why(said.cause, code or kind or "no_code", message, wait_ms, said.known)
+    wide = said.cause == "account" and is_account_wide(told)
+    return _Why(said.cause, code or kind or "no_code", message, wait_ms, said.known, wide)
 
 
 def shown(value: Any, chars_max: int) -> str | None:

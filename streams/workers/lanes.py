@@ -1,5 +1,8 @@
 """The lanes of one process: outcomes of creates here and at other workers, and whether the next create may be sent.
 
+A create passes two lanes: that of its account (`ALL_MODELS`), which only a condition of the account closes, and that of
+its model. While the first is closed, one create at a time probes it for all models.
+
 The state is in memory; its loss costs a probe. It is the fold of the facts read from `lanes`, and then of own facts
 that are not read back yet. So its own outcome counts at once, and in the end all workers agree with the log. Without a
 board (`join`), or while the board does not answer, only own facts count.
@@ -14,12 +17,21 @@ import structlog
 
 from backstop.runtime.process.clock import NowMs
 from schemas.base import Cause
-from schemas.lanes import CODE_CHARS_MAX, WORDS_CHARS_MAX, CreateFact, CreateFailed, CreateServed, ProbeClaimed
+from schemas.lanes import (
+    ALL_MODELS,
+    CODE_CHARS_MAX,
+    WORDS_CHARS_MAX,
+    CreateFact,
+    CreateFailed,
+    CreateServed,
+    ProbeClaimed,
+)
 from streams.policy.lanes import (
     PROBE_ANSWER_MS_MAX,
     PROBE_REPORT_MS,
     WHOLE,
     Claim,
+    Closed,
     Go,
     Held,
     Lane,
@@ -53,7 +65,7 @@ Write = Callable[[CreateFact], None]
 
 @dataclass(slots=True)
 class Lanes:
-    """Lanes by model. All creates of a process go to one account."""
+    """Lanes by model, and the account's. All creates of a process go to one account."""
 
     now_ms: NowMs
     changed: Changed = lambda _model, _lane: None
@@ -84,6 +96,19 @@ class Lanes:
 
         :param timeout_ms: of the create: a probe without an outcome is given up soon after it.
         """
+        its_own = send(self.of(model), self.now_ms())
+        if isinstance(its_own, Held):
+            return its_own
+        of_account = await self._passed(ALL_MODELS, command_id, timeout_ms)
+        if isinstance(of_account, Held):
+            return of_account
+        its_own = await self._passed(model, command_id, timeout_ms)
+        if isinstance(its_own, Held):
+            self._fail(ALL_MODELS, command_id, command_id, "odd", "not_sent", "", 0)  # Gives back a probe's turn.
+            return its_own
+        return Go(probe=of_account.probe or its_own.probe)
+
+    async def _passed(self, model: str, command_id: str, timeout_ms: int) -> Go | Held:
         asked = self.ask(model, command_id, timeout_ms)
         if not isinstance(asked, ProbeClaimed):
             return asked
@@ -110,8 +135,8 @@ class Lanes:
         if model in self._claims and lane.closed is not None:
             return held(lane.closed, now_ms)
         claim = ProbeClaimed(
-            id=f"{command_id}/claim/{asked.turn}", at_ms=now_ms, account=self.account, model=model, turn=asked.turn,
-            command_id=command_id, answer_ms=timeout_ms + PROBE_REPORT_MS,
+            id=_id_of(model, f"{command_id}/claim/{asked.turn}"), at_ms=now_ms, account=self.account, model=model,
+            turn=asked.turn, command_id=command_id, answer_ms=timeout_ms + PROBE_REPORT_MS,
         )  # fmt: skip
         if self._write is None:
             self.read(claim, now_ms)
@@ -125,23 +150,40 @@ class Lanes:
 
     def release(self, model: str) -> int:
         """0 if a waiting job may begin its attempt, else the milliseconds after which to ask again."""
-        lane = self._believed.get(model)
-        if lane is None:
-            return 0
-        progress, wait_ms = release(lane, self._releasing.get(model, ReleaseProgress()), self.now_ms(), self.share)
-        self._releasing[model] = progress
-        return min(wait_ms, ASK_AGAIN_MS_MAX)
+        progress = dict[str, ReleaseProgress]()
+        for name in (model, ALL_MODELS):
+            lane = self._believed.get(name)
+            if lane is None:
+                continue
+            before = self._releasing.get(name, ReleaseProgress())
+            progress[name], wait_ms = release(lane, before, self.now_ms(), self.share)
+            if wait_ms:
+                return min(wait_ms, ASK_AGAIN_MS_MAX)
+        self._releasing |= progress
+        return 0
 
     def succeeded(self, model: str, command_id: str) -> None:
         if len(self._served) < LANES_MAX:
             self._served.add(model)
-        if model in self._believed:
-            self._tell(CreateServed(id=f"{command_id}/served", **self._about(model)))
+        for name in (model, ALL_MODELS):
+            if name in self._believed:
+                self._tell(CreateServed(**self._about(name, f"{command_id}/served")))
 
-    def failed(self, model: str, command_id: str, cause: Cause, code: str, message: str = "", told_ms: int = 0) -> None:
-        self._fail(model, command_id, command_id, cause, code, message, told_ms)
+    def failed(
+        self, model: str, command_id: str, cause: Cause, code: str, message: str = "", told_ms: int = 0, *,
+        account_wide: bool = False,
+    ) -> None:  # fmt: skip
+        """:param account_wide: the create of any other model would have been refused as well."""
+        closes, other = (ALL_MODELS, model) if account_wide else (model, ALL_MODELS)
+        self._fail(closes, command_id, command_id, cause, code, message, told_ms)
+        if other in self._believed:
+            # It may be a probe of the other lane, too. A refusal for what is asked shows that the account serves.
+            serves = cause in ("never", "later", "account") and not account_wide
+            self._fail(other, command_id, command_id, "later" if serves else "odd", code, "", 0)
 
-    def ended(self, model: str, response_id: str, cause: Cause, code: str, message: str = "") -> None:
+    def ended(
+        self, model: str, response_id: str, cause: Cause, code: str, message: str = "", *, account_wide: bool = False
+    ) -> None:  # fmt: skip
         """A response ended with `cause`; only a condition of the account counts.
 
         `model` may be a dated version of the lane's model.
@@ -149,7 +191,8 @@ class Lanes:
         if cause == "account":
             named = max((lane for lane in self._served if model.startswith(lane)), key=len, default=None)
             if named is not None:
-                self._fail(named, response_id, "", cause, code, message, 0)
+                closes = ALL_MODELS if account_wide else named
+                self._fail(closes, response_id, "", cause, code, message, 0)
 
     def served(self, model: str) -> bool:
         """Whether a create of the model was accepted since the process started."""
@@ -158,10 +201,13 @@ class Lanes:
     def of(self, model: str) -> Lane:
         return self._believed.get(model, Lane())
 
+    def closed(self, model: str) -> Closed | None:
+        """What holds creates of the model: its own lane, or its account's."""
+        return self.of(model).closed or self.of(ALL_MODELS).closed
+
     def troubled(self, model: str) -> bool:
         """Whether the lane is closed, or its last create failed."""
-        lane = self.of(model)
-        return lane.closed is not None or lane.failures > 0
+        return self.closed(model) is not None or self.of(model).failures > 0
 
     def all(self) -> dict[str, Lane]:
         return dict(self._believed)
@@ -184,13 +230,15 @@ class Lanes:
         shown = message[:WORDS_CHARS_MAX] if cause == "account" else ""
         self._tell(
             CreateFailed(
-                id=f"{caused_by}/failed", **self._about(model), command_id=command_id, cause=cause,
+                **self._about(model, f"{caused_by}/failed"), command_id=command_id, cause=cause,
                 code=code[:CODE_CHARS_MAX], message=shown, told_ms=max(0, told_ms),
             )
         )  # fmt: skip
 
-    def _about(self, model: str) -> dict[str, Any]:
-        return {"at_ms": self.now_ms(), "account": self.account, "model": model, "turn": self.of(model).turn}
+    def _about(self, model: str, fact_id: str) -> dict[str, Any]:
+        turn = self.of(model).turn
+        named = {"id": _id_of(model, fact_id), "account": self.account, "model": model}
+        return {**named, "at_ms": self.now_ms(), "turn": turn}
 
     def _tell(self, fact: CreateFact) -> None:
         """Fold an own fact and publish it, if it changes the lane. A lane without trouble writes nothing."""
@@ -235,3 +283,8 @@ class Lanes:
             self.changed(model, Lane())
         for by_model in (self._believed, self._read, self._unread, self._releasing):
             by_model.pop(model, None)
+
+
+def _id_of(model: str, fact_id: str) -> str:
+    """One create may tell of its model's lane and of its account's."""
+    return f"{fact_id}/account" if model == ALL_MODELS else fact_id

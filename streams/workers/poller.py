@@ -244,7 +244,9 @@ class Poller(CommandWorker):
                 log.error("poll_refused", response_id=response_id, code=answer.code)
                 return self._failed(call, f"refused: {answer.code}", 0)
 
-    def _missing(self, call: Call, answer: Missing) -> Message:
+    def _missing(self, call: Call, answer: Missing) -> Message | None:
+        if answer.code is not None and call.tries < self._limits.tries_max:
+            return self._ask_again(call, AskAgain(answer.code))
         self._metrics.poll("missing" if answer.code is None else "refused")
         if answer.code is not None:
             log.warning("poll_refused", response_id=call.command.response_id, code=answer.code)
@@ -290,7 +292,8 @@ class Poller(CommandWorker):
             if isinstance(command, RetrieveResponse) and command.reason == "timer" and not command.control:
                 self._polls.ended_without()
             if seen.cause is not None:
-                self._lanes.ended(model, call.command.response_id, seen.cause, seen.code or "", seen.message or "")
+                told = (seen.code or "", seen.message or "")
+                self._lanes.ended(model, command.response_id, seen.cause, *told, account_wide=seen.account_wide)
         return others
 
     def _ask_again(self, call: Call, answer: AskAgain) -> Message | None:

@@ -301,7 +301,8 @@ class Submitter(CommandWorker):
             log.error("answer_unusable", job_id=command.job_id, attempt=command.attempt, reason=seen.message)
         log.info("ended_in_create", job_id=command.job_id, attempt=command.attempt, status=end.status)
         if end.cause is not None:
-            self._lanes.ended(command.model, command.id, end.cause, end.code or "", end.message or "")
+            told = (end.code or "", end.message or "")
+            self._lanes.ended(command.model, command.id, end.cause, *told, account_wide=seen.account_wide)
         return end
 
     def _unknown(self, command: CreateResponse, answer: Unknown) -> AttemptUnknown:
@@ -335,7 +336,10 @@ class Submitter(CommandWorker):
         if answer.cause != "unsent":
             self._unheard.discard(command.model)
         self._metrics.attempt(counted_as(answer.cause))
-        self._lanes.failed(command.model, command.id, answer.cause, answer.code, answer.message, answer.wait_ms)
+        self._lanes.failed(
+            command.model, command.id, answer.cause, answer.code, answer.message, answer.wait_ms,
+            account_wide=answer.account_wide,
+        )  # fmt: skip
         if answer.limited:
             self._rate.object(answer.wait_ms)
         if answer.alarm:

@@ -60,8 +60,9 @@ class Course:
 
 
 class _Away(System):
-    def __init__(self, chaos: Chaos, jobs: int, workers: int, restart_s: float | None) -> None:
+    def __init__(self, chaos: Chaos, jobs: int, workers: int, restart_s: float | None, models: int) -> None:
         super().__init__(chaos, 0, RIGHT)
+        self._models = models
         self.broker = Broker(chaos, 6)
         self.policy = SubmissionPolicy()
         self._count = jobs
@@ -104,7 +105,7 @@ class _Away(System):
         loop = self.chaos.loop
         for number in range(self._count):
             await asyncio.sleep(number * LOAD_S / self._count - loop.time())
-            submit = Submit(job_id=f"job-{number}", request={"model": "m", "input": "x"})
+            submit = Submit(job_id=f"job-{number}", request={"model": f"m{number % self._models}", "input": "x"})
             await self._by_kafka(f"job-{number}", submit)
 
     def _judge(self) -> None:
@@ -120,8 +121,10 @@ class _Away(System):
         course.defects = tuple(str(defect) for defect in self.chaos.defects)
 
 
-def away(jobs: int, kinds: Sequence[str], *, each_s: float, workers: int = 1, restart_s: float | None = None) -> Course:
-    """`jobs` meet a provider that is away for `each_s` in each of these ways, one after the other.
+def away(
+    jobs: int, kinds: Sequence[str], *, each_s: float, workers: int = 1, restart_s: float | None = None, models: int = 1
+) -> Course:
+    """`jobs` of so many models meet a provider that is away for `each_s` in each of these ways, one after the other.
 
     From `restart_s` on (seconds of the run) all workers are killed and replaced, one after the other.
     """
@@ -130,7 +133,7 @@ def away(jobs: int, kinds: Sequence[str], *, each_s: float, workers: int = 1, re
     spans = tuple((BEFORE_S + n * each_s, BEFORE_S + (n + 1) * each_s, kind) for n, kind in enumerate(kinds))
     try:
         chaos = Chaos(0, loop, trace=False, aimed={**CALM, "provider_away": spans})
-        system = _Away(chaos, jobs, workers, restart_s)
+        system = _Away(chaos, jobs, workers, restart_s, models)
         loop.run_until_complete(system.weather(spans[0][0], spans[-1][1]))
         loop.run_until_complete(system.end())
     finally:

@@ -36,6 +36,13 @@ def test_several_workers_send_no_more_than_one(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S / 4, workers=4))
 
 
+@pytest.mark.parametrize("kind", ["401", "429_quota"])
+def test_a_condition_of_the_account_is_probed_once_for_all_models(kind: str) -> None:
+    course = away(JOBS, (kind,), each_s=HOUR_S, workers=2, models=5)
+    check(course)
+    assert course.creates_away[0] <= 1 + 3 + 5, course  # one, three probes, and those in flight
+
+
 def test_workers_that_start_in_an_outage_begin_closed() -> None:
     check(away(JOBS, ("503",), each_s=HOUR_S / 2, workers=3, restart_s=300))
 

@@ -223,7 +223,7 @@ class FoldParts:
         )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission,
-            closed=lambda model: lanes.of(model).closed if lanes else None,
+            closed=lanes.closed if lanes else lambda _: None,
         )  # fmt: skip
         if hedges is not None and make_timer is not None:
             make_timer = HedgeTimers(make_timer, self.index, hedges)

@@ -249,3 +249,22 @@ def test_tokens_are_counted_under_older_names_and_in_texts(usage: Any) -> None:
     seen = see({**completed(), "usage": usage}, {})
     assert isinstance(seen, Seen)
     assert seen.usage == Tokens(input_tokens=36, output_tokens=87, total_tokens=123)
+
+
+@pytest.mark.parametrize(("answer", "wide"), [
+    (error(401, "invalid_api_key"), True), (ProviderAnswer(401), True), (error(429, "insufficient_quota"), True),
+    (error(429, "billing_not_active"), True), (ProviderAnswer(402), True), (ProviderAnswer(301), True),
+    (error(403, "unsupported_country_region_territory"), True),
+    (error(403, None, None, "Your account is not active"), True),
+    (error(500, "insufficient_quota"), True), (error(400, None, None, "Your credit balance is too low"), True),
+    (error(403, "model_not_found"), False), (error(403, "of_tomorrow"), False),
+    (error(403, "permission_denied"), False),
+    (error(403, None, "permission_error"), False), (error(401, "model_not_found"), False),
+    (error(403, None, None, "Your organization must be verified to use this model"), False),
+])  # fmt: skip
+def test_a_condition_of_the_account_is_of_all_models_unless_it_may_be_of_one(
+    answer: ProviderAnswer, wide: bool
+) -> None:
+    refused = read_create(answer, NOW_MS)
+    assert isinstance(refused, Rejected)
+    assert (refused.cause, refused.account_wide) == ("account", wide)

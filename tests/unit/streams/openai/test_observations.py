@@ -77,18 +77,28 @@ def test_an_incomplete_response_is_never_tried_again(reason: str) -> None:
     ("body", "reason"),
     [
         (response(object="list"), "no_response_object"),
-        (response(status=None, error={"code": "x"}, metadata=None), "no_status"),
+        (response(status=None, error=[], id=None, metadata=None), "no_status"),
         ({}, "no_response_object"),
         ([1], "no_response_object"),
         (None, "no_response_object"),
-        ({"error": {"message": "x"}}, "no_response_object"),
         ({"status": "success", "data": None}, "no_response_object"),
         ({"status": "error", "message": "database down"}, "no_response_object"),
         (completed(), "another_job"),
     ],
 )
-def test_no_response_or_that_of_another_job_is_polled_again(body: Any, reason: str) -> None:
-    assert read_poll(ProviderAnswer(200, {}, body), 0, "job_of_somebody_else") == AskAgain(reason)
+def test_no_response_or_that_of_another_job_is_polled_again_for_a_time(body: Any, reason: str) -> None:
+    read = read_poll(ProviderAnswer(200, {}, body), 0, "job_of_somebody_else")
+    assert isinstance(read, Missing)
+    assert read.code == reason
+
+
+@pytest.mark.parametrize(
+    "body", [{"error": {"message": "x"}}, response(status=None, error={"code": "x"}, metadata=None)]
+)
+def test_an_error_in_a_200_at_a_poll_may_pass(body: Any) -> None:
+    read = read_poll(ProviderAnswer(200, {}, body), 0, "job_1")
+    assert isinstance(read, AskAgain)
+    assert read.reason in ("http_200", "x")
 
 
 @pytest.mark.parametrize(
@@ -131,8 +141,10 @@ def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str)
         (error(500, "x", retry_after="1"), AskAgain("http_500", 1_000)),
         (HTML_502, AskAgain("http_502")),
         (ProviderAnswer(307), AskAgain("http_307")),
-        (ProviderAnswer(204), AskAgain("no_response_object")),
-        (ProviderAnswer(200), AskAgain("no_response_object")),
+        (ProviderAnswer(204), Missing("no_response_object")),
+        (ProviderAnswer(200), Missing("no_response_object")),
+        (error(200, "server_error"), AskAgain("server_error")),
+        (error(200, "model_not_found", None, "no"), Missing("model_not_found", "no")),
         (Fault("never_sent", "ConnectError"), AskAgain("never_sent: ConnectError")),
         (Fault("timeout"), AskAgain("timeout")),
     ],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.base import Cause
 from schemas.codec import decode, encode
-from schemas.lanes import LANE_FACT, CreateFact, ProbeClaimed
+from schemas.lanes import ALL_MODELS, LANE_FACT, CreateFact, ProbeClaimed
 from streams.policy.lanes import FAILURES_MAX, PROBE_ANSWER_MS_MAX, PROBE_WAIT_MS, Go, Held, Lane
 from streams.provider import account_name
 from streams.workers import lanes as shell
@@ -114,6 +114,84 @@ def test_one_workers_probe_opens_the_lane_for_all() -> None:
     assert not closed(one)
     assert not closed(two)
     assert one.lanes.of(MODEL).turn == two.lanes.of(MODEL).turn == 1
+
+
+MODELS = [f"m{number}" for number in range(5)]
+
+
+def test_a_condition_of_the_account_holds_every_model_and_one_probe_opens_all() -> None:
+    log = Log()
+    one, two = log.join(), log.join()
+    one.lanes.failed("m0", "c", "account", "invalid_api_key", account_wide=True)
+    log.read_all()
+    log.now_ms += PROBE_WAIT_MS
+    assert {worker.lanes.closed(model) is not None for worker in (one, two) for model in MODELS} == {True}
+    assert one.lanes.all().keys() == {ALL_MODELS}, "no model's lane is closed"
+    turns = asyncio.run(_sent_by_all(log))
+    assert Counter(map(repr, turns))[repr(Go(probe=True))] == 1
+    assert sum(isinstance(turn, Held) for turn in turns) == 2 * len(MODELS) - 1
+    one.lanes.succeeded("m3", "p")
+    log.read_all()
+    assert {worker.lanes.closed(model) for worker in (one, two) for model in MODELS} == {None}
+    assert one.lanes.release("m1") == two.lanes.release("m4") == 0
+
+
+async def _sent_by_all(log: Log) -> list[Go | Held]:
+    async def read_on() -> None:
+        while True:
+            await asyncio.sleep(0)
+            log.read_all()
+
+    reading = asyncio.create_task(read_on())
+    try:
+        sends = (
+            worker.lanes.send(model, f"{model}/{worker.skew_ms}/{id(worker)}")
+            for worker in log.workers
+            for model in MODELS
+        )
+        return await asyncio.gather(*sends)
+    finally:
+        reading.cancel()
+
+
+def test_one_waiting_job_of_all_models_is_let_through_as_the_accounts_probe() -> None:
+    log = Log()
+    worker = log.join()
+    worker.lanes.failed("m0", "c", "account", "invalid_api_key", account_wide=True)
+    log.read_all()
+    log.now_ms += PROBE_WAIT_MS
+    assert sorted(worker.lanes.release(model) == 0 for model in MODELS) == [False] * 4 + [True]
+
+
+def test_a_probe_that_fails_otherwise_says_nothing_of_the_account_and_a_permission_that_it_serves() -> None:
+    kinds: list[tuple[Cause, bool]] = [("overloaded", False), ("unsent", False), ("never", True), ("account", True)]
+    for cause, opens in kinds:
+        log = Log()
+        worker = log.join()
+        worker.lanes.failed("m0", "c", "account", "invalid_api_key", account_wide=True)
+        log.read_all()
+        log.now_ms += PROBE_WAIT_MS
+        assert isinstance(worker.lanes.ask(ALL_MODELS, "p"), ProbeClaimed)
+        log.read_all()
+        worker.lanes.failed("m1", "p", cause, "x")
+        log.read_all()
+        assert (worker.lanes.of(ALL_MODELS).closed is None) == opens, cause
+        assert (worker.lanes.of("m1").closed is not None) == (cause == "account")
+        again = worker.lanes.of(ALL_MODELS).closed
+        assert again is None or (again.probing is None and again.probes == 0), (
+            "its turn is given back, and waits no longer"
+        )
+
+
+def test_responses_that_end_with_a_condition_of_the_account_close_it_at_the_third() -> None:
+    log = Log()
+    worker = log.join()
+    worker.lanes.succeeded("m1", "c")
+    worker.lanes.succeeded("m2", "d")
+    for number, model in enumerate(("m1-2026-01-01", "m2", "m1")):
+        assert worker.lanes.closed("m0") is None
+        worker.lanes.ended(model, f"resp_{number}", "account", "insufficient_quota", account_wide=True)
+    assert worker.lanes.closed("m0") is not None
 
 
 def test_a_calm_lane_writes_nothing_and_a_mixed_one_a_record_for_each_change() -> None:

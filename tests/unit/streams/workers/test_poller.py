@@ -165,9 +165,7 @@ def test_a_404_is_an_observation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mischief", "reason"),
     [
-        (server.html(502), "http_502"), (server.close, "lost"), (server.answer(200, {}), "no_response_object"),
-        (server.answer(200, server.completed(object="x")), "no_response_object"),
-        (server.answer(200, server.response(object="list")), "no_response_object"),
+        (server.html(502), "http_502"), (server.close, "lost"), (server.answer(500, {"error": "no"}), "http_500"),
     ],
 )  # fmt: skip
 def test_a_passing_fault_is_asked_again_a_few_times_and_then_told(
@@ -182,6 +180,32 @@ def test_a_passing_fault_is_asked_again_a_few_times_and_then_told(
             assert fact.next_poll_at_ms > NOW_MS
             assert len(bench.asked) == 3
             assert (bench.counted("asked_again"), bench.counted("failed")) == (2, 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("mischief", "code", "said"),
+    [
+        (server.answer(200, {}), "no_response_object", None),
+        (server.answer(200, server.completed(object="x")), "no_response_object", None),
+        (server.answer(200, server.response(object="list")), "no_response_object", None),
+        (server.answer(400, {"detail": "no"}), "http_400", "no"),
+        (server.html(404), "http_404", "<html>Attention Required</html>"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_asked_again_a_few_times_and_then_told_with_its_words(
+    tmp_path: Path, mischief: Mischief, code: str, said: str | None
+) -> None:
+    async def scenario() -> None:
+        async with calling(tmp_path, mischief) as bench:
+            bench.commands.publish(poll())
+            (fact,) = await bench.facts(1)
+            assert isinstance(fact, ResponseObserved)
+            assert (fact.outcome, fact.code, fact.message) == ("missing", code, said)
+            assert fact.next_poll_at_ms > NOW_MS
+            assert len(bench.asked) == 3
+            assert (bench.counted("asked_again"), bench.counted("refused")) == (2, 1)
 
     asyncio.run(scenario())
 
