@@ -38,7 +38,7 @@ from mode import Service
 from backstop.runtime.records import Record
 from schemas.unreadable import Unreadable
 from streams import metrics
-from streams.faust.fetch import Chunk, FetchThread
+from streams.faust.fetch import Chunk, SourceFetcher
 from streams.faust.source_lane import SourceLane
 from streams.tables.lost_tail import LogTruncatedError, TableProgress, refuse_truncated
 
@@ -82,15 +82,15 @@ class DamagedChangelogError(Exception):
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
-    """See the module. All methods run in the main loop, unless stated."""
+    """See the module."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lanes: dict[TP, SourceLane] = {}
         metrics.OLDEST_BATCH_SECONDS.set_function(self.oldest_out_s)
         super().__init__(*args, **kwargs)
 
-    def _new_consumer_thread(self) -> FetchThread:
-        return FetchThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> SourceFetcher:
+        return SourceFetcher(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
 
     # -- delivery
 
@@ -115,7 +115,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
                 raise
 
     def _want(self) -> None:
-        """Tell the thread which partitions to fetch: during a rebalance only changelogs (upstream #596)."""
+        """Tell the fetcher which partitions to fetch: during a rebalance only changelogs (upstream #596)."""
         wanted = frozenset[TP]()
         if self.flow_active:
             wanted = frozenset(tp for tp in self._active_partitions if self._takes(tp))

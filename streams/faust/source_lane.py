@@ -3,7 +3,8 @@
 Its records come by fetches. A record that this process has written need not wait for one: the broker's acknowledgement
 tells its offset, and all in-sync replicas have it, as with a record that was fetched. So it is handed over, if its
 offset is the next one that is wanted: the order of the log decides, and each record is taken once. Where another
-process has written in between, nothing is handed over until a fetch has passed that place.
+process has written in between, nothing is handed over until a fetch has passed that place. While a batch is out, the
+record would wait for it anyway, and a fetch brings it together with others: so load makes batches, not hand-overs.
 
 The fetch brings again what was handed over. It is compared: a log that has another record there was truncated.
 """
@@ -53,7 +54,7 @@ class SourceLane:
 
     def hand_over(self, record: Record) -> bool:
         """A record of this process is acknowledged. Whether it is taken; else a fetch brings it."""
-        if record.offset != self.expected or self.pending.full or self._handed.full:
+        if record.offset != self.expected or self.out is not None or self.pending or self._handed.full:
             return False
         self.expected += 1
         self._handed.add((record,))

@@ -27,10 +27,22 @@ def offsets(of: SourceLane) -> list[int]:
 
 def test_a_record_that_was_handed_over_is_not_taken_again_from_the_fetch() -> None:
     one = lane()
-    assert [one.hand_over(record(offset)) for offset in (10, 11)] == [True, True]
+    assert one.hand_over(record(10))
+    assert offsets(one) == [10]
+    assert one.hand_over(record(11))
     one.take([record(10)], 11)
     one.take([record(11), record(12)], 13)
-    assert (offsets(one), one.fetched, one.expected) == ([10, 11, 12], 13, 13)
+    assert (offsets(one), one.fetched, one.expected) == ([11, 12], 13, 13)
+
+
+def test_while_a_batch_is_out_or_waits_a_record_comes_by_a_fetch() -> None:
+    one = lane()
+    assert one.hand_over(record(10))
+    assert not one.hand_over(record(11))
+    one.out = one.pending.next_batch(1)
+    assert not one.hand_over(record(11))
+    one.take([record(10), record(11)], 12)
+    assert offsets(one) == [11]
 
 
 @pytest.mark.parametrize("offset", [9, 11])
