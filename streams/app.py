@@ -21,7 +21,7 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.chance import random_hex
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.descriptors import files_probe
-from backstop.runtime.process.disk import disk_probe
+from backstop.runtime.process.disk import disk_probe, nearly_full_probe
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
@@ -85,7 +85,10 @@ class Worker:
         self.health.expect("topics", "job_fold", "response_fold")
         self.health.watch("disk", disk_probe(settings.data_dir))
         self.health.watch("files", files_probe())
-        self._publisher = KafkaPublisher(settings, "worker", store_id(settings, random_hex))
+        nearly_full = nearly_full_probe(settings.data_dir)
+        self._publisher = KafkaPublisher(
+            settings, "worker", store_id(settings, random_hex), lambda: self.health.trouble() or nearly_full()
+        )
         self._clock = BrokerClock(own_now_ms, self._publisher)
         self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)

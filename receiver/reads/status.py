@@ -15,6 +15,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.groups import GroupReader
 from backstop.runtime.kafka.holdings import GROUPS, OF_TENANTS, Holding, Holdings, Snapshot, reads
+from backstop.runtime.kafka.troubles import Troubles
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.process.logs import get_logger
@@ -99,6 +100,8 @@ class SystemWatch:
         """Set at the next snapshot, and replaced."""
         self.lanes: Mapping[tuple[str, str], lanes.Lane] = {}
         """By account and model, as another part follows them."""
+        self.troubles = Troubles(now_ms)
+        """What processes complain of, as another part hears it."""
         self._polled: deque[tuple[int, int]] = deque()
         """Time and number of all finished poll commands, of the last minute."""
 
@@ -236,6 +239,7 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     told += still_sentences(still(held, now_ms))
     told += near_sentences(near_end_of_retention(held))
     told += blocked_sentences(blocked(held, now_ms))
+    told += trouble_sentences(watch.troubles)
     return told + [
         f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
         for lane in _closed(watch.lanes)
@@ -301,6 +305,10 @@ def near_sentences(found: Sequence[Holding]) -> list[str]:
         f"{reader_of(each.group)} has not read"
         for each in found
     ]
+
+
+def trouble_sentences(troubles: Troubles) -> list[str]:
+    return [f"{each.component} {each.place}: {each.said} (since {time_of(each.since_ms)})" for each in troubles.now()]
 
 
 def reader_of(group: str) -> str:

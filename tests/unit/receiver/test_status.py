@@ -168,6 +168,21 @@ def test_a_closed_lane_is_told_with_its_reason(watch: SystemWatch) -> None:
     assert wrong(watch, NOW_MS) == ["creates of gpt-5 wait since 01:25:47 UTC: invalid_api_key No."]
 
 
+def test_what_a_process_complains_of_is_wrong_and_other_findings_need_attention(watch: SystemWatch) -> None:
+    once(watch)
+    watch.troubles.heard([("process", A.encode()), ("trouble", b"2 MiB left on the disk of /data")], NOW_MS)
+    assert wrong(watch, NOW_MS) == ["worker node-1:11: 2 MiB left on the disk of /data (since 01:25:47 UTC)"]
+    view: dict[str, Any] = {**status(watch, NOW_MS)}
+    view["findings"] = [
+        {"code": "runs_slow", "count": 5, "of": 6, "because": "5 of 6", "job_ids": ["a", "b", "c", "d"]},
+        {"code": "jobs_overdue", "count": 1},
+    ]
+    assert status_text(view).splitlines()[1:5] == [
+        "  worker node-1:11: 2 MiB left on the disk of /data (since 01:25:47 UTC)",
+        "Needs attention:", "  runs_slow, 5 of 6: 5 of 6 (a, b, c)", "  jobs_overdue, 1",
+    ]  # fmt: skip
+
+
 def test_the_command_shows_what_is_behind_and_what_is_wrong(told: Told, watch: SystemWatch) -> None:
     once(watch)
     lines = status_text(status(watch, NOW_MS)).splitlines()  # type: ignore[arg-type]  # JSON
