@@ -177,7 +177,7 @@ def application(
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing, retrying)
     add_search_routes(app, database, blobs, tenant_of, shown, taken)
     add_status_route(app, watch, now_ms)
-    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, lane_watch)
+    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, lane_watch, watch.holds_up)
     add_page(app)
     add_leads(app)
     for sweep in storage.sweeping:

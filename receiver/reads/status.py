@@ -37,6 +37,9 @@ FRESH_WITHIN_S: Final = 1.0
 """`/v1/status` waits for so long for a snapshot, where the last one is old."""
 STILL_MS_TOLD: Final = 30_000
 """A reader that does not move for this long although records wait is told."""
+OF_JOBS: Final = ("jobs", "submissions", "results")
+OF_RESPONSES: Final = ("responses", "polls")
+"""Topics with the job's id, and with its response's, as key: equal keys have equal partitions."""
 RATE_MS: Final = 60_000
 CLIENT_CHARS_MAX: Final = 100
 
@@ -182,6 +185,17 @@ class SystemWatch:
         if found is None and sight.partition is not None:
             found = self.holdings.idle(("responses", sight.partition))
         return None if found is None else idle_wait(found.topic, found.partition, found.unassigned_since_ms or 0)
+
+    def holds_up(self, row: JobRow, sight: Sight) -> list[str]:
+        """What of the system holds up this job, or makes what is told of it old: a sentence each."""
+        held, now_ms = self.holdings, self._now_ms()
+        if held.away is not None:
+            return wrong(self, now_ms)
+        numbers = dict.fromkeys(OF_JOBS, row.position.partition if row.position.topic == "jobs" else None)
+        numbers |= dict.fromkeys(OF_RESPONSES, sight.partition)
+        unassigned = [each for each in held.unassigned() if numbers.get(each.topic) == each.partition]
+        frozen = [each for each in still(held, now_ms) if numbers.get(each.topic) == each.partition]
+        return unassigned_sentences(unassigned) + still_sentences(frozen)
 
     def polls_per_s(self) -> float:
         if len(self._polled) < 2:

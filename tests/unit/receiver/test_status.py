@@ -120,6 +120,23 @@ def test_a_worker_that_stands_still_is_named(told: Told, watch: SystemWatch) -> 
     )
 
 
+def test_why_of_a_job_names_what_of_the_system_holds_it_up(told: Told, watch: SystemWatch) -> None:
+    once(watch)
+    row = evolve(evolve(None, submitted(), Position("jobs", 1, 0)).row, accepted(), Position("jobs", 1, 1)).row
+    assert row is not None
+    assert watch.holds_up(row, UNSEEN) == []
+    told.committed, told.members = 3, {A: PARTITIONS[::2]}
+    told.at_ms += 3_000
+    once(watch)
+    told.at_ms += STILL_MS_TOLD
+    once(watch)
+    frozen = "node-1:11 holds partition 0 of responses, and has not moved since 01:25:50 UTC: 2 records wait"
+    assert watch.holds_up(row, Sight(partition=0)) == ["no worker holds partition 1 since 01:25:50 UTC (jobs)", frozen]
+    told.answers = False
+    once(watch)
+    assert watch.holds_up(row, UNSEEN) == ["the broker at b:9092 did not answer, since 01:26:20 UTC"]
+
+
 def test_a_transaction_that_a_stranger_left_open_is_named(told: Told, watch: SystemWatch) -> None:
     told.written = 9
     once(watch)
