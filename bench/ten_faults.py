@@ -57,6 +57,7 @@ class Scene:
     session: aiohttp.ClientSession
     keys: dict[str, str]
     folder: Path
+    flooding: asyncio.Future[Any] | None = None
     strangers: list[AIOKafkaConsumer] = field(default_factory=list)
 
     async def ask(self, path: str, body: Any = None, tenant: str = "acme") -> Any:
@@ -99,7 +100,14 @@ class Scene:
         await self.strangers.pop().stop()
 
     async def flood(self) -> None:
-        await asyncio.gather(*(self.submit("globex") for _ in range(FLOOD)))
+        at_once = asyncio.Semaphore(20)
+
+        async def one() -> None:
+            async with at_once:
+                with suppress(aiohttp.ClientError, TimeoutError):
+                    await self.submit("globex")
+
+        self.flooding = asyncio.gather(*(one() for _ in range(FLOOD)))
 
     async def poison(self) -> None:
         producer = AIOKafkaProducer(bootstrap_servers=self.system.bootstrap, acks="all")
@@ -300,7 +308,7 @@ async def _run(folder: Path, names: list[str]) -> None:
         workers=2,
         faults=json.dumps(PROFILE),
     )
-    timeout = aiohttp.ClientTimeout(total=10)
+    timeout = aiohttp.ClientTimeout(total=20)
     async with (
         running_system(shape, lambda text: print(text, file=sys.stderr), lambda _kill: None) as system,
         aiohttp.ClientSession(timeout=timeout) as session,
@@ -319,6 +327,7 @@ async def _run(folder: Path, names: list[str]) -> None:
                 print(f"{name:18} {place:10} {named[place][0]:6.1f} s  {named[place][1]}", flush=True)
             print(f"{name:18} calm again after {ended_s:.0f} s", flush=True)
         feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
 
 
 async def feed(scene: Scene) -> None:

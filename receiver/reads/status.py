@@ -72,6 +72,10 @@ class SystemMetrics:
             "backstop_partition_unassigned", "1 for a partition that is assigned to no member of its group.", place,
             registry=registry,
         )  # fmt: skip
+        self.in_trouble = Gauge(
+            "backstop_processes_in_trouble", "Processes whose probes complain, of a full disk for one.",
+            registry=registry,
+        )  # fmt: skip
         self._open_transaction = Gauge(
             "backstop_partition_open_transaction_seconds",
             "For how long an open transaction has blocked records of a partition; 0 for none.",
@@ -155,6 +159,7 @@ class SystemWatch:
             asked.set()
 
     async def _ask(self) -> None:
+        self._metrics.in_trouble.set(len(self.troubles.now()))
         try:
             snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:
