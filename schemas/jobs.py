@@ -29,6 +29,7 @@ from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
 from schemas.spend_caps import SpendCap
 from schemas.statuses import EndResponseStatus, SettledStatus
+from schemas.traces import Traceparent
 
 
 class JobPolicy(Frozen):
@@ -130,6 +131,8 @@ class JobSubmitted(JobMessage):
     """Absent where the submission names no cap."""
     fallback: Fallbacks | None = None
     """Absent where neither the submission nor a rule names one."""
+    traceparent: Traceparent | None = None
+    """W3C Trace Context of the submission's request or record. Absent where it had none."""
 
 
 class ResponseAdopted(JobMessage):

@@ -19,6 +19,7 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
+from backstop.runtime.traces import within_trace
 from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
@@ -253,14 +254,11 @@ class Submitter(CommandWorker):
         sent_at_ms = self._now_ms()
         self._metrics.picked_up((sent_at_ms - item.written_ms) / 1_000)
         failpoint("submitter.posted")
-        answer = await self._provider.create(
-            request,
-            job_id=command.job_id,
-            attempt=command.attempt,
-            tenant=command.tenant,
-            timeout_ms=command.answer_within_ms,
-            rest=rest,
-        )
+        with within_trace(command.traceparent):
+            answer = await self._provider.create(
+                request, job_id=command.job_id, attempt=command.attempt, tenant=command.tenant,
+                timeout_ms=command.answer_within_ms, rest=rest,
+            )  # fmt: skip
         failpoint("submitter.answered")
         match answer:
             case Accepted():

@@ -17,7 +17,9 @@ import orjson
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from backstop.runtime.traces import traceparent_now
 from schemas.text import printable, printable_json, printable_lines
+from schemas.traces import trace_id_of
 
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -167,10 +169,18 @@ def _shared_processors(process: str) -> list[Processor]:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         add_process,
+        _add_trace_id,
         _add_error_type,
         _hide_secret_fields,
         _print_only,
     ]
+
+
+def _add_trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    traceparent = traceparent_now()
+    if traceparent is not None:
+        event.setdefault("trace_id", trace_id_of(traceparent, ""))
+    return event
 
 
 def _add_error_type(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
