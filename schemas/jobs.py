@@ -29,6 +29,7 @@ from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
 from schemas.spend_caps import SpendCap
 from schemas.statuses import EndResponseStatus, SettledStatus
+from schemas.told_limits import ToldLimits
 from schemas.traces import Traceparent
 
 
@@ -83,15 +84,6 @@ class Turn(Frozen):
     request_bytes: Int64 = Field(default=0, ge=0)
     output_tokens_max: Int64 | None = None
     """`max_output_tokens` of the request."""
-
-
-class ToldLimits(Frozen):
-    """What the answer to a create told of the limits of its account and model. Absent: it told nothing of that."""
-
-    requests_per_min: Int64 | None = Field(default=None, ge=1)
-    requests_left: Int64 | None = Field(default=None, ge=0)
-    tokens_per_min: Int64 | None = Field(default=None, ge=1)
-    tokens_left: Int64 | None = Field(default=None, ge=0)
 
 
 class RetryOf(Frozen):
