@@ -210,6 +210,8 @@ class AttemptEnd(Frozen):
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    said_by: Literal["backstop"] | None = None
+    """`backstop`: `message` is Backstop's own text. Absent: it is the provider's."""
     wait_ms: SpanMs = 0
     response: Body
     usage: Usage | None = None
@@ -279,6 +281,8 @@ class AttemptUnknown(JobMessage):
     """The beginning of the provider's unusable answer."""
     answered: Literal[True] | None = None
     """The create was answered with a 5xx that does not prove a refusal. Absent otherwise."""
+    taken: Literal[True] | None = None
+    """The answer proves that the create was taken, and names no response. Absent otherwise."""
 
 
 class AttemptSettled(JobMessage):

@@ -156,6 +156,7 @@ class Worker:
         submitter, poller = self._workers()
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
+        writing = [asyncio.create_task(self._guarded(table.write_gathered())) for table in self._tables]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
         pauses = asyncio.create_task(self._guarded(self._pauses.run(stop)))
         try:
@@ -175,7 +176,7 @@ class Worker:
                 self._guarded(self._clock.run(stop)),
             )
         finally:
-            for task in probing:
+            for task in (*probing, *writing):
                 task.cancel()
             reading.cancel()
             pauses.cancel()
@@ -297,6 +298,7 @@ class Worker:
             on_damage=partial(_damaged, fold.topic),
             row_version=lambda row: decode_row(row)[1],
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
+            after_rows=lambda: failpoint(f"{fold.name}.rows.written"),  # type: ignore[arg-type]
         )
         table.watch(IndexedRows(fold, index))
         if fold is JOB_FOLD:
@@ -335,6 +337,7 @@ class Worker:
         self._tables.append(table)
         topic = f"{settings.topic_prefix}{fold.topic}"
         self._app.fold_tables[topic] = table
+        self._publisher.tell(fold.topic, self._app.landed)
         add_fold_agent(self._app, topic, fold.name, shell)
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:

@@ -31,6 +31,11 @@ REQUEST_S: Final = 60.0
 TRIES_AGAIN_MAX: Final = 2
 RETRY_S: Final = 10.0
 """After this time no further try begins."""
+ANSWER_S: Final = 15.0
+"""All tries together, and a second more for each of `BYTES_PER_S` that are sent or read: 10 Mbit/s."""
+BYTES_PER_S: Final = 1_250_000
+OBJECT_BYTES_MAX: Final = 1 << 30
+"""The largest answer of the provider that a setting allows. A read allocates what the store's answer announces."""
 CLAIM_S: Final = 2.0
 PROBE_S: Final = 10.0
 PROBE: Final = "probe"
@@ -61,8 +66,12 @@ def trouble_of(error: Exception) -> Trouble:
     """The kind of a store's error, by the party that must act."""
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         return "denied"
-    text = str(error).partition("Debug source")[0]  # the rest quotes settings of the client
+    text = _said(error)
     return next((trouble for trouble, signs in _SIGNS if any(sign in text for sign in signs)), "failed")
+
+
+def _said(error: Exception) -> str:
+    return str(error).partition("Debug source")[0]  # the rest quotes settings of the client
 
 
 class BucketClient:
@@ -71,7 +80,7 @@ class BucketClient:
     def __init__(
         self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None,
         key_id: str | None = None, secret_key: SecretStr | None = None, tries_again_max: int = TRIES_AGAIN_MAX,
-        azure: bool = False,
+        azure: bool = False, answer_s: float = ANSWER_S,
     ) -> None:  # fmt: skip
         below = prefix.strip("/") or None
         client: ClientConfig = {
@@ -91,6 +100,7 @@ class BucketClient:
         else:
             s3 = _s3(endpoint, region, key_id, secret_key)
             self.store = S3Store(bucket, prefix=below, config=s3, client_options=client, retry_config=retry)
+        self._answer_s = answer_s
         self._troubles: dict[str, tuple[Trouble, float]] = {}
         """The latest failure by operation (get, put), with its time. A success removes it."""
 
@@ -118,10 +128,13 @@ class BucketClient:
         :raises BlobStoreError: it was not written, or the outcome is unknown.
         """
         mode: Literal["create", "overwrite"] = "create" if create else "overwrite"
+        putting = obstore.put_async(self.store, key, data, mode=mode, use_multipart=False)
         try:
-            await self._asked("put", obstore.put_async(self.store, key, data, mode=mode, use_multipart=False))
-        except AlreadyExistsError:
-            return False
+            await self._asked("put", putting, len(data))
+        except AlreadyExistsError as error:
+            if create:
+                return False
+            raise self._failed("put", "failed", error) from error  # 409, a conflicting request: it was not written
         except FileNotFoundError as error:  # a put can miss only the bucket
             raise self._failed("put", "no_bucket", error) from error
         return True
@@ -131,19 +144,29 @@ class BucketClient:
         :raises BlobStoreError: the outcome is unknown.
         """
         try:
-            found = await self._asked("get", obstore.get_async(self.store, key))
+            found = await self._asked("get", obstore.get_async(self.store, key), 0)
+        except AlreadyExistsError as error:  # a 409
+            raise self._failed("get", "failed", error) from error
         except FileNotFoundError as error:
             if trouble_of(error) == "no_bucket":
                 raise self._failed("get", "no_bucket", error) from error
+            if "<Code>" not in _said(error):  # the 404 of a proxy, or of another server
+                raise self._failed("get", "unreachable", error) from error
             self._troubles.pop("get", None)
             raise
-        return memoryview(await self._asked("get", found.bytes_async()))
+        size_bytes = found.meta["size"]
+        if size_bytes > OBJECT_BYTES_MAX:
+            raise self._failed("get", "failed", ValueError(f"{size_bytes} bytes announced, {OBJECT_BYTES_MAX} allowed"))
+        return memoryview(await self._asked("get", found.bytes_async(), size_bytes))
 
-    async def _asked(self, what: str, asking: Awaitable[Done]) -> Done:
+    async def _asked(self, what: str, asking: Awaitable[Done], size_bytes: int) -> Done:
         try:
-            done = await asking
+            async with asyncio.timeout(self._answer_s + size_bytes / BYTES_PER_S):
+                done = await asking
         except (AlreadyExistsError, FileNotFoundError):
             raise
+        except TimeoutError as error:
+            raise self._failed(what, "unreachable", TimeoutError("no answer in time")) from error
         except (BaseError, OSError, ValueError) as error:
             raise self._failed(what, trouble_of(error), error) from error
         self._troubles.pop(what, None)
