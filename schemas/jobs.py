@@ -124,7 +124,6 @@ class JobSubmitted(JobMessage):
     fallback: Fallbacks | None = None
     """Absent where neither the submission nor a rule names one."""
     traceparent: Traceparent | None = None
-    """W3C Trace Context of the submission's request or record. Absent where it had none."""
 
 
 class ResponseAdopted(JobMessage):
