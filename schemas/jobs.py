@@ -24,6 +24,7 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.erasures import JobErased
 from schemas.fallbacks import Fallbacks
 from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
@@ -392,6 +393,7 @@ JobFact = Annotated[
     | JobAdmitted
     | JobFoundTooLate
     | FallbackTaken
+    | JobErased
     | JobTimerFired,
     Field(discriminator="type"),
 ]

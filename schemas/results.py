@@ -96,6 +96,9 @@ class JobResult(JobMessage):
     were none."""
     retry_of: str | SkipJsonSchema[None] = None
     """The ended job whose request this job repeated. Never null on the wire: left out instead."""
+    erased_at_ms: Int64 | SkipJsonSchema[None] = None
+    """When the job was erased: response, texts, tags and session are gone. Never on `results`, where an erased job has
+    a tombstone."""
 
 
 RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)

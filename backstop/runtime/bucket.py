@@ -16,7 +16,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import AzureStore, S3Store
 from pydantic import SecretStr
 
-from backstop.runtime.blobs import is_mark
+from backstop.runtime.blobs import Removal, is_mark
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.logs import get_logger
@@ -39,7 +39,8 @@ HASH_CHARS: Final = 64
 Trouble = Literal["denied", "no_bucket", "throttled", "unreachable", "failed"]
 
 SENTENCES: Final[dict[Trouble, str]] = {
-    "denied": "the bucket refuses this key: check BACKSTOP_BLOBS_KEY_ID, its secret, and that it may get, put and list",
+    "denied": "the bucket refuses this key: check BACKSTOP_BLOBS_KEY_ID, its secret, and that it may get, put and list "
+    "(and delete, for erasures)",
     "no_bucket": "the bucket does not exist: make it, or correct BACKSTOP_BLOBS",
     "throttled": "the bucket asks for fewer requests",
     "unreachable": "the bucket can't be reached: check BACKSTOP_BLOBS_ENDPOINT and the network",
@@ -139,6 +140,23 @@ class BucketClient:
             raise
         return memoryview(await self._asked("get", found.bytes_async()))
 
+    async def remove(self, key: str, before_ms: int) -> Removal:
+        """Delete a key, unless it was put at `before_ms` or later. S3 has no removal on a condition: a put in between
+        is lost, so `before_ms` must be some seconds ago where others may put.
+
+        :raises BlobStoreError: it may still be there.
+        """
+        try:
+            found = await self._asked("get", obstore.head_async(self.store, key))
+            if found["last_modified"].timestamp() * 1000 >= before_ms:
+                return "recent"
+            await self._asked("delete", obstore.delete_async(self.store, key))
+        except FileNotFoundError as error:
+            if trouble_of(error) == "no_bucket":
+                raise self._failed("get", "no_bucket", error) from error
+            return "absent"
+        return "removed"
+
     async def _asked(self, what: str, asking: Awaitable[Done]) -> Done:
         try:
             done = await asking
@@ -189,11 +207,17 @@ class BucketBlobs:
         await self._bucket.put(_key(place, sha256), data)
         return sha256
 
-    async def get(self, sha256: str) -> memoryview:
+    async def put_as(self, name: str, data: bytes | memoryview) -> None:
+        await self._bucket.put(_key("bodies", name), data)
+
+    async def get_as_it_is(self, name: str) -> memoryview:
         try:
-            data = await self._get(sha256)
+            return await self._get(name)
         except FileNotFoundError as error:
-            raise BlobMissingError(f"blob {sha256}: not in the bucket") from error
+            raise BlobMissingError(f"blob {name}: not in the bucket") from error
+
+    async def get(self, sha256: str) -> memoryview:
+        data = await self.get_as_it_is(sha256)
         if await asyncio.to_thread(sha256_hex, data) != sha256:
             raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
         return data
@@ -203,6 +227,9 @@ class BucketBlobs:
             return await self._bucket.get(_key("bodies", sha256))
         except FileNotFoundError:
             return await self._bucket.get(_key("marks", sha256))  # a small body that begins like a mark
+
+    async def remove(self, sha256: str, before_ms: int) -> Removal:
+        return await self._bucket.remove(_key("bodies", sha256), before_ms)
 
     async def has(self, mark: bytes) -> bool:
         try:
