@@ -10,6 +10,9 @@ STAMP := $(VENV)/.installed
 PYTHON312 ?= $(shell for name in python3.12 python3.13 python3; do \
   $$name -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { command -v $$name; break; }; done)
 PROVIDERS := .venv-providers
+PEERS := bench/peers
+PEERS_READY := $(PEERS)/.venv/.installed $(PEERS)/node_modules/.installed
+BENCH ?=
 PROVIDERS_STAMP := $(PROVIDERS)/.installed
 DEMO ?=
 DEV ?=
@@ -187,12 +190,25 @@ bench: install ## measure the whole system on this machine (minutes; needs an id
 	$(BIN)/python bench/system.py burst
 	$(BIN)/python bench/system.py memory
 	$(BIN)/python -m bench.takeover
+	$(BIN)/python -m bench.sizes
 	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000
 	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000 --postgres
 	$(BIN)/python bench/readers.py get
 	$(BIN)/python bench/readers.py live
 
-.PHONY: bench bench-paired bench-polling bench-hedging bench-limits
+bench-peers: install $(PEERS_READY) ## compare with a service by hand and Restate
+	$(BIN)/python -m bench.peers --page docs/peers.md $(BENCH)
+
+$(PEERS)/.venv/.installed: $(PEERS)/requirements.lock $(STAMP)
+	@$(BIN)/python -m venv $(PEERS)/.venv
+	@$(PEERS)/.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(PEERS)/node_modules/.installed: $(PEERS)/package-lock.json
+	@cd $(PEERS) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+.PHONY: bench bench-paired bench-peers bench-polling bench-hedging bench-limits
 
 simulate: install ## simulate the system in virtual time with SEEDS seeds (100000: hours)
 	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),100000) --must-meet

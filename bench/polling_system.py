@@ -46,7 +46,7 @@ async def whole(jobs: int, rate: float) -> dict[str, Any]:
             await asyncio.sleep(1 / rate)
         await downstream.until(jobs)
         worker_s = cpu_s(system)["worker"] - before["worker"]
-        truth, calls = await ledger(system, "truth"), await ledger(system, "calls")
+        truth, calls = await ledger(system.simulator_url, "truth"), await ledger(system.simulator_url, "calls")
         reading.cancel()
         await producer.stop()
     return {**figures(truth, calls, jobs), "worker_cpu_ms_a_job": round(1_000 * worker_s / jobs, 2)}

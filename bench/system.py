@@ -79,12 +79,12 @@ def submit_value(job_id: str) -> bytes:
     return json.dumps({"type": "submit", "job_id": job_id, "request": {"model": "gpt-bench", "input": job_id}}).encode()
 
 
-async def ledger(system: System, name: str) -> list[dict[str, Any]]:
+async def ledger(simulator_url: str | None, name: str) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     async with aiohttp.ClientSession() as session:
         while True:
             since = lines[-1]["n"] if lines else 0
-            async with session.get(f"{system.simulator_url}/sim/ledger/{name}?since={since}&limit=10000") as answer:
+            async with session.get(f"{simulator_url}/sim/ledger/{name}?since={since}&limit=10000") as answer:
                 page = [json.loads(line) for line in (await answer.text()).splitlines()]
             if not page:
                 return lines
@@ -122,9 +122,9 @@ async def latency(rate: float, seconds: float) -> dict[str, Any]:
         await downstream.until(len(sent_ms))
         cpu = cpu_ms_a_job(cpu_before, cpu_s(system), len(sent_ms))
         measured = [job_id for number, job_id in enumerate(sent_ms) if number >= warm]
-        creates = {line["job"]: line["at_ms"] for line in await ledger(system, "creates")}
+        creates = {line["job"]: line["at_ms"] for line in await ledger(system.simulator_url, "creates")}
         webhooks: dict[str, float] = {}
-        for line in await ledger(system, "deliveries"):
+        for line in await ledger(system.simulator_url, "deliveries"):
             if line["job"] not in webhooks and line["outcome"] == "delivered":
                 webhooks[line["job"]] = line["at_ms"] - line["took_ms"]
         reading.cancel()
@@ -190,7 +190,7 @@ async def burst(jobs: int) -> dict[str, Any]:
         cpu = cpu_ms_a_job(cpu_before, cpu_s(system), jobs)
         reading.cancel()
         await producer.stop()
-        creates = await ledger(system, "creates")
+        creates = await ledger(system.simulator_url, "creates")
         rss = worker_rss_mib(system)
         return {
             "what": "burst", "jobs": jobs, "submitted_in_s": round(submitted_s, 2), "took_s": round(took_s, 2),
@@ -211,7 +211,7 @@ async def memory(jobs: int) -> dict[str, Any]:
         for wait in waits:
             await wait
         async with asyncio.timeout(GIVE_UP_S):
-            while len(await ledger(system, "creates")) < jobs:
+            while len(await ledger(system.simulator_url, "creates")) < jobs:
                 await asyncio.sleep(1)
         await asyncio.sleep(10)
         await producer.stop()

@@ -30,6 +30,7 @@ from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
 from schemas.spend_caps import SpendCap
 from schemas.statuses import EndResponseStatus, SettledStatus
+from schemas.traces import Traceparent
 
 
 class JobPolicy(Frozen):
@@ -131,6 +132,8 @@ class JobSubmitted(JobMessage):
     """Absent where the submission names no cap."""
     fallback: Fallbacks | None = None
     """Absent where neither the submission nor a rule names one."""
+    traceparent: Traceparent | None = None
+    """W3C Trace Context of the submission's request or record. Absent where it had none."""
 
 
 class ResponseAdopted(JobMessage):
@@ -209,6 +212,8 @@ class AttemptEnd(Frozen):
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    said_by: Literal["backstop"] | None = None
+    """`backstop`: `message` is Backstop's own text. Absent: it is the provider's."""
     wait_ms: SpanMs = 0
     response: Body
     usage: Usage | None = None
@@ -278,6 +283,8 @@ class AttemptUnknown(JobMessage):
     """The beginning of the provider's unusable answer."""
     answered: Literal[True] | None = None
     """The create was answered with a 5xx that does not prove a refusal. Absent otherwise."""
+    taken: Literal[True] | None = None
+    """The answer proves that the create was taken, and names no response. Absent otherwise."""
 
 
 class AttemptSettled(JobMessage):
@@ -378,23 +385,9 @@ class JobFoundTooLate(JobMessage):
 
 
 JobFact = Annotated[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | JobChanged
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | HedgePermitted
-    | UsageBooked
-    | JobAdmitted
-    | JobFoundTooLate
-    | FallbackTaken
-    | JobErased
-    | JobTimerFired,
+    JobSubmitted | ResponseAdopted | AdoptionRefused | JobRefused | CancelRequested | JobChanged | AttemptAccepted
+    | AttemptRejected | AttemptUnknown | AttemptSettled | HedgePermitted | UsageBooked | JobAdmitted
+    | JobFoundTooLate | FallbackTaken | JobErased | JobTimerFired,
     Field(discriminator="type"),
-]
+]  # fmt: skip
 JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)

@@ -115,11 +115,18 @@ class Unknown:
     wait_ms: int = 0
     alarm: bool = False
     """A 2xx that can't be used: a person must see it."""
+    taken: bool = False
+    """It was taken, and nothing names the response: only a webhook can bring it. A repeat would be paid again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """404: not yet, or no more."""
+    """404: not yet, or no more. With a code: the provider, or a proxy before it, refuses the poll otherwise, and will
+    refuse it again as long as that lasts.
+    """
+
+    code: str | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,20 @@ def period_of(span_ms: int) -> int:
     return next((period_ms for period_ms in PERIODS_MS if span_ms <= PERIODS_MAX * period_ms), weeks)
 
 
+def webhooks_since_ms(jobs: Iterable[EndedJob]) -> tuple[int, int | None]:
+    """Of jobs, newest first: how many ends in a row a poll found without a webhook, and when the end before them came;
+    None if there was none.
+    """
+    silent = 0
+    for job in jobs:
+        if job.found_by not in ("webhook", "poll"):
+            continue
+        if not job.missed_webhook:
+            return silent, job.finished_at_ms
+        silent += 1
+    return silent, None
+
+
 def distribution(spans_ms: Sequence[int]) -> DistributionView:
     ordered = sorted(spans_ms)
     counts = [0] * (len(EDGES_MS) + 1)

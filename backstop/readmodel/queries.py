@@ -176,6 +176,16 @@ def count_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> int:
     return int(count)
 
 
+def dead_letter_groups(conn: Connection, wanted: DeadLetterFilter, limit: int) -> list[tuple[int, str, str]]:
+    """Number, reason and topic of the matches, the largest group first."""
+    where, params = _dead_letters_where(wanted)
+    return conn.rows(
+        "SELECT COUNT(*), reason, COALESCE(origin_topic, 'HTTP') FROM dead_letters "
+        f"WHERE {where} GROUP BY reason, origin_topic ORDER BY 1 DESC, 2, 3 LIMIT ?",
+        (*params, limit),
+    )
+
+
 def _dead_letters_where(wanted: DeadLetterFilter) -> tuple[str, tuple[Any, ...]]:
     where = "(tenant = ? OR tenant IS NULL)" if wanted.with_nobodys else "tenant = ?"
     params: tuple[Any, ...] = (wanted.tenant,)

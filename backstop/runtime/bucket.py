@@ -23,6 +23,7 @@ from backstop.runtime.process.logs import get_logger
 from schemas.codec import sha256_hex
 
 if TYPE_CHECKING:
+    from obstore import GetResult
     from obstore.store import AzureConfig, ClientConfig, RetryConfig, S3Config
 
 CONNECT_S: Final = 3.0
@@ -31,6 +32,11 @@ REQUEST_S: Final = 60.0
 TRIES_AGAIN_MAX: Final = 2
 RETRY_S: Final = 10.0
 """After this time no further try begins."""
+ANSWER_S: Final = 15.0
+"""All tries together, and a second more for each of `BYTES_PER_S` that are sent or read: 10 Mbit/s."""
+BYTES_PER_S: Final = 1_250_000
+OBJECT_BYTES_MAX: Final = 1 << 30
+"""The largest answer of the provider that a setting allows. A read allocates what the store's answer announces."""
 CLAIM_S: Final = 2.0
 PROBE_S: Final = 10.0
 PROBE: Final = "probe"
@@ -62,8 +68,12 @@ def trouble_of(error: Exception) -> Trouble:
     """The kind of a store's error, by the party that must act."""
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         return "denied"
-    text = str(error).partition("Debug source")[0]  # the rest quotes settings of the client
+    text = _said(error)
     return next((trouble for trouble, signs in _SIGNS if any(sign in text for sign in signs)), "failed")
+
+
+def _said(error: Exception) -> str:
+    return str(error).partition("Debug source")[0]  # the rest quotes settings of the client
 
 
 class BucketClient:
@@ -72,7 +82,7 @@ class BucketClient:
     def __init__(
         self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None,
         key_id: str | None = None, secret_key: SecretStr | None = None, tries_again_max: int = TRIES_AGAIN_MAX,
-        azure: bool = False,
+        azure: bool = False, answer_s: float = ANSWER_S,
     ) -> None:  # fmt: skip
         below = prefix.strip("/") or None
         client: ClientConfig = {
@@ -92,6 +102,7 @@ class BucketClient:
         else:
             s3 = _s3(endpoint, region, key_id, secret_key)
             self.store = S3Store(bucket, prefix=below, config=s3, client_options=client, retry_config=retry)
+        self._answer_s = answer_s
         self._troubles: dict[str, tuple[Trouble, float]] = {}
         """The latest failure by operation (get, put), with its time. A success removes it."""
 
@@ -119,10 +130,13 @@ class BucketClient:
         :raises BlobStoreError: it was not written, or the outcome is unknown.
         """
         mode: Literal["create", "overwrite"] = "create" if create else "overwrite"
+        putting = obstore.put_async(self.store, key, data, mode=mode, use_multipart=False)
         try:
-            await self._asked("put", obstore.put_async(self.store, key, data, mode=mode, use_multipart=False))
-        except AlreadyExistsError:
-            return False
+            await self._asked("put", putting, len(data))
+        except AlreadyExistsError as error:
+            if create:
+                return False
+            raise self._failed("put", "failed", error) from error  # 409, a conflicting request: it was not written
         except FileNotFoundError as error:  # a put can miss only the bucket
             raise self._failed("put", "no_bucket", error) from error
         return True
@@ -131,14 +145,11 @@ class BucketClient:
         """:raises FileNotFoundError: the key does not exist.
         :raises BlobStoreError: the outcome is unknown.
         """
-        try:
-            found = await self._asked("get", obstore.get_async(self.store, key))
-        except FileNotFoundError as error:
-            if trouble_of(error) == "no_bucket":
-                raise self._failed("get", "no_bucket", error) from error
-            self._troubles.pop("get", None)
-            raise
-        return memoryview(await self._asked("get", found.bytes_async()))
+        found = await self._found(key)
+        size_bytes = found.meta["size"]
+        if size_bytes > OBJECT_BYTES_MAX:
+            raise self._failed("get", "failed", ValueError(f"{size_bytes} bytes announced, {OBJECT_BYTES_MAX} allowed"))
+        return memoryview(await self._asked("get", found.bytes_async(), size_bytes))
 
     async def remove(self, key: str, before_ms: int) -> Removal:
         """Delete a key, unless it was put at `before_ms` or later. S3 has no removal on a condition: a put in between
@@ -147,21 +158,36 @@ class BucketClient:
         :raises BlobStoreError: it may still be there.
         """
         try:
-            found = await self._asked("get", obstore.head_async(self.store, key))
-            if found["last_modified"].timestamp() * 1000 >= before_ms:
+            found = await self._found(key)
+            if found.meta["last_modified"].timestamp() * 1000 >= before_ms:
                 return "recent"
-            await self._asked("delete", obstore.delete_async(self.store, key))
-        except FileNotFoundError as error:
-            if trouble_of(error) == "no_bucket":
-                raise self._failed("get", "no_bucket", error) from error
+            await self._asked("delete", obstore.delete_async(self.store, key), 0)
+        except FileNotFoundError:
             return "absent"
         return "removed"
 
-    async def _asked(self, what: str, asking: Awaitable[Done]) -> Done:
+    async def _found(self, key: str) -> "GetResult":
+        """What is there, whose bytes are not read yet. Errors: see `get`."""
         try:
-            done = await asking
+            return await self._asked("get", obstore.get_async(self.store, key), 0)
+        except AlreadyExistsError as error:  # a 409
+            raise self._failed("get", "failed", error) from error
+        except FileNotFoundError as error:
+            if trouble_of(error) == "no_bucket":
+                raise self._failed("get", "no_bucket", error) from error
+            if "<Code>" not in _said(error):  # the 404 of a proxy, or of another server
+                raise self._failed("get", "unreachable", error) from error
+            self._troubles.pop("get", None)
+            raise
+
+    async def _asked(self, what: str, asking: Awaitable[Done], size_bytes: int) -> Done:
+        try:
+            async with asyncio.timeout(self._answer_s + size_bytes / BYTES_PER_S):
+                done = await asking
         except (AlreadyExistsError, FileNotFoundError):
             raise
+        except TimeoutError as error:
+            raise self._failed(what, "unreachable", TimeoutError("no answer in time")) from error
         except (BaseError, OSError, ValueError) as error:
             raise self._failed(what, trouble_of(error), error) from error
         self._troubles.pop(what, None)

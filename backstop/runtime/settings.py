@@ -20,8 +20,11 @@ from schemas.base import DEFAULT_TENANT
 TENANT_CHARS_MAX = 27
 """`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`streams.submission`)."""
 
+_SEGMENT = r"\.*[A-Za-z0-9_\-][A-Za-z0-9._\-]*"
+"""Not empty, and not of dots alone: the store's client refuses such paths."""
 BUCKET = re.compile(
-    r"^(?P<kind>s3|az)://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._\-/]{0,200}))?$"
+    r"^(?P<kind>s3|az)://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])"
+    rf"(?:/(?P<prefix>(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?))?$"
 )
 
 TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
@@ -62,6 +65,7 @@ class RuntimeSettings(BrokerSettings):
     blobs: str | None = Field(
         default=None,
         pattern=BUCKET.pattern,
+        max_length=300,
         description="Blob store in an S3 bucket (s3://BUCKET/PREFIX) or an Azure container (az://CONTAINER/PREFIX) "
         "instead of the folder (needs the extra `backstop-jobs[s3]`). Every acceptance of a large body depends on it.",
     )

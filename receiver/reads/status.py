@@ -15,6 +15,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.groups import GroupReader
 from backstop.runtime.kafka.holdings import GROUPS, OF_TENANTS, Holding, Holdings, Snapshot, reads
+from backstop.runtime.kafka.troubles import Troubles
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.process.logs import get_logger
@@ -36,6 +37,9 @@ FRESH_WITHIN_S: Final = 1.0
 """`/v1/status` waits for so long for a snapshot, where the last one is old."""
 STILL_MS_TOLD: Final = 30_000
 """A reader that does not move for this long although records wait is told."""
+OF_JOBS: Final = ("jobs", "submissions", "results")
+OF_RESPONSES: Final = ("responses", "polls")
+"""Topics with the job's id, and with its response's, as key: equal keys have equal partitions."""
 RATE_MS: Final = 60_000
 CLIENT_CHARS_MAX: Final = 100
 
@@ -66,6 +70,10 @@ class SystemMetrics:
         )  # fmt: skip
         self._unassigned = Gauge(
             "backstop_partition_unassigned", "1 for a partition that is assigned to no member of its group.", place,
+            registry=registry,
+        )  # fmt: skip
+        self.in_trouble = Gauge(
+            "backstop_processes_in_trouble", "Processes whose probes complain, of a full disk for one.",
             registry=registry,
         )  # fmt: skip
         self._open_transaction = Gauge(
@@ -99,6 +107,8 @@ class SystemWatch:
         """Set at the next snapshot, and replaced."""
         self.lanes: Mapping[tuple[str, str], lanes.Lane] = {}
         """By account and model, as another part follows them."""
+        self.troubles = Troubles(now_ms)
+        """What processes complain of, as another part hears it."""
         self._polled: deque[tuple[int, int]] = deque()
         """Time and number of all finished poll commands, of the last minute."""
 
@@ -149,6 +159,7 @@ class SystemWatch:
             asked.set()
 
     async def _ask(self) -> None:
+        self._metrics.in_trouble.set(len(self.troubles.now()))
         try:
             snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:
@@ -179,6 +190,17 @@ class SystemWatch:
         if found is None and sight.partition is not None:
             found = self.holdings.idle(("responses", sight.partition))
         return None if found is None else idle_wait(found.topic, found.partition, found.unassigned_since_ms or 0)
+
+    def holds_up(self, row: JobRow, sight: Sight) -> list[str]:
+        """What of the system holds up this job, or makes what is told of it old: a sentence each."""
+        held, now_ms = self.holdings, self._now_ms()
+        if held.away is not None:
+            return wrong(self, now_ms)
+        numbers = dict.fromkeys(OF_JOBS, row.position.partition if row.position.topic == "jobs" else None)
+        numbers |= dict.fromkeys(OF_RESPONSES, sight.partition)
+        unassigned = [each for each in held.unassigned() if numbers.get(each.topic) == each.partition]
+        frozen = [each for each in still(held, now_ms) if numbers.get(each.topic) == each.partition]
+        return unassigned_sentences(unassigned) + still_sentences(frozen)
 
     def polls_per_s(self) -> float:
         if len(self._polled) < 2:
@@ -236,6 +258,7 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     told += still_sentences(still(held, now_ms))
     told += near_sentences(near_end_of_retention(held))
     told += blocked_sentences(blocked(held, now_ms))
+    told += trouble_sentences(watch.troubles)
     return told + [
         f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
         for lane in _closed(watch.lanes)
@@ -301,6 +324,10 @@ def near_sentences(found: Sequence[Holding]) -> list[str]:
         f"{reader_of(each.group)} has not read"
         for each in found
     ]
+
+
+def trouble_sentences(troubles: Troubles) -> list[str]:
+    return [f"{each.component} {each.place}: {each.said} (since {time_of(each.since_ms)})" for each in troubles.now()]
 
 
 def reader_of(group: str) -> str:

@@ -13,6 +13,8 @@ import httpx2
 from openai import AsyncOpenAI
 from openai._models import FinalRequestOptions
 
+from streams.openai.unpacking import CODINGS
+
 Method = Literal["GET", "POST", "DELETE"]
 
 WHOLE_BYTES_MAX: Final = 1 << 20
@@ -74,4 +76,5 @@ async def _pieces(content: Sequence[bytes]) -> AsyncGenerator[bytes, None]:
 def _headers(sdk: AsyncOpenAI, method: str) -> list[tuple[bytes, bytes]]:
     """The headers that the SDK gives to each request of a method."""
     request = sdk._build_request(FinalRequestOptions.construct(method=method.lower(), url="/responses"))  # noqa: SLF001
+    request.headers["Accept-Encoding"] = CODINGS
     return [(name, value) for name, value in request.headers.raw if name.lower() not in _OF_ONE_CALL]

@@ -230,10 +230,7 @@ class Poller(CommandWorker):
             case Seen():
                 return await self._seen(call, answer)
             case Missing():
-                self._metrics.poll("missing")
-                at_ms, following = self._next_poll(call, 0)
-                following = replace(following, at_ms=min(following.at_ms, at_ms + MISSING_AGAIN_MS))
-                return facts.missing(call.command, at_ms=at_ms, following=following)
+                return self._missing(call, answer)
             case AskAgain():
                 return self._ask_again(call, answer)
             case NotCancelled():
@@ -246,6 +243,15 @@ class Poller(CommandWorker):
                 self._metrics.alarm("credentials")
                 log.error("poll_refused", response_id=response_id, code=answer.code)
                 return self._failed(call, f"refused: {answer.code}", 0)
+
+    def _missing(self, call: Call, answer: Missing) -> Message:
+        self._metrics.poll("missing" if answer.code is None else "refused")
+        if answer.code is not None:
+            log.warning("poll_refused", response_id=call.command.response_id, code=answer.code)
+        at_ms, following = self._next_poll(call, 0)
+        following = replace(following, at_ms=min(following.at_ms, at_ms + MISSING_AGAIN_MS))
+        others = facts.ALONE if answer.code is None else self._ends.others("")
+        return facts.missing(call.command, answer, at_ms=at_ms, following=following, others=others)
 
     async def _seen(self, call: Call, seen: Seen) -> Message | None:
         body: Body | None = None

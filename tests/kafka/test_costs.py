@@ -287,6 +287,11 @@ def test_a_job_goes_on_with_another_model_and_its_cost_is_that_of_the_model_that
         told = backstop(running, "acme", "why", f"fell-{why}").stdout
         assert f"The job went on with gpt-6-luna instead of {UNPRICED}-{why}" in told
         assert "gpt-6-luna from attempt" in backstop(running, "acme", "jobs", "show", f"fell-{why}").stdout
+    (ran,) = [each for each in ask(running, "/v1/costs?by=model")["data"] if each["model"] == "gpt-6-luna"]
+    assert {f"{UNPRICED}-{why}" for why in faults} <= set(ran["asked_models"])
+    both = {(each["model"], each["asked_model"]) for each in ask(running, "/v1/costs?by=model,asked_model")["data"]}
+    assert both >= {("gpt-6-luna", f"{UNPRICED}-{why}") for why in faults}
+    assert f"{UNPRICED}-lane" in backstop(running, "acme", "costs").stdout
 
 
 def _of(tenant: str, job_ids: list[str]) -> set[str]:

@@ -100,7 +100,7 @@ def test_few_pairs_show_nothing() -> None:
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSimulator]:
     """The simulator as a process of its own, named by the settings."""
-    with running(api_key=KEY) as simulator:
+    with running(api_key=KEY, time_scale=40.0) as simulator:
         monkeypatch.setenv("OPENAI_BASE_URL", simulator.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         yield simulator

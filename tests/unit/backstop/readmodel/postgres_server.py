@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests, from Debian's binaries: a temporary folder and socket, no durability."""
+"""A PostgreSQL server for tests, from Debian's binaries: a temporary folder and socket."""
 
 import os
 import pwd
@@ -34,8 +34,9 @@ def unprivileged() -> dict[str, Any]:
 class Server:
     """A server with its `url`. Tests may stop and restart it."""
 
-    def __init__(self, bin_path: Path, folder: Path) -> None:
+    def __init__(self, bin_path: Path, folder: Path, *, durable: bool = False) -> None:
         self._bin = bin_path
+        self._durable = durable
         self._folder = folder
         self._whom = unprivileged()
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +54,7 @@ class Server:
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": self._folder,
-            "fsync": "off",
+            "fsync": "on" if self._durable else "off",
             "max_connections": 50,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -64,6 +65,12 @@ class Server:
         ask: list[str | Path] = [self._bin / "pg_isready", "-q", "-h", self._folder]
         wait_until(lambda: subprocess.run(ask, check=False).returncode == 0, 20, "PostgreSQL to accept connections")
 
+    @property
+    def pid(self) -> int:
+        """Of the server that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """Stop like a failing machine: connections break."""
         if self._process is not None:
@@ -73,14 +80,14 @@ class Server:
 
 
 @contextmanager
-def postgres() -> Iterator[Server | None]:
-    """A running server; None where PostgreSQL is not installed."""
+def postgres(*, durable: bool = False) -> Iterator[Server | None]:
+    """A running server; `durable`: a commit is on the disk. None where PostgreSQL is not installed."""
     bin_path = binaries()
     if bin_path is None:
         yield None
         return
     folder = Path(tempfile.mkdtemp(prefix="bspg", dir="/tmp"))  # a socket's path may have 107 bytes
-    server = Server(bin_path, folder)
+    server = Server(bin_path, folder, durable=durable)
     try:
         server.make()
         server.start()

@@ -286,7 +286,9 @@ def test_dead_letters_come_newest_first_in_pages(with_api: Any) -> None:
         assert (await api.get("/v1/dead-letters?reason=invalid"))["data"] == []
         for wrong in ("state=closed", "reason=mood", "limit=0", "cursor=*"):
             assert (await api.get(f"/v1/dead-letters?{wrong}", 400))["code"] == "bad_parameter"
-        assert (await api.get("/v1/attention"))["findings"] == [{"code": "dead_letters", "count": 5}]
+        assert (await api.get("/v1/attention"))["findings"] == [
+            {"code": "dead_letters", "count": 5, "because": "5 × not_json from requests"}
+        ]
 
     with_api(body)
 
