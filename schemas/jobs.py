@@ -24,6 +24,7 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.erasures import JobErased
 from schemas.fallbacks import Fallbacks
 from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
@@ -375,22 +376,9 @@ class JobFoundTooLate(JobMessage):
 
 
 JobFact = Annotated[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | JobChanged
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | HedgePermitted
-    | UsageBooked
-    | JobAdmitted
-    | JobFoundTooLate
-    | FallbackTaken
-    | JobTimerFired,
+    JobSubmitted | ResponseAdopted | AdoptionRefused | JobRefused | CancelRequested | JobChanged | AttemptAccepted
+    | AttemptRejected | AttemptUnknown | AttemptSettled | HedgePermitted | UsageBooked | JobAdmitted
+    | JobFoundTooLate | FallbackTaken | JobErased | JobTimerFired,
     Field(discriminator="type"),
-]
+]  # fmt: skip
 JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)
