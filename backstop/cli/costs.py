@@ -31,8 +31,8 @@ def costs(
     by: Annotated[
         str,
         typer.Option(
-            help="Groups, separated by commas: tenant, model, tag, day, outcome, service_tier, window, "
-            "cache_policy, cache_key."
+            help="Groups, separated by commas: tenant, model (that ran), asked_model (of the submission), tag, day, "
+            "outcome, service_tier, window, cache_policy, cache_key."
         ),
     ] = "model",
     since: Annotated[str | None, typer.Option(help="First day (UTC): 2026-01-31. Default: 29 days before.")] = None,
@@ -86,17 +86,18 @@ def _of_all_tenants(params: dict[str, str]) -> dict[str, Any]:
 
 def _print(answer: dict[str, Any], output: Form, *, as_csv: bool) -> None:
     by, groups = list(answer["by"]), answer["data"]
+    asked = ("asked_models",) if any("asked_models" in group for group in groups) else ()
     if as_csv:
-        writer = csv.DictWriter(sys.stdout, (*by, *COST_FIELDS), extrasaction="ignore", restval="")
+        writer = csv.DictWriter(sys.stdout, (*by, *COST_FIELDS, *asked), extrasaction="ignore", restval="")
         writer.writeheader()
-        writer.writerows(_harmless(group) for group in groups)
+        writer.writerows(_harmless(_in_a_line(group)) for group in groups)
     elif output is Form.JSON:
         emit_one(answer)
     elif output is Form.JSONL:
         emit(groups, output, by)
     else:
         total = {**answer["total"], **dict.fromkeys(by, ""), by[0] if by else "total": "total"}
-        emit([*map(_unknown, groups), _unknown(total)], output, (*by, *SHOWN))
+        emit([_in_a_line(_unknown(each)) for each in (*groups, total)], output, (*by, *asked, *SHOWN))
         tell(f"{answer['since']} to {answer['until']} (UTC), prices of {answer['prices_as_of']}")
         for budget in answer.get("budgets", ()):
             tell(_of_budget(budget))
@@ -116,6 +117,11 @@ def _of_budget(budget: dict[str, Any]) -> str:
 
 def _unknown(group: dict[str, Any]) -> dict[str, Any]:
     return {"cost_usd": "unknown", **group}
+
+
+def _in_a_line(group: dict[str, Any]) -> dict[str, Any]:
+    asked = group.get("asked_models")
+    return group if asked is None else {**group, "asked_models": " ".join(asked)}
 
 
 def _harmless(group: dict[str, Any]) -> dict[str, Any]:

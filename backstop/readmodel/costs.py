@@ -4,7 +4,9 @@ Rules:
 - `cost_usd` is exact. It is the sum over the attempts of a group whose cost is known, and over the priced calls of
   tools of the others.
 - An attempt whose usage is not known (`unmeasured`), or whose usage has no price (`unpriced`), is counted and adds
-  nothing. Where no attempt of a group has a known cost, the cost is unknown: `cost_usd` is left out, never 0.
+  nothing. Where no attempt of a group has a known cost, or where those that have one cost nothing, the cost is unknown:
+  `cost_usd` is left out. It is 0 only where the cost of all attempts is known.
+- A group by `model` is of the model that ran: the one that the response names, else the one that the attempt asked for.
 - Groups by tag count a job once for each of its tags, so they may add up to more than the total.
 """
 
@@ -33,18 +35,21 @@ from streams.policy.prices import ATTO, Priced, Prices, Used, dollars
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
-By = Literal["tenant", "model", "tag", "day", "outcome", "service_tier", "window", "cache_policy", "cache_key"]
+By = Literal[
+    "tenant", "model", "asked_model", "tag", "day", "outcome", "service_tier", "window", "cache_policy", "cache_key"
+]
 BYS: Final[tuple[By, ...]] = get_args(By)
 GROUPS_MAX: Final = 1_000
 """Groups in one answer: the dearest ones."""
+ASKED_MAX: Final = 20
 SUMS_MAX: Final = 200_000
 """Rows of sums read for one answer."""
 
 PRICED_BY: Final = ("day", "model", "served", "tier", "window", "long")
 """The columns that decide a price; every question reads at least these."""
 _COLUMNS: Final[dict[By, str]] = {
-    "tenant": "tenant", "model": "model", "tag": "name", "day": "day", "outcome": "outcome", "service_tier": "tier",
-    "window": "window", "cache_policy": "cache_policy", "cache_key": "name",
+    "tenant": "tenant", "model": "served", "asked_model": "model", "tag": "name", "day": "day", "outcome": "outcome",
+    "service_tier": "tier", "window": "window", "cache_policy": "cache_policy", "cache_key": "name",
 }  # fmt: skip
 
 Dollars = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]{1,18})?$")]
@@ -55,7 +60,9 @@ class CostView(TypedDict):
     """What attempts used, and what that cost."""
 
     cost_usd: NotRequired[Dollars]
-    """Dollars, exact, of the attempts whose cost is known. Left out if that is none of them."""
+    """Dollars, exact, of the attempts whose cost is known. Left out if that is none of them, and instead of 0 if there
+    are others.
+    """
     attempts: int
     """Responses that the provider made, and attempts of unknown outcome."""
     unmeasured: int
@@ -84,7 +91,13 @@ class CostGroup(CostView):
 
     tenant: NotRequired[str]
     model: NotRequired[str]
-    """Empty for an adopted response whose model is not known yet."""
+    """The model that ran. Empty for an adopted response whose model is not known yet."""
+    asked_model: NotRequired[str]
+    """The model of the submission."""
+    asked_models: NotRequired[list[str]]
+    """In groups by `model` and not by `asked_model`: the models of the submissions, where another than `model` is among
+    them; at most 20.
+    """
     tag: NotRequired[str]
     """Empty for jobs without a tag."""
     day: NotRequired[date]
@@ -122,6 +135,8 @@ class AttemptCost(CostView):
     attempt: int
     response_id: NotRequired[str]
     """Left out for an attempt of unknown outcome."""
+    model: NotRequired[str]
+    """The model that ran, where it is not the one of the submission."""
     outcome: SpendOutcome
     service_tier: NotRequired[str]
     window: NotRequired[str]
@@ -161,7 +176,7 @@ class Tally:
             "reasoning_tokens": counts.reasoning_tokens, "web_search_calls": counts.web_search_calls,
             "file_search_calls": counts.file_search_calls, "containers": counts.containers,
         }  # fmt: skip
-        if self.priced or self.atto or not counts.attempts:
+        if self.atto or self.priced == counts.attempts:
             return {"cost_usd": dollars(self.atto), **view}
         return view
 
@@ -198,8 +213,13 @@ def costs(
     columns = columns_of(by)
     places = [columns.index(_COLUMNS[name]) for name in by]
     tallies: dict[tuple[Any, ...], Tally] = {}
+    askers: dict[tuple[Any, ...], set[str]] = {}
     for row in sums if by else ():
-        tallies.setdefault(tuple(row[place] for place in places), Tally()).add(*priced(columns, row), prices)
+        what, counts = priced(columns, row)
+        key = tuple(what.ran if name == "model" else row[place] for name, place in zip(by, places, strict=True))
+        tallies.setdefault(key, Tally()).add(what, counts, prices)
+        if "model" in by and "asked_model" not in by:
+            askers.setdefault(key, set()).add(what.model)
     whole = Tally()
     for row in total:
         whole.add(*priced(PRICED_BY, row), prices)
@@ -212,7 +232,7 @@ def costs(
         "by": list(by),
         "prices_as_of": prices.as_of,
         "total": whole.view(),
-        "data": [_group_view(by, key, tally) for key, tally in ordered[:GROUPS_MAX]],
+        "data": [_group_view(by, key, tally, askers.get(key)) for key, tally in ordered[:GROUPS_MAX]],
         "truncated": len(ordered) > GROUPS_MAX,
     }
 
@@ -225,7 +245,12 @@ def job_cost(spends: Sequence[Spend], model: str, prices: Prices) -> JobCostView
         what, counts, own = _priced_as(group), counts_of(spend), Tally()
         own.add(what, counts, prices)
         whole.add(what, counts, prices)
-        named = {"response_id": spend.response_id, "service_tier": group.tier, "window": group.window}
+        named = {
+            "response_id": spend.response_id,
+            "model": group.served,
+            "service_tier": group.tier,
+            "window": group.window,
+        }
         part = {"attempt": spend.attempt, "outcome": spend.outcome, **own.view(), **_without_empty(named)}
         parts.append(cast("AttemptCost", part))
     return {**whole.view(), "by_attempt": parts}
@@ -248,7 +273,8 @@ def changes_by_model(sums: Sums, prices: Prices) -> dict[str, CostChange]:
     tallies: dict[str, Tally] = {}
     for group, counts in sums.items():
         if group.about == "all":
-            name = group.model if group.model in prices.models else OTHER_MODEL
+            ran = (group.served, group.model)
+            name = next((each for each in ran if each in prices.models), OTHER_MODEL)
             tallies.setdefault(name, Tally()).add(
                 _priced_as(group), SpendCounts(*(counts[each] for each in COUNTS)), prices
             )  # fmt: skip
@@ -286,8 +312,10 @@ def priced(columns: Sequence[str], row: Sequence[Any]) -> tuple[Priced, SpendCou
     return Priced(day_of(day), model, served, tier, window, bool(long)), counts
 
 
-def _group_view(by: Sequence[By], key: tuple[Any, ...], tally: Tally) -> CostGroup:
+def _group_view(by: Sequence[By], key: tuple[Any, ...], tally: Tally, askers: set[str] | None) -> CostGroup:
     names: Any = {name: day_of(value) if name == "day" else value for name, value in zip(by, key, strict=True)}
+    if askers is not None and askers != {names["model"]}:
+        names["asked_models"] = sorted(askers)[:ASKED_MAX]
     return cast("CostGroup", {**names, **tally.view()})
 
 

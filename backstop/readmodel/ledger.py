@@ -136,7 +136,10 @@ def _reserved(conn: Connection, tenant: str, prices: Prices, today: int) -> int:
 
 
 def _values(spend: Spend) -> tuple[Any, ...]:
-    detail = {"usage": spend.usage.model_dump(mode="json"), "terms": spend.terms.model_dump(exclude_none=True)}
+    detail = {
+        "usage": spend.usage.model_dump(mode="json"), "terms": spend.terms.model_dump(exclude_none=True),
+        "model": spend.model,
+    }  # fmt: skip
     return (
         spend.job_id, spend.attempt, spend.response_id, spend.day, spend.outcome, spend.reported, canonical(detail),
     )  # fmt: skip
@@ -147,4 +150,4 @@ def _spend(values: Sequence[Any]) -> Spend:
     parts = orjson.loads(bytes(detail))
     usage = Usage.model_validate(parts["usage"]) if reported else NO_USAGE
     terms = Terms.model_validate(parts["terms"]) if parts["terms"] else NO_TERMS
-    return Spend(job_id, attempt, response_id, day, outcome, reported, usage, terms)
+    return Spend(job_id, attempt, response_id, day, outcome, reported, usage, terms, parts.get("model", ""))

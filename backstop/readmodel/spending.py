@@ -29,6 +29,8 @@ from schemas.jobs import (
 from schemas.statuses import SettledStatus
 from streams.fold.attempts import Abandoned, Attempts, OutcomeUnknown, Submitting
 from streams.fold.job import Active, BackingOff, Finished, JobState
+from streams.fold.job_fallbacks import model_of_attempt
+from streams.fold.job_states import Spec
 from streams.policy.prices import LONG_INPUT_TOKENS, Used
 
 DAY_MS: Final = 86_400_000
@@ -75,6 +77,8 @@ class Spend:
     """0: no usage is known; 1: an estimate; 2: the provider's figures."""
     usage: Usage = NO_USAGE
     terms: Terms = NO_TERMS
+    model: str = ""
+    """The model of a fallback, where the attempt asked for one."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -112,7 +116,9 @@ class Group(NamedTuple):
     day: int
     model: str
     served: str
-    """The serving model, if it is not the model asked for or a dated version of it."""
+    """The model that ran, if it is not the one of the submission or a dated version of it: that of a fallback, or the
+    one that the response names.
+    """
     tier: str
     window: str
     long: int
@@ -134,6 +140,22 @@ def facts_spends(
     :param taken: the fold did not ignore the fact.
     :param attempts_seen: the highest attempt number of the job so far. A later one can't be true.
     """
+    found, none = _told(before, after, fact, taken=taken, attempts_seen=attempts_seen)
+    spec = next((state.spec for state in (after, before) if isinstance(state, Active | BackingOff)), None)
+    if spec is None or not spec.fell:
+        return found, none
+    return [replace(each, model=_fell_to(spec, each.attempt)) for each in found], none
+
+
+def _fell_to(spec: Spec, attempt: int) -> str:
+    """The model of `Spend`."""
+    model = model_of_attempt(spec, attempt)
+    return "" if model == spec.fell[0].instead_of else model
+
+
+def _told(
+    before: JobState, after: JobState, fact: JobFact, *, taken: bool, attempts_seen: int
+) -> tuple[list[Spend], list[SpendKey]]:
     match fact:
         case AttemptAccepted() | AttemptSettled() if fact.attempt > attempts_seen:
             return [], []
@@ -198,6 +220,7 @@ def merged(one: Spend, other: Spend) -> Spend:
         day=min(one.day, other.day),
         outcome=max(one.outcome, other.outcome, key=RANK.__getitem__),
         terms=_merged_terms(one.terms, other.terms),
+        model=max(one.model, other.model),
     )
 
 
@@ -238,7 +261,11 @@ class Ledger:
             answered = any(attempt == spend.attempt and response_id for attempt, response_id in mine)
             if spend.response_id or not answered:
                 before = mine.get(spend.key)
-                self._put(mine, owner, before, spend if before is None else merged(before, spend))
+                after = spend if before is None else merged(before, spend)
+                # A response that comes after the job's end tells no model; the attempt of unknown outcome did.
+                unheard = mine.get((spend.attempt, ""))
+                after = after if unheard is None else replace(after, model=max(after.model, unheard.model))
+                self._put(mine, owner, before, after)
         for key in none:
             before = mine.get(key)
             if before is not None:
@@ -282,14 +309,16 @@ def _groups(spend: Spend, owner: SpendOwner) -> list[Group]:
 def group_of(spend: Spend, owner: SpendOwner) -> Group:
     """The sum of all spends to which a spend belongs."""
     terms, model = spend.terms, owner.model or _clean(spend.terms.model)
+    asked = _clean(spend.model) or model
     served = _clean(terms.model)
+    ran = asked if not served or served.startswith(f"{asked}-20") else served
     return Group(
         about="all",
         name="",
         tenant=owner.tenant,
         day=spend.day,
         model=model,
-        served="" if served == model or served.startswith(f"{model}-20") else served,
+        served="" if ran == model else ran,
         tier=_clean(terms.service_tier),
         window=_clean(terms.window),
         long=int(spend.usage.input_tokens > LONG_INPUT_TOKENS),

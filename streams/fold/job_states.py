@@ -43,6 +43,8 @@ class Spec:
     fallback: Fallbacks | None = None
     fell: tuple[FallbackBrief, ...] = ()
     """The fallbacks that were taken. `model` is that of the last one."""
+    traceparent: str | None = None
+    """W3C Trace Context of the submission."""
 
 
 def spec_of_submitted(event: JobSubmitted) -> Spec:
@@ -62,6 +64,7 @@ def spec_of_submitted(event: JobSubmitted) -> Spec:
         retry_of=event.retry.job_id if event.retry is not None else None,
         cap=event.cap,
         fallback=event.fallback,
+        traceparent=event.traceparent,
     )
 
 

@@ -27,6 +27,11 @@ from streams.policy.tiers import Standing
 from streams.policy.waiting import Place, Waiter
 
 LANES_MAX = 1_000
+"""Lanes kept of which no job waits or runs. Beyond it one that was served nothing is forgotten, then the one that was
+used longest ago.
+"""
+TENANTS_MAX = 20_000
+"""The same for the tenants with limits of their own on one lane."""
 ASK_AGAIN_MS = 250
 """Where only the end of another attempt lets a job go: the lane is asked again at this interval at the latest."""
 
@@ -355,6 +360,8 @@ class Admission:
             rates = self._rules.tenant(self._account, asked.model, asked.tenant)
             if rates == NO_RATES:
                 return None
+            if len(lane.tenants) >= TENANTS_MAX:
+                lane.forget_idle_tenant()
             limiter = lane.tenants[asked.tenant] = Limiter(rates, now_ms, self._base)
             self.joined(asked.model, asked.tenant, limiter, now_ms)
         return limiter
@@ -373,13 +380,14 @@ class Admission:
             rates = self._rules.lane(self._account, model)
             lane = self._lanes[model] = LaneQueue(Limiter(rates, now_ms, self._base))
             self.joined(model, None, lane.limiter, now_ms)
+        lane.used_ms = now_ms
         return lane
 
     def _forget_idle(self) -> None:
-        for model, lane in self._lanes.items():
-            if not lane.waiting and not lane.limiter.in_flight:
-                del self._lanes[model]
-                return
+        idle = {model: each for model, each in self._lanes.items() if not each.waiting and not each.limiter.in_flight}
+        if idle:
+            # A misspelt model is served nothing: it goes before one whose limits would begin anew.
+            del self._lanes[min(idle, key=lambda model: (idle[model].limiter.served > 0, idle[model].used_ms))]
 
 
 def _ms(wait: NotNow) -> int:

@@ -77,6 +77,11 @@ class DayUse:
         return ASK_AGAIN_MS
 
     @property
+    def unused(self) -> bool:
+        """Whether nothing is used or reserved as known here, and nothing else was told."""
+        return self.left >= self._limit and not self._told
+
+    @property
     def left(self) -> float:
         """What is left for all workers, as known here."""
         known = self._ended.keys() | self._reserved.keys() | self._others_reserved.keys()

@@ -111,6 +111,8 @@ class LaneQueue:
         self.within, self.beyond = Rank(within=True), Rank(within=False)
         self.standings = Standings()
         self.waiting = 0
+        self.used_ms = 0
+        """When a job last joined the lane or began on it."""
         self.why: Why = "turn"
         self._rank_of: dict[Member, Rank] = {}
         """Of each member with waiting jobs."""
@@ -190,6 +192,12 @@ class LaneQueue:
             group.tenants.corrected(tenant, held.tokens, used)
         if held.lane_ms is not None and lane_ms is not None:
             self.standings.corrected((held.priority, tenant), held.lane_ms - lane_ms)
+
+    def forget_idle_tenant(self) -> None:
+        """Of the tenants with limits of their own, the one that took room longest ago and has nothing in flight."""
+        idle = [tenant for tenant, limiter in self.tenants.items() if not limiter.in_flight]
+        if idle:
+            del self.tenants[min(idle, key=lambda tenant: self.tenants[tenant].taken_ms)]
 
     def unpark(self, weight: Callable[[str], float], now_ms: int) -> None:
         """Give turns again to the tenants whose own limits are to be looked at again. `weight`: of a tenant."""

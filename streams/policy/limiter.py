@@ -78,6 +78,8 @@ class Limiter:
     """Tokens of all creates that were accepted here."""
     base: float = 1.0
     """This worker's part of all partitions."""
+    taken_ms: int = 0
+    """When room was last taken."""
     _told: LimitsTold = NOTHING_TOLD
     _told_ms: int = 0
     _unanswered: float = 0.0
@@ -174,6 +176,7 @@ class Limiter:
     def take(self, tokens: float, now_ms: int, standing: Standing = "within", partition: int = 0) -> None:
         """Reserve `tokens`, which `answered`, `refused` and `ended` want back."""
         self.in_flight += 1
+        self.taken_ms = now_ms
         self._unanswered += tokens
         self._unanswered_count += 1
         if self.day is not None:

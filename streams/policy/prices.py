@@ -123,6 +123,10 @@ class Priced:
     window: str = ""
     long: bool = False
 
+    @property
+    def ran(self) -> str:
+        return self.served or self.model
+
 
 class Prices:
     """The prices in force."""

@@ -31,6 +31,8 @@ LESSON_GAP_MS = 1_000
 WRITE_ANYWAY_MS = 600_000
 """A fact that was never read back, as the topic lost it, holds up the next one for so long at most."""
 LANES_MAX = 1_000
+DAYS_MAX = 10_000
+"""Days kept of lanes and of tenants on them. Beyond it the one that is used least is forgotten."""
 LANES_TOLD_MAX = 100
 """Lanes that a worker tells its wants of at one time. On others it has its base share."""
 
@@ -202,14 +204,30 @@ class SharedLimits:
             rates = rules.lane(self._account, model) if tenant is None else rules.tenant(self._account, model, tenant)
             if rates.tokens_per_day is None:
                 return None
+            if len(self._days) >= DAYS_MAX:
+                self._forget_least_used()
             day = self._days[model, tenant] = DayUse(rates.tokens_per_day, told=True)
             day.own(self._owned, self._base)
         return day
 
+    def _forget_least_used(self) -> None:
+        """Of the days whose lanes or tenants admission has forgotten."""
+        forgotten = [each for each in self._days if each not in self._joined_limits()]
+        if forgotten:
+            del self._days[max(forgotten, key=lambda each: self._days[each].left)]
+
+    def _joined_limits(self) -> set[tuple[str, str | None]]:
+        return {(model, who) for model in self._admission.lanes() for who, _ in self._admission.limiters(model)}
+
     def _days_told(self, now_ms: int) -> Iterator[DayUsed]:
-        for (model, tenant), day in self._days.items():
+        joined = self._joined_limits() if self._days else set()
+        for (model, tenant), day in list(self._days.items()):
             told = day.to_tell(now_ms)
-            if told is not None:
+            if told is None:
+                # Names of models and tenants are foreign: a misspelt one leaves nothing behind.
+                if day.unused and (model, tenant) not in joined:
+                    del self._days[model, tenant]
+            else:
                 number, used, reserved = told
                 yield DayUsed(
                     **self._about(model, now_ms), tenant=tenant, day=number, used=used, reserved=reserved
@@ -236,8 +254,10 @@ class SharedLimits:
         told = LimitsTold(fact.requests_per_min, fact.tokens_per_min)
         lesson = Lesson(told, fact.found, fact.ceiling, fact.told_ms)
         at_ms = min(read_ms, fact.at_ms)
-        if len(self._lessons) < LANES_MAX or fact.model in self._lessons:
-            self._lessons[fact.model] = lesson, at_ms
+        self._lessons.pop(fact.model, None)
+        self._lessons[fact.model] = lesson, at_ms
+        if len(self._lessons) > LANES_MAX:
+            del self._lessons[next(iter(self._lessons))]
         limiter = self._of_lane(fact.model)
         if limiter is not None:
             limiter.learned(lesson, read_ms)

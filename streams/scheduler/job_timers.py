@@ -101,10 +101,10 @@ class JobTimers:
         now_ms = self._now_ms()
         self._paused.let_go(owned, self._waits_in(owned), now_ms)
         reads = ROWS_A_TICK_MAX
+        self._ask_at_ms = {model: at_ms for model, at_ms in self._ask_at_ms.items() if at_ms > now_ms}
         for model in list(self._admission.models()):
-            if self._ask_at_ms.get(model, 0) > now_ms:
+            if model in self._ask_at_ms:
                 continue
-            self._ask_at_ms.pop(model, None)
             while reads:
                 reads -= 1
                 turn = self._admission.next(model, now_ms, self._release, self._waits_in(owned))

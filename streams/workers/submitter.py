@@ -19,12 +19,14 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
+from backstop.runtime.traces import within_trace
 from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.fallbacks import asked_instead
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.pauses import PAUSED_CODE, CreatesPaused
+from schemas.told_limits import ToldLimits
 from schemas.windows import in_window
 from streams.answer_memory import holding
 from streams.large_requests import LargeRequest, LargeRequests
@@ -235,14 +237,11 @@ class Submitter(CommandWorker):
         sent_at_ms = self._now_ms()
         self._metrics.picked_up((sent_at_ms - item.written_ms) / 1_000)
         failpoint("submitter.posted")
-        answer = await self._provider.create(
-            request,
-            job_id=command.job_id,
-            attempt=command.attempt,
-            tenant=command.tenant,
-            timeout_ms=command.answer_within_ms,
-            rest=rest,
-        )
+        with within_trace(command.traceparent):
+            answer = await self._provider.create(
+                request, job_id=command.job_id, attempt=command.attempt, tenant=command.tenant,
+                timeout_ms=command.answer_within_ms, rest=rest,
+            )  # fmt: skip
         failpoint("submitter.answered")
         match answer:
             case Accepted():
@@ -290,7 +289,7 @@ class Submitter(CommandWorker):
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
         try:
-            body = await stored(self._bodies, seen)
+            body = await stored(self._bodies.of(command.tenant), seen)
         except (OSError, TypeError, ValueError, RecursionError) as error:
             self._metrics.alarm("blob_not_stored")
             log.error("blob_not_stored", job_id=command.job_id, attempt=command.attempt, error=type(error).__name__)

@@ -287,15 +287,23 @@ def test_a_job_goes_on_with_another_model_and_its_cost_is_that_of_the_model_that
         told = backstop(running, "acme", "why", f"fell-{why}").stdout
         assert f"The job went on with gpt-6-luna instead of {UNPRICED}-{why}" in told
         assert "gpt-6-luna from attempt" in backstop(running, "acme", "jobs", "show", f"fell-{why}").stdout
+    (ran,) = [each for each in ask(running, "/v1/costs?by=model")["data"] if each["model"] == "gpt-6-luna"]
+    assert {f"{UNPRICED}-{why}" for why in faults} <= set(ran["asked_models"])
+    both = {(each["model"], each["asked_model"]) for each in ask(running, "/v1/costs?by=model,asked_model")["data"]}
+    assert both >= {("gpt-6-luna", f"{UNPRICED}-{why}") for why in faults}
+    assert f"{UNPRICED}-lane" in backstop(running, "acme", "costs").stdout
 
 
 def _of(tenant: str, job_ids: list[str]) -> set[str]:
     return {f"{tenant}:{job_id}" for job_id in job_ids}
 
 
-def backstop(running: Running, tenant: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def backstop(
+    running: Running, tenant: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
     return subprocess.run(
         [sys.executable, "-P", "-m", "backstop.cli", *arguments],
-        env={**os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant]}, cwd=ROOT,
-        capture_output=True, text=True, timeout=60, check=True,
+        env={
+            **os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant], **environment,
+        }, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip

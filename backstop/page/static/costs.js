@@ -6,9 +6,11 @@ import { count, now, number, share } from "./words.js";
 const DAY_MS = 86_400_000;
 const READ_MS = 30_000;
 const PERIODS = [["1", "today"], ["7", "last 7 days"], ["30", "last 30 days"], ["90", "last 90 days"]];
-const GROUPS = [["model", "By model"], ["tag", "By tag"], ["day", "By day"], ["outcome", "By outcome"],
+const GROUPS = [["model", "By model"], ["asked_model", "By model asked for"], ["tag", "By tag"], ["day", "By day"],
+  ["outcome", "By outcome"],
   ["service_tier", "By tier"], ["window", "By window"], ["cache_key", "By cache key"]];
-const NAMELESS = { tag: "(no tag)", model: "(not known yet)", service_tier: "(not told)", window: "(none)",
+const NAMELESS = { tag: "(no tag)", model: "(not known yet)", asked_model: "(not known)", service_tier: "(not told)",
+  window: "(none)",
   cache_key: "(no key)" };
 
 export function costsView({ query, onLeave, fail }) {
@@ -71,7 +73,9 @@ function figures({ total, data, by: [by], truncated, prices_as_of: asOf, since, 
     h("section", { class: "card" }, h("div", { class: "scroll" }, h("table", { class: "costs" },
       h("thead", {}, h("tr", {}, [GROUPS.find(([name]) => name === group)[1].slice(3), "Cost", "Attempts", "Input",
         "Cached", "Output", "Reasoning", "No usage", "No price"].map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, data.map((row) => h("tr", {}, h("th", { scope: "row" }, row[by] || NAMELESS[by] || "–"),
+      h("tbody", {}, data.map((row) => h("tr", {},
+        h("th", { scope: "row" }, row[by] || NAMELESS[by] || "–",
+          row.asked_models && h("span", { class: "hint" }, ` asked for: ${row.asked_models.join(", ")}`)),
         [money(row.cost_usd), number(row.attempts), number(row.input_tokens),
           share(row.cached_tokens, row.input_tokens), number(row.output_tokens), number(row.reasoning_tokens),
           number(row.unmeasured), number(row.unpriced)].map((cell) => h("td", { class: "num" }, cell))))))),

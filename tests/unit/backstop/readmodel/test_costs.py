@@ -15,12 +15,22 @@ from backstop.readmodel.budgets import Budget, Spending
 from receiver.reads.costs import add_cost_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Terms, Usage
+from schemas.fallbacks import Fallback, Fallbacks
 from schemas.prompt_cache import PromptCache
 from streams.policy.prices import read_prices
 from tests.unit.backstop.readmodel.api import Api as JobsApi
 from tests.unit.backstop.readmodel.api import api as jobs_api
 from tests.unit.backstop.readmodel.conftest import Bench
-from tests.unit.backstop.readmodel.logs import accepted, cancelled, result_of, settled, submitted, unknown
+from tests.unit.backstop.readmodel.logs import (
+    accepted,
+    cancelled,
+    rejected,
+    result_of,
+    settled,
+    submitted,
+    timer,
+    unknown,
+)
 from tests.unit.backstop.readmodel.projection import Projection
 from tests.unit.backstop.readmodel.serving import Client, served
 
@@ -135,6 +145,72 @@ def test_groups_by_day_tag_tier_and_window(run) -> None:
             assert await read("?by=tenant,tenant") == {("default",): "0.00572"}
             assert (await client.get("?by="))["data"] == []
             assert (await client.get("?by=tag"))["total"]["cost_usd"] == "0.00572", "a job counts once in the total"
+
+    run(body)
+
+
+FALLBACK = Fallbacks(to=(Fallback(model="m"),))
+
+
+def fell(job_id: str, told: str | None) -> list[Any]:
+    """A job whose model refuses for good, so that it goes on with `m`; the response names `told`."""
+    first, taken, end = job(job_id, used=USED, model="asked", fallback=FALLBACK, terms=Terms(model=told))
+    refused = rejected(job_id, first.at_ms + 500, cause="never")
+    again = timer(job_id, first.at_ms + 500, first.at_ms + 500)
+    return [first, refused, again, taken.model_copy(update={"attempt": 2}), end.model_copy(update={"attempt": 2})]
+
+
+@pytest.mark.parametrize("told", [None, "m", "m-2026-08-07"])
+def test_a_fallback_counts_under_the_model_that_ran_and_names_the_one_asked_for(run, told: str | None) -> None:
+    async def body(bench: Bench) -> None:
+        async with api(bench) as client:
+            facts = fell("fell", told)
+            await client.take(*facts[:4])
+            (group,) = (await client.get())["data"]
+            assert (group["model"], group["asked_models"], group["unmeasured"]) == ("m", ["asked"], 1)
+            assert "cost_usd" not in group
+            await client.take(facts[4], *job("plain", used=USED))
+            (group,) = (await client.get())["data"]
+            assert (group["model"], group["asked_models"], group["cost_usd"]) == ("m", ["asked", "m"], "0.0044")
+            both = (await client.get("?by=asked_model,model"))["data"]
+            assert [(each["asked_model"], each["model"], each["cost_usd"]) for each in both] == [
+                ("asked", "m", COST), ("m", "m", COST),
+            ]  # fmt: skip
+            assert all("asked_models" not in each for each in both)
+            assert {each["asked_model"] for each in (await client.get("?by=asked_model"))["data"]} == {"asked", "m"}
+
+    run(body)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_fallback_that_ends_after_its_job_keeps_its_model(run, late: bool) -> None:
+    """The job is cancelled while the create of the fallback is out. Its response does not name a model."""
+
+    async def body(bench: Bench) -> None:
+        async with api(bench) as client:
+            first, refused, again, taken, end = fell("fell", None)
+            stop = cancelled("fell", first.at_ms + 1_000)
+            await client.take(first, refused, again, *((stop, taken) if late else (taken, stop)), end)
+            (group,) = (await client.get())["data"]
+            assert (group["model"], group["asked_models"], group["cost_usd"]) == ("m", ["asked"], COST)
+
+    run(body)
+
+
+def test_what_is_known_to_cost_nothing_is_not_told_as_0_beside_what_has_no_price(run) -> None:
+    """A first attempt that failed for free, and a second one whose model has no price."""
+
+    async def body(bench: Bench) -> None:
+        async with api(bench) as client:
+            first, taken, end = job("odd", used=USED, model="odd", terms=Terms(service_tier="default"))
+            failed = settled("odd", end.at_ms - 1, response_id="resp_2").model_copy(
+                update={"status": "failed", "usage": None, "cause": "faulty"}
+            )
+            await client.take(first, taken, failed, end)
+            answer = await client.get()
+            for view in (answer["total"], *answer["data"]):
+                assert view["unpriced"] == 1
+                assert "cost_usd" not in view
 
     run(body)
 

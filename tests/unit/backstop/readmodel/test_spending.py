@@ -214,8 +214,13 @@ def test_the_groups_add_up_to_the_total(seen: list[tuple[Spend, SpendOwner]], by
             groups: list[dict[str, Any]] = [dict(group) for group in answer["data"]]
             assert sum(group[name] for group in groups) == dict(answer["total"])[name], name
     parts = [group["cost_usd"] for group in answer["data"] if "cost_usd" in group]
-    if parts:
-        assert sum(atto(part) for part in parts) == atto(answer["total"]["cost_usd"])
+    known = sum(atto(part) for part in parts)
+    assert known == atto(answer["total"].get("cost_usd", "0"))
+    assert not known or "cost_usd" in answer["total"]
+    for view in (answer["total"], *answer["data"]):
+        assert view.get("cost_usd") != "0" or not view["unmeasured"] + view["unpriced"], (
+            "0 is known of all, or not told"
+        )
 
 
 def atto(text: str) -> int:
