@@ -67,7 +67,7 @@ def erase(
     settings, now_ms = bootstrap_settings(), make_clock()()
     found = asyncio.run(_count(scope, now_ms))
     plan: dict[str, Any] = {
-        "erasure_id": scope.erasure_id, "scope": scope.model_dump(exclude_none=True), **asdict(found),
+        "scope": scope.model_dump(exclude_none=True), **asdict(found),
         "at_provider": not keep_at_provider, "executed": execute,
     }  # fmt: skip
     if not found.jobs or not execute:
@@ -75,7 +75,7 @@ def erase(
         tell("no job fits" if not found.jobs else "nothing was changed; add --execute with --why", quiet=quiet)
         raise typer.Exit(0 if found.jobs else DIFFERS)
     asked = ErasureRequested(
-        id=f"{scope.erasure_id}/{now_ms}", at_ms=now_ms, scope=scope, by=by or getpass.getuser(), why=why or "",
+        id=f"{scope.erasure_id}/{now_ms}/requested", at_ms=now_ms, scope=scope, by=by or getpass.getuser(), why=why or "",
         at_provider=not keep_at_provider, submitted_until_ms=now_ms,
     )  # fmt: skip
     done = asyncio.run(_execute(settings, asked, wait=wait, quiet=quiet))
@@ -111,6 +111,6 @@ async def _execute(
             async for batch in reader.read(await reader.ends(partitions)):
                 for record in batch:
                     fact = decode(ERASURE_FACT, record.value)
-                    if isinstance(fact, ErasureDone) and fact.id == f"{asked.id}/done":
+                    if isinstance(fact, ErasureDone) and fact.key == asked.key:
                         return fact
             await asyncio.sleep(ASK_EVERY_S)

@@ -30,7 +30,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
 from backstop.runtime.kafka.topic_reader import open_reader
-from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.clock import NowMs, monotonic_s
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.pausing import pause
@@ -127,14 +127,15 @@ class Eraser:
         following = asyncio.create_task(self._topic.run(), name="erasures-topic")
         try:
             while not stop.is_set():
-                wait_s = TURN_S
+                wait_s, began_s = TURN_S, monotonic_s()
                 for asked in list(self._open.values()) if self._read.is_set() and self._parts.acts() else ():
                     try:
                         await self.pass_over(asked)
                     except (NotErasedError, DatabaseAwayError, BrokerUnavailableError, OSError) as error:
                         log.warning("erasure_waits", erasure_id=asked.key, reason=str(error))
                         wait_s = AGAIN_S
-                await pause(stop, wait_s)
+                # A pass over a large tenant reads each of its rows: it must not be all that the database does.
+                await pause(stop, max(wait_s, 2 * (monotonic_s() - began_s)))
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
