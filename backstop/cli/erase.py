@@ -12,7 +12,6 @@ from backstop.cli.read_rows import read_model_url
 from backstop.cli.settings import bootstrap_settings
 from backstop.readmodel.erasure_rows import ScopeCounts, count
 from backstop.readmodel.opening import database_at
-from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.lifetimes import broker_errors
 from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.kafka.topic_reader import open_reader
@@ -93,24 +92,22 @@ async def _count(scope: ErasureScope, now_ms: int) -> ScopeCounts:
 async def _execute(
     settings: RuntimeSettings, asked: ErasureRequested, *, wait: bool, quiet: bool
 ) -> ErasureDone | None:
-    publisher = KafkaPublisher(settings, "cli")
-    with broker_errors("the erasure is not written; it is safe to run the command again"):
-        await publisher.start()
-    try:
-        await publisher.publish([asked])
-    finally:
-        await publisher.stop()
-    tell(f"written: {asked.key}; a running projection executes it, and goes on after a crash", quiet=quiet)
-    if not wait:
-        return None
+    """:raises ConfigurationError: the topic `erasures` is missing; nothing is written."""
     async with open_reader(settings) as reader:
         partitions = reader.partitions("erasures")
-        if not partitions:
-            raise BrokerUnavailableError("the topic `erasures` is missing: run `backstop topics create`")
-        while True:
+        publisher = KafkaPublisher(settings, "cli")
+        with broker_errors("the erasure is not written; it is safe to run the command again"):
+            await publisher.start()
+        try:
+            await publisher.publish([asked])
+        finally:
+            await publisher.stop()
+        tell(f"written: {asked.key}; a running projection executes it, and goes on after a crash", quiet=quiet)
+        while wait:
             async for batch in reader.read(await reader.ends(partitions)):
                 for record in batch:
                     fact = decode(ERASURE_FACT, record.value)
                     if isinstance(fact, ErasureDone) and fact.key == asked.key:
                         return fact
             await asyncio.sleep(ASK_EVERY_S)
+        return None
