@@ -11,8 +11,8 @@ from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
 from schemas.base import Cause, Terms
-from schemas.jobs import ToldLimits
 from schemas.statuses import END_RESPONSE_STATUSES, SeenOutcome
+from schemas.told_limits import ToldLimits
 
 
 @dataclass(frozen=True, slots=True)

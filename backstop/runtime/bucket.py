@@ -9,7 +9,7 @@ prefixes, because lifecycle rules select by prefix: `bodies/`, `marks/`, `claims
 import asyncio
 from collections.abc import Awaitable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
@@ -76,13 +76,23 @@ def _said(error: Exception) -> str:
     return str(error).partition("Debug source")[0]  # the rest quotes settings of the client
 
 
+class Patience(NamedTuple):
+    """How often a request is repeated, and how long its answer is waited for, without the time of its bytes."""
+
+    tries_again_max: int = TRIES_AGAIN_MAX
+    answer_s: float = ANSWER_S
+
+
+USUAL: Final = Patience()
+
+
 class BucketClient:
     """Sends requests to the store, classifies its errors, and keeps the latest for the readiness probe."""
 
     def __init__(
         self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None,
-        key_id: str | None = None, secret_key: SecretStr | None = None, tries_again_max: int = TRIES_AGAIN_MAX,
-        azure: bool = False, answer_s: float = ANSWER_S,
+        key_id: str | None = None, secret_key: SecretStr | None = None, azure: bool = False,
+        patience: Patience = USUAL,
     ) -> None:  # fmt: skip
         below = prefix.strip("/") or None
         client: ClientConfig = {
@@ -91,7 +101,7 @@ class BucketClient:
             "timeout": timedelta(seconds=REQUEST_S),
         }
         retry: RetryConfig = {
-            "max_retries": tries_again_max,
+            "max_retries": patience.tries_again_max,
             "retry_timeout": timedelta(seconds=RETRY_S),
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
         }
@@ -102,7 +112,7 @@ class BucketClient:
         else:
             s3 = _s3(endpoint, region, key_id, secret_key)
             self.store = S3Store(bucket, prefix=below, config=s3, client_options=client, retry_config=retry)
-        self._answer_s = answer_s
+        self._answer_s = patience.answer_s
         self._troubles: dict[str, tuple[Trouble, float]] = {}
         """The latest failure by operation (get, put), with its time. A success removes it."""
 

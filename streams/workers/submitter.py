@@ -24,8 +24,9 @@ from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.fallbacks import asked_instead
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.pauses import PAUSED_CODE, CreatesPaused
+from schemas.told_limits import ToldLimits
 from schemas.windows import in_window
 from streams.answer_memory import holding
 from streams.large_requests import LargeRequest, LargeRequests

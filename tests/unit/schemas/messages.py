@@ -19,7 +19,7 @@ from schemas.deliveries import (
     ResendDone,
 )
 from schemas.erasures import ERASURE_FACT, ErasureDone, ErasureRequested, ErasureScope, JobErased
-from schemas.jobs import JOB_FACT, RetryOf, ToldLimits, Turn, UsageBooked
+from schemas.jobs import JOB_FACT, RetryOf, Turn, UsageBooked
 from schemas.lanes import (
     LANE_FACT,
     CreateFailed,
@@ -34,6 +34,7 @@ from schemas.partials import PARTIAL, PartialOutput
 from schemas.pauses import PAUSE_FACT, CreatesPaused, CreatesResumed, PauseScope
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT, AttemptBrief, JobResult, Reason, Timings
+from schemas.told_limits import ToldLimits
 from schemas.webhook_endpoints import (
     ENDPOINT_FACT,
     EndpointRemoved,
