@@ -74,7 +74,8 @@ def erase(
         tell("no job fits" if not found.jobs else "nothing was changed; add --execute with --why", quiet=quiet)
         raise typer.Exit(0 if found.jobs else DIFFERS)
     asked = ErasureRequested(
-        id=f"{scope.erasure_id}/{now_ms}/requested", at_ms=now_ms, scope=scope, by=by or getpass.getuser(), why=why or "",
+        id=f"{scope.erasure_id}/{now_ms}/requested", at_ms=now_ms, scope=scope, by=by or getpass.getuser(),
+        why=why or "",
         at_provider=not keep_at_provider, submitted_until_ms=now_ms,
     )  # fmt: skip
     done = asyncio.run(_execute(settings, asked, wait=wait, quiet=quiet))
