@@ -5,6 +5,7 @@ import base64
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def twice_tried(rig: Rig, job_id: str) -> list[Message]:
 
 def erase(rig: Rig, *arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [*BACKSTOP, "erase", "--subject", "ann", *arguments], env=rig.environment(""), stdout=subprocess.PIPE
+        [sys.executable, *BACKSTOP, "erase", "--subject", "ann", *arguments],
+        env=rig.environment(""),
+        stdout=subprocess.PIPE,
     )
 
 
@@ -131,8 +134,8 @@ def test_with_keys_no_text_is_readable_at_rest_and_an_erasure_takes_it_from_the_
 
         settings = system.runtime
         done = subprocess.run(
-            [*BACKSTOP, "erase", "--subject", "ann", "--execute", "--why", "asked for"], timeout=90, check=True,
-            capture_output=True, env={
+            [sys.executable, *BACKSTOP, "erase", "--subject", "ann", "--execute", "--why", "asked for"],
+            timeout=90, check=True, capture_output=True, env={
                 **kept, "PYTHONPATH": str(ROOT), "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
                 "BACKSTOP_TOPIC_PREFIX": settings.topic_prefix, "BACKSTOP_DATABASE_URL": f"sqlite:///{system.database}",
             },
