@@ -120,6 +120,7 @@ COMPILE = uv pip compile --universal --generate-hashes --no-header --no-emit-ind
 lock: ## refresh requirements.lock from pyproject.toml (needs uv)
 	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
 	$(COMPILE) deploy/release-tools.in --python-version 3.11 -o deploy/release-tools.lock
+	$(COMPILE) deploy/docs-tools.in --python-version 3.11 -o deploy/docs-tools.lock
 	$(COMPILE) tests/providers/requirements.in --python-version 3.12 -o tests/providers/requirements.lock
 	$(COMPILE) --upgrade $(CLIENTS)/python/requirements.in --python-version 3.11 -o $(CLIENTS)/python/requirements.lock
 
@@ -165,7 +166,17 @@ $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 	@$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-.PHONY: diagram lock-jars release scan
+SITE := .backstop/docs-tools
+
+docs: install $(SITE)/.installed ## build the docs site into .backstop/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
+
+$(SITE)/.installed: deploy/docs-tools.lock $(STAMP)
+	@$(BIN)/python -m venv $(SITE)
+	@$(SITE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.PHONY: diagram lock-jars release scan docs
 
 .PHONY: help demo dev test test-unit test-kafka test-long test-providers torture planted kafka-up kafka-down topics
 .PHONY: install lock fmt

@@ -1,7 +1,7 @@
 """Erasures: what an operator had erased, by whom and why, on `erasures`; and the fact of each erased job, on `jobs`.
 
-`erasures` is compacted by what is erased, so that the last erasure of each scope stays for ever. The projection follows
-it, and does the work (`backstop.readmodel.erasing`).
+`erasures` is compacted by request, so that each erasure stays for ever. The projection follows it, and does the work
+(`backstop.readmodel.erasing`).
 """
 
 import hashlib
@@ -50,7 +50,8 @@ class ErasureMessage(Message):
 
     @property
     def key(self) -> str:
-        return self.scope.erasure_id
+        """Each request has its own: the end of one must not stand for another one of the same scope."""
+        return f"{self.scope.erasure_id}/{self.submitted_until_ms}"
 
 
 class ErasureRequested(ErasureMessage):

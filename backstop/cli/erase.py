@@ -12,7 +12,6 @@ from backstop.cli.read_rows import read_model_url
 from backstop.cli.settings import bootstrap_settings
 from backstop.readmodel.erasure_rows import ScopeCounts, count
 from backstop.readmodel.opening import database_at
-from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.lifetimes import broker_errors
 from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.kafka.topic_reader import open_reader
@@ -67,7 +66,7 @@ def erase(
     settings, now_ms = bootstrap_settings(), make_clock()()
     found = asyncio.run(_count(scope, now_ms))
     plan: dict[str, Any] = {
-        "erasure_id": scope.erasure_id, "scope": scope.model_dump(exclude_none=True), **asdict(found),
+        "scope": scope.model_dump(exclude_none=True), **asdict(found),
         "at_provider": not keep_at_provider, "executed": execute,
     }  # fmt: skip
     if not found.jobs or not execute:
@@ -75,7 +74,8 @@ def erase(
         tell("no job fits" if not found.jobs else "nothing was changed; add --execute with --why", quiet=quiet)
         raise typer.Exit(0 if found.jobs else DIFFERS)
     asked = ErasureRequested(
-        id=f"{scope.erasure_id}/{now_ms}", at_ms=now_ms, scope=scope, by=by or getpass.getuser(), why=why or "",
+        id=f"{scope.erasure_id}/{now_ms}/requested", at_ms=now_ms, scope=scope, by=by or getpass.getuser(),
+        why=why or "",
         at_provider=not keep_at_provider, submitted_until_ms=now_ms,
     )  # fmt: skip
     done = asyncio.run(_execute(settings, asked, wait=wait, quiet=quiet))
@@ -93,24 +93,22 @@ async def _count(scope: ErasureScope, now_ms: int) -> ScopeCounts:
 async def _execute(
     settings: RuntimeSettings, asked: ErasureRequested, *, wait: bool, quiet: bool
 ) -> ErasureDone | None:
-    publisher = KafkaPublisher(settings, "cli")
-    with broker_errors("the erasure is not written; it is safe to run the command again"):
-        await publisher.start()
-    try:
-        await publisher.publish([asked])
-    finally:
-        await publisher.stop()
-    tell(f"written: {asked.key}; a running projection executes it, and goes on after a crash", quiet=quiet)
-    if not wait:
-        return None
+    """:raises ConfigurationError: the topic `erasures` is missing; nothing is written."""
     async with open_reader(settings) as reader:
         partitions = reader.partitions("erasures")
-        if not partitions:
-            raise BrokerUnavailableError("the topic `erasures` is missing: run `backstop topics create`")
-        while True:
+        publisher = KafkaPublisher(settings, "cli")
+        with broker_errors("the erasure is not written; it is safe to run the command again"):
+            await publisher.start()
+        try:
+            await publisher.publish([asked])
+        finally:
+            await publisher.stop()
+        tell(f"written: {asked.key}; a running projection executes it, and goes on after a crash", quiet=quiet)
+        while wait:
             async for batch in reader.read(await reader.ends(partitions)):
                 for record in batch:
                     fact = decode(ERASURE_FACT, record.value)
-                    if isinstance(fact, ErasureDone) and fact.id == f"{asked.id}/done":
+                    if isinstance(fact, ErasureDone) and fact.key == asked.key:
                         return fact
             await asyncio.sleep(ASK_EVERY_S)
+        return None

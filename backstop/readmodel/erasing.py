@@ -30,13 +30,13 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
 from backstop.runtime.kafka.topic_reader import open_reader
-from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.clock import NowMs, monotonic_s
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.pausing import pause
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import BlobBody, Body
-from schemas.codec import PoisonError, decode, load_object
+from schemas.codec import PoisonError, decode
 from schemas.erasures import ERASURE_FACT, ErasureDone, ErasureFact, ErasureRequested, JobErased, without_content
 from schemas.jobs import JOB_FACT, AttemptAccepted, AttemptSettled, CancelRequested
 from schemas.results import RESULT
@@ -46,6 +46,8 @@ TURN_S: Final = 1.0
 AGAIN_S: Final = 5.0
 """The wait after a pass that failed."""
 DELETES_AT_ONCE: Final = 16
+REMOVALS_AT_ONCE: Final = 32
+"""A bucket answers within tens of milliseconds."""
 RECENT_MS: Final = 10_000
 """A read model that has caught up knows a job sooner after its body was put."""
 
@@ -125,14 +127,15 @@ class Eraser:
         following = asyncio.create_task(self._topic.run(), name="erasures-topic")
         try:
             while not stop.is_set():
-                wait_s = TURN_S
+                wait_s, began_s = TURN_S, monotonic_s()
                 for asked in list(self._open.values()) if self._read.is_set() and self._parts.acts() else ():
                     try:
                         await self.pass_over(asked)
                     except (NotErasedError, DatabaseAwayError, BrokerUnavailableError, OSError) as error:
                         log.warning("erasure_waits", erasure_id=asked.key, reason=str(error))
                         wait_s = AGAIN_S
-                await pause(stop, wait_s)
+                # A pass over a large tenant reads each of its rows: it must not be all that the database does.
+                await pause(stop, max(wait_s, 2 * (monotonic_s() - began_s)))
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
@@ -208,7 +211,7 @@ class Eraser:
         tally.left += len(jobs)  # The next pass sees that their facts were read.
         if self._parts.deletes is not None and asked.at_provider:
             await self._delete(self._parts.deletes, {each for job in jobs for each in job.response_ids}, tally)
-        ready = [job for job in jobs if await self._remove_blobs(asked, job, tally)]
+        ready = await self._ready(asked, jobs, tally)
         if not ready:
             return
         await self._parts.publisher.erase("results", [job.row.job_id for job in ready])
@@ -234,32 +237,36 @@ class Eraser:
                 await asyncio.sleep(min(answer.wait_ms, 60_000) / 1000)
                 raise NotErasedError(f"the provider did not delete a response: {answer.reason}")
 
-    async def _remove_blobs(self, asked: ErasureRequested, job: FoundJob, tally: _Tally) -> bool:
+    async def _ready(self, asked: ErasureRequested, jobs: Sequence[FoundJob], tally: _Tally) -> list[FoundJob]:
+        """Remove the blobs of these jobs; the jobs of which none was put a moment ago."""
+        read = partial(erasure_rows.shared, jobs=jobs, scope=asked.scope, submitted_until_ms=asked.submitted_until_ms)
+        shared = await self._parts.database.read(read)
+        places = asyncio.Semaphore(REMOVALS_AT_ONCE)
+
+        async def is_ready(job: FoundJob) -> bool:
+            async with places:
+                return await self._remove_blobs(job, shared, tally)
+
+        ready = await asyncio.gather(*map(is_ready, jobs))
+        return [job for job, is_one in zip(jobs, ready, strict=True) if is_one]
+
+    async def _remove_blobs(self, job: FoundJob, shared: set[str], tally: _Tally) -> bool:
         """Remove what only this job, or others of the scope, refer to. False: a blob was put a moment ago."""
-        parts, scope, until_ms = self._parts, asked.scope, asked.submitted_until_ms
-        shared: list[tuple[str, Callable[[Any], bool]]] = []
-        of_request = _blob_of_row(job.request)
-        if of_request is not None and job.request is not None:
-            body = job.request
-            shared.append((of_request, lambda conn: erasure_rows.request_is_shared(conn, body, scope, until_ms)))
-        kept = job.row.request_sha256
+        remover, kept = self._parts.remover, job.row.request_sha256
+        own = {request: request} if (request := erasure_rows.request_blob(job)) is not None else {}
         if kept:  # The submission as it came, which the Responses API shows.
-            shared.append(
-                (
-                    name_of(parts.remover, job.row.tenant, kept),
-                    lambda conn: erasure_rows.submission_is_shared(conn, kept, scope, until_ms),
-                )
-            )
-        for sha256, is_shared in shared:
-            if await parts.database.read(is_shared):
+            own[kept] = name_of(remover, job.row.tenant, kept)
+        for sha256, name in own.items():
+            if sha256 in shared:
                 tally.blobs_shared += 1
                 continue
-            removal = await parts.remover.remove(sha256, parts.now_ms() - self._recent_ms)
+            removal = await remover.remove(name, self._parts.now_ms() - self._recent_ms)
             if removal == "recent":
                 return False
             tally.blobs += removal == "removed"
         for sha256 in await self._answers(job):  # A response object has the response's id: no two are equal.
-            tally.blobs += await parts.remover.remove(sha256, ANY_TIME_MS) == "removed"
+            removal = await remover.remove(sha256, ANY_TIME_MS)
+            tally.blobs += removal == "removed"
         return True
 
     async def _answers(self, job: FoundJob) -> set[str]:
@@ -290,13 +297,6 @@ def _erased(asked: ErasureRequested, job: FoundJob, at_ms: int) -> JobErased:
         erasure_id=asked.key, by=asked.by, why=asked.why,
         result=without_content(decode(RESULT, job.row.result), at_ms),
     )  # fmt: skip
-
-
-def _blob_of_row(body: bytes | None) -> str | None:
-    """The hash of a request in the blob store; None for one that stands in its row."""
-    if body is None or b'"kind":"blob"' not in body[:20]:
-        return None
-    return str(load_object(body)["sha256"])
 
 
 def _body_of(value: bytes | None) -> Body | None:

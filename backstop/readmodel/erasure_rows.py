@@ -1,6 +1,6 @@
 """What an erasure finds in the read model: jobs of its scope, what they refer to, and which other jobs refer to it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,25 +124,31 @@ def page(conn: Connection, scope: ErasureScope, submitted_until_ms: int, after: 
     return Page(jobs, following)
 
 
-def request_is_shared(conn: Connection, body: bytes, scope: ErasureScope, submitted_until_ms: int) -> bool:
-    """Whether a job outside of the scope has the same request in the blob store."""
+def shared(conn: Connection, jobs: Iterable[FoundJob], scope: ErasureScope, submitted_until_ms: int) -> set[str]:
+    """Of the hashes that these jobs refer to (the request in the blob store, the submission as it came), those that a
+    job outside of the scope refers to as well.
+    """
     where, params = scope_of(scope, submitted_until_ms)
-    return bool(
-        conn.rows(
+    found: set[str] = set()
+    for job in jobs:
+        request, submission = request_blob(job), job.row.request_sha256
+        if request is not None and conn.rows(
             "SELECT 1 FROM requests JOIN jobs j ON j.job_id = requests.job_id "
             f"WHERE requests.body = ? AND {_REFERENCE} AND NOT ({where}) LIMIT 1",
-            (body, *params),
-        )
-    )
-
-
-def submission_is_shared(conn: Connection, sha256: str, scope: ErasureScope, submitted_until_ms: int) -> bool:
-    """Whether a job outside of the scope, that is not erased, was submitted with the same words."""
-    where, params = scope_of(scope, submitted_until_ms)
-    return bool(
-        conn.rows(
-            "SELECT 1 FROM jobs j JOIN requests ON requests.job_id = j.job_id "
+            (job.request, *params),
+        ):
+            found.add(request)
+        if submission and conn.rows(
+            "SELECT 1 FROM jobs j JOIN requests ON requests.job_id = j.job_id "  # an erased job has none
             f"WHERE j.request_sha256 = ? AND NOT ({where}) LIMIT 1",
-            (sha256, *params),
-        )
-    )
+            (submission, *params),
+        ):
+            found.add(submission)
+    return found
+
+
+def request_blob(job: FoundJob) -> str | None:
+    """The hash of a request in the blob store; None for one that stands in its row."""
+    if job.request is None or b'"kind":"blob"' not in job.request[:20]:
+        return None
+    return str(orjson.loads(job.request)["sha256"])

@@ -143,9 +143,11 @@ class FolderBlobs:
                 return "recent"
             path.rename(aside)
         except FileNotFoundError:
-            if not aside.exists():  # else a removal was killed between its two steps
-                return "absent"
-        removed = _swept(aside, before_ms)
+            pass  # or a removal was killed between its two steps
+        try:
+            removed = _swept(aside, before_ms)
+        except FileNotFoundError:
+            return "absent"
         sync_folder(path.parent)
         return "removed" if removed else "recent"
 

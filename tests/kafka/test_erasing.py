@@ -1,18 +1,27 @@
 """An erasure on a real broker: asked for with the command, killed twice in the middle, and finished all the same."""
 
 import asyncio
+import base64
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx2
 import orjson
 
+from backstop.dev.fast_provider import BRISK
+from backstop.dev.system import Shape
 from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.kafka.topic_reader import open_reader
+from backstop.runtime.settings import RuntimeSettings
 from schemas.base import BlobBody, Message
 from schemas.jobs import JobFact
 from streams.fold.job import Absent, JobState, due_ms, step
-from tests.kafka.projection_rig import Rig, jobs, rebuild
+from tests.kafka.held import held
+from tests.kafka.projection_rig import ROOT, Rig, jobs, rebuild
 from tests.support.children import BACKSTOP
 from tests.unit.backstop.readmodel.logs import accepted, claimed, result_of, settled, submitted, timer
 
@@ -59,7 +68,9 @@ def twice_tried(rig: Rig, job_id: str) -> list[Message]:
 
 def erase(rig: Rig, *arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [*BACKSTOP, "erase", "--subject", "ann", *arguments], env=rig.environment(""), stdout=subprocess.PIPE
+        [sys.executable, *BACKSTOP, "erase", "--subject", "ann", *arguments],
+        env=rig.environment(""),
+        stdout=subprocess.PIPE,
     )
 
 
@@ -91,3 +102,62 @@ def test_killed_twice_in_the_middle_an_erasure_finishes_and_a_rebuild_brings_not
         assert [row[1] for row in rows if row[0].startswith("j")] == ['["t"]'] * 5
         assert rebuild(rig) == 0
     assert erase(rig).wait(60) == 1  # no job fits any more
+
+
+def test_with_keys_no_text_is_readable_at_rest_and_an_erasure_takes_it_from_the_provider_too(
+    broker, tmp_path: Path
+) -> None:
+    key = base64.b64encode(os.urandom(32)).decode()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
+    shape = Shape(
+        folder=tmp_path,
+        environment={**BRISK, **kept, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},
+        settings={"BACKSTOP_PAYLOAD_KEYS": f"default:{key}", "BACKSTOP_INLINE_BYTES_MAX": "0"},
+        port=0,
+        partitions=2,
+        time_scale=20.0,
+    )
+    with held(shape) as system:
+        asked = {"request": {"model": "gpt-5.2", "input": SECRET}, "job_id": "job_1", "tags": [TAG]}
+        httpx2.post(f"{system.url}/v1/jobs", json=asked).raise_for_status()
+        made = httpx2.post(
+            f"{system.url}/v1/responses", json={"model": "gpt-5.2", "input": SECRET, "background": True}
+        ).json()
+        ended = httpx2.get(f"{system.url}/v1/jobs/job_1?wait=30", timeout=60).json()
+        (attempt,) = ended["result"]["attempts"]
+        assert SECRET in httpx2.get(f"{system.url}/v1/jobs/job_1/output").text
+        assert SECRET in httpx2.get(f"{system.url}/v1/responses/{made['id']}/input_items").text
+        at_rest = [path for path in (*tmp_path.glob("blobs/??/*"), *tmp_path.glob("*.db*")) if path.is_file()]
+        assert len(at_rest) > 4
+        assert not [path for path in at_rest if SECRET.encode() in path.read_bytes()]
+        assert SECRET not in asyncio.run(records(system.runtime))
+
+        settings = system.runtime
+        done = subprocess.run(
+            [sys.executable, *BACKSTOP, "erase", "--subject", "ann", "--execute", "--why", "asked for"],
+            timeout=90, check=True, capture_output=True, env={
+                **kept, "PYTHONPATH": str(ROOT), "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
+                "BACKSTOP_TOPIC_PREFIX": settings.topic_prefix, "BACKSTOP_DATABASE_URL": f"sqlite:///{system.database}",
+            },
+        )  # fmt: skip
+        figures = orjson.loads(done.stdout)["done"]
+        assert (figures["responses"], figures["blobs"]) == (1, 2)
+        assert httpx2.get(f"{system.url}/v1/jobs/job_1/output").status_code == 404
+        assert httpx2.get(f"{system.url}/v1/jobs/job_1").json()["result"]["erased_at_ms"]
+        answer = httpx2.get(
+            f"{system.simulator_url}/v1/responses/{attempt['response_id']}",
+            headers={"Authorization": f"Bearer {system.api_key}"},
+        )
+        assert answer.status_code == 404
+        assert SECRET in httpx2.get(f"{system.url}/v1/responses/{made['id']}/input_items").text
+
+
+async def records(settings: RuntimeSettings) -> str:
+    """All that stands on the topics that hold bodies, as text."""
+    async with open_reader(settings) as reader:
+        partitions = [
+            each for topic in ("jobs", "responses", "results", "submissions") for each in reader.partitions(topic)
+        ]
+        found = await reader.read_all(partitions)
+    assert len(found) > 8
+    return "".join((record.value or b"").decode() for record in found)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from schemas.base import InlineBody
+from schemas.erasures import JobErased
 from schemas.hedges import HedgePermit
 from schemas.jobs import (
     AdoptionRefused,
@@ -31,6 +32,7 @@ from schemas.responses import (
     ResponseTimerFired,
     WebhookReceived,
 )
+from schemas.results import JobResult, Timings
 from schemas.statuses import ObservedOutcome as Outcome
 from schemas.statuses import SettledStatus
 
@@ -123,6 +125,17 @@ def cancel_requested(at_ms: int, **changes: Any) -> CancelRequested:
         "ingress": "http",
     }
     return CancelRequested(**{**given, **changes})
+
+
+def job_erased(at_ms: int) -> JobErased:
+    left = JobResult(
+        id=f"{JOB}/result", at_ms=at_ms, job_id=JOB, tenant=TENANT, outcome="completed", erased_at_ms=at_ms,
+        timings=Timings(submitted_at_ms=T0, finished_at_ms=at_ms),
+    )  # fmt: skip
+    return JobErased(
+        id=f"{JOB}/erased", at_ms=at_ms, job_id=JOB, tenant=TENANT, erasure_id="erasure_1", by="Ann", why="asked for",
+        result=left,
+    )  # fmt: skip
 
 
 def job_changed(at_ms: int, **changes: Any) -> JobChanged:

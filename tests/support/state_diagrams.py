@@ -35,6 +35,7 @@ from tests.support.builders import (
     found_too_late,
     hedge_permitted,
     job_changed,
+    job_erased,
     job_timer,
     observed,
     poll_failed,
@@ -142,6 +143,7 @@ def _job_facts(state: job.JobState) -> Iterator[tuple[str, Message]]:
     yield "JobChanged", job_changed(AT, priority="bulk", deadline_at_ms=DEADLINE)
     yield "JobChanged (deadline passed)", job_changed(AT, deadline_at_ms=AT)
     yield "AdoptionRefused", adoption_refused(AT)
+    yield "JobErased", job_erased(AT)
     yield (
         "UsageBooked",
         UsageBooked(id="b", at_ms=AT, job_id="job_1", attempt=1, tenant="acme", response_id="r", usage=PAID),

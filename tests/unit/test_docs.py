@@ -78,3 +78,10 @@ def test_each_place_of_the_map_is_there_and_defines_what_the_map_tells_of_it() -
             if missing or (not text and folders and "NAME" not in place):
                 wrong.append(f"{place} {missing}")
     assert wrong == []
+
+
+def test_each_page_has_its_place_in_the_site() -> None:
+    """`make docs` builds it strictly; this is what it would find first."""
+    site = (ROOT / "mkdocs.yml").read_text()
+    placed = set(re.findall(r"^ +- (?:[A-Z]\w+: )?([\w-]+\.md)$", site, flags=re.MULTILINE))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= placed

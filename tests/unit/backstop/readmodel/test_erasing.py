@@ -292,3 +292,18 @@ def test_an_erased_row_is_the_same_whether_its_result_was_read_or_not(run, tmp_p
             assert (writes.requests, writes.repeated_results) == ({}, [])
 
     run(body)
+
+
+def test_the_end_of_one_erasure_is_not_the_end_of_a_later_one_of_the_same_scope(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        first, later = asked(), asked().model_copy(update={"submitted_until_ms": NOW_MS + 9})
+        eraser = at.eraser()
+        eraser.take(first, 0)
+        eraser.take(later, 0)
+        assert await eraser.pass_over(first)
+        (done,) = at.topics.landed
+        assert (done.key == first.key, done.key == later.key) == (True, False)
+        assert eraser._open == {later.key: later}
+
+    run(body)

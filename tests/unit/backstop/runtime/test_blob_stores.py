@@ -263,3 +263,28 @@ def test_a_folder_that_can_not_be_read_is_no_missing_blob(tmp_path: Path) -> Non
             await store.blobs.get("0" * 64)
 
     asyncio.run(story())
+
+
+def test_a_blob_is_removed_unless_it_was_put_again_since(storage: Storage) -> None:
+    async def story() -> None:
+        sha256 = await storage.blobs.put(b"x")
+        assert await storage.remover.remove(sha256, 0) == "recent"
+        assert await storage.blobs.get(sha256) == b"x"
+        assert await asyncio.gather(*(storage.remover.remove(sha256, 1 << 60) for _ in range(2))) != ["absent"] * 2
+        assert await storage.remover.remove(sha256, 1 << 60) == "absent"
+        with pytest.raises(BlobMissingError):
+            await storage.blobs.get(sha256)
+
+    asyncio.run(story())
+
+
+def test_a_removal_that_was_killed_between_its_two_steps_is_finished_by_the_next(tmp_path: Path) -> None:
+    async def story() -> None:
+        blobs = FolderBlobs(tmp_path)
+        sha256 = await blobs.put(b"x")
+        path = tmp_path / sha256[:2] / sha256
+        path.rename(path.with_name(f"{path.name}.swept"))
+        assert await blobs.remove(sha256, 1 << 60) == "removed"
+        assert not list(path.parent.iterdir())
+
+    asyncio.run(story())
