@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,6 +18,7 @@ from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.http.health import Health, HealthServer
 from backstop.runtime.kafka.broker_clock import BrokerClock
 from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.former_members import FormerMembers
 from backstop.runtime.kafka.publisher import KafkaPublisher
 from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.chance import random_hex
@@ -133,7 +135,12 @@ class Worker:
         self._follower = Follower(Reporting(self._partials, FollowerMetrics(), self._now_ms), settings.follow_limits())
         self._tables: list[FoldTable] = []
         self._spans = _span_export(settings)
-        self._app = self._make_app()
+        folder = settings.data_dir / (settings.worker_instance_id or "worker")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._members = FormerMembers(folder)
+        self._app = self._make_app(folder)
+        if settings.worker_instance_id is None:  # A static member has its partitions back without that.
+            self._app.joined = self._members.joined
         self._watchdog = self._make_watchdog()
         self._schedulers = [
             self._add_fold(JOB_FOLD),
@@ -152,6 +159,7 @@ class Worker:
         await self._publisher.start()
         await self._partials.start()
         await self._clock.first()
+        await self._members.leave(client_options(settings))
         self.health.met("topics")  # Checked by the entry point before.
         submitter, poller = self._workers()
         self._watchdog.start()
@@ -182,6 +190,7 @@ class Worker:
             pauses.cancel()
             await self._watchdog.stop()
             await self._results.stop()
+            self._members.close()
             await self._publisher.stop()
             await self._partials.stop()
             await self._access.provider.close()
@@ -246,7 +255,9 @@ class Worker:
 
     def _group(self, topic: str, group: str) -> CommandGroup:
         timeout_ms = self._settings.group_session_timeout_ms
-        member = CommandGroup(self._settings, topic=topic, group=group, session_timeout_ms=timeout_ms)
+        member = CommandGroup(
+            self._settings, topic=topic, group=group, session_timeout_ms=timeout_ms, joined=self._members.joined
+        )
         self._publisher.tell(topic, member.landed)
         return member
 
@@ -256,10 +267,8 @@ class Worker:
         except Exception as error:
             end_process(error)
 
-    def _make_app(self) -> FoldApp:
+    def _make_app(self, folder: Path) -> FoldApp:
         settings = self._settings
-        folder = settings.data_dir / (settings.worker_instance_id or "worker")
-        folder.mkdir(parents=True, exist_ok=True)
         return make_app(
             f"{settings.topic_prefix}worker",
             settings.kafka_bootstrap_servers,

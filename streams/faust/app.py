@@ -49,6 +49,8 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
     batch_records_max: int
     drain_timeout_s: float
     on_failure: Callable[[BaseException], None]
+    joined: Callable[[str, str], None] | None = None
+    """Told the group and the member id at each assignment."""
     now_s: Callable[[], float]
     fold_tables: dict[str, FoldTable]
     """Tables by the full name of their log. Their rows' versions are offsets: a truncated log is a failure."""

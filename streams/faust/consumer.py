@@ -328,6 +328,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
 
     # -- revocation and stop
 
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        if self.app.joined is not None:
+            self.app.joined(self.app.conf.id, self._thread.member_id)
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Wait for the events that are out and commit them before Faust forgets them; Faust would commit afterwards."""
         self.stop_flow()

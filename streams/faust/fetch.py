@@ -124,6 +124,10 @@ class SourceFetcher(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is u
         consumer._fetch_max_bytes = FETCH_BYTES_MAX
         return consumer
 
+    @property
+    def member_id(self) -> str:
+        return str(self._ensure_consumer()._coordinator.member_id)
+
     def want(self, wanted: frozenset[TP]) -> None:
         """Set the partitions to fetch, and wake a waiting `chunks`."""
         if wanted != self.wanted:

@@ -34,13 +34,15 @@ class CommandGroup:
 
     def __init__(
         self, settings: RuntimeSettings, *, topic: str, group: str, session_timeout_ms: int = 10_000,
-        consumer: Callable[..., Any] = AIOKafkaConsumer,
+        consumer: Callable[..., Any] = AIOKafkaConsumer, joined: Callable[[str, str], None] | None = None,
     ) -> None:  # fmt: skip
-        """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same."""
+        """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same.
+        :param joined: as in `ConsumerGroup`.
+        """
         self._topic = topic
         self._group = HandedGroup(
             settings, topic=topic, group=group, session_timeout_ms=session_timeout_ms, consumer=consumer,
-            max_partition_fetch_bytes=FETCH_BYTES_MAX,
+            max_partition_fetch_bytes=FETCH_BYTES_MAX, joined=joined,
         )  # fmt: skip
         self._settings = settings
         self._new_consumer = consumer

@@ -136,8 +136,9 @@ class FoldConsumer:
                 if fetched:
                     lane.take(fetched, fetched[-1].offset + 1)
             if not lane.pending:
-                wake.clear()
-                await wake.wait()
+                if not log.read(lane.fetched, 1):
+                    wake.clear()
+                    await wake.wait()
                 continue
             records: Sequence[Any] = lane.pending.next_batch(chaos.mixture.batch_records_max)
             position = lane.out_end = records[-1].offset + 1

@@ -56,10 +56,12 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     def __init__(
         self, settings: RuntimeSettings, *, topics: Sequence[str], group: str, session_timeout_ms: int = 10_000,
         moving: Callable[[], Awaitable[None]] | None = None, pace: FetchWait | None = None,
+        joined: Callable[[str, str], None] | None = None,
         consumer: Callable[..., Any] = AIOKafkaConsumer, **options: Any,
     ) -> None:  # fmt: skip
         """:param moving: is awaited before and after partitions move.
         :param pace: of its fetches; the usual one if not given.
+        :param joined: is told the group's full name and the member id at each assignment.
         :param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same.
         :param options: further options of that consumer.
         """
@@ -80,6 +82,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             **options,
         }
         self._moving = moving
+        self._joined = joined
         self._consumer: Any = None
         self._fetch_wait = pace or FetchWait()
         self._commit_lock = asyncio.Lock()
@@ -233,6 +236,8 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._generation = self._generation_now()
         self._partitions = frozenset(self._from(tp) for tp in assigned)
         self._open = True
+        if self._joined is not None:
+            self._joined(self.name, self._consumer._coordinator.member_id)  # noqa: SLF001 - as the generation
         log.info("partitions_assigned", group=self.name, partitions=sorted(f"{t}-{n}" for t, n in self._partitions))
 
     def _live(self) -> Any:
