@@ -2,8 +2,11 @@
 
 aiohttp limits neither. So each accepted connection is first held by a protocol of this module, which collects the
 headers of the first request and then hands the connection over to aiohttp. A connection that sends slowly, or nothing,
-is closed here and costs a few hundred bytes. At the limit, room for a new connection is made among those that are
-waiting for bytes from their client: of the address with most of them, the ones silent for longest are closed.
+is closed here and costs a few hundred bytes. At the limit, room for a new connection is made among those that wait for
+their client, to send or to read: of the address with most of them, the ones silent for longest are closed.
+
+aiohttp also waits without end for a client that does not read: before the next answer, and when it closes. Such a
+connection is cut off after `stream_write_s`.
 """
 
 import asyncio
@@ -30,19 +33,45 @@ class ProblemRequestHandler(web.RequestHandler):
     bytes.
     """
 
-    __slots__ = ("address", "gate", "heard_s")
+    __slots__ = ("address", "cut", "gate", "heard_s", "wire")
 
     gate: "Gate"
     address: str
     heard_s: float
+    wire: asyncio.Transport
+    """aiohttp forgets its own when it closes, though bytes may still wait for the client."""
+    cut: asyncio.TimerHandle | None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.wire, self.cut = cast("asyncio.Transport", transport), None
         super().connection_made(transport)
         self.gate.handlers.add(self)
+        assert self._task_handler is not None
+        self._task_handler.add_done_callback(self._cut_later)  # it closes the connection as it ends
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.gate.handlers.discard(self)
+        self._keep()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._cut_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.heard_s = monotonic_s()
+        if not self.wire.is_closing():
+            self._keep()
+
+    def _cut_later(self, _ended: object = None) -> None:
+        if self.cut is None and self in self.gate.handlers:
+            self.cut = self._loop.call_later(self.gate.limits.stream_write_s, self.wire.abort)
+
+    def _keep(self) -> None:
+        if self.cut is not None:
+            self.cut.cancel()
+            self.cut = None
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = monotonic_s()
@@ -50,12 +79,13 @@ class ProblemRequestHandler(web.RequestHandler):
 
     @property
     def owes(self) -> bool:
-        """Whether the client has to send next: a new request, or the rest of the current body."""
+        """Whether the client has to go on: to read, to send a new request, or the rest of the current body."""
         request = self._current_request
-        return request is None or not request.content.is_eof()
+        return self.writing_paused or request is None or not request.content.is_eof()
 
     def evict(self) -> None:
         self.force_close()
+        self.wire.abort()  # `close` waits for the client to read
 
     def handle_error(
         self,
@@ -85,17 +115,23 @@ class Gate:
         self.limits = limits
         self.waiting: set[_Waiting] = set()
         self.handlers: set[ProblemRequestHandler] = set()
+        if metrics is not None:
+            metrics.connections.set_function(lambda: self.open)
 
     def __call__(self) -> asyncio.Protocol:
         return _Waiting(self)
 
     @property
+    def open(self) -> int:
+        return len(self.waiting) + len(self._server.connections)
+
+    @property
     def full(self) -> bool:
-        return len(self.waiting) + len(self._server.connections) >= self.limits.connections_max
+        return self.open >= self.limits.connections_max
 
     def make_room(self) -> bool:
-        """Close some connections whose client has to send next; several at once, so that not each new connection
-        repeats the search. False: there are none.
+        """Close some connections whose client has to go on; several at once, so that not each new connection repeats
+        the search. False: there are none.
         """
         owing: dict[str, list[_Waiting | ProblemRequestHandler]] = {}
         found: list[_Waiting | ProblemRequestHandler] = [*self.waiting]

@@ -2,7 +2,7 @@
 
 from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from schemas.statuses import END_RESPONSE_STATUSES
 
@@ -58,6 +58,9 @@ class ReceiverMetrics:
             ("method", "route", "status_class"),
             buckets=_buckets(0.001, 60),
             registry=registry,
+        )
+        self.connections = Gauge(
+            "backstop_http_connections", "Open connections, those that are being closed among them.", registry=registry
         )
         self.connections_refused = Counter(
             "backstop_http_connections_refused_total",

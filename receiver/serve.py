@@ -13,7 +13,7 @@ from backstop.page.routes import add_page
 from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.feed import ChangeFeed, StreamLimits
-from backstop.readmodel.opening import database_at
+from backstop.readmodel.opening import database_at, folder_of
 from backstop.readmodel.settings import OVERDUE_BOUND_MS, ProjectionSettings
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.blob_stores import open_storage, store_id
@@ -23,8 +23,10 @@ from backstop.runtime.http.routes import require_declared
 from backstop.runtime.kafka.broker_clock import BrokerClock
 from backstop.runtime.kafka.publisher import KafkaPublisher, Publisher
 from backstop.runtime.kafka.topics import require_topics
+from backstop.runtime.kafka.troubles import Troubles
 from backstop.runtime.process.chance import random_hex
 from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.disk import nearly_full_probe
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.startup import stop_on_signals
 from receiver.access.identity import PAGE, caller_of, tenant_of
@@ -66,12 +68,18 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
     stop = asyncio.Event()
     stop_on_signals(stop)
     store = store_id(settings, random_hex)
-    publisher = KafkaPublisher(settings, "receiver", store)
+    health = Health("serve")
+    folders_used = [None if settings.blobs else settings.blobs_path, folder_of(reads.readmodel_url)]
+    disks = [nearly_full_probe(folder) for folder in folders_used if folder is not None]
+
+    def trouble() -> str | None:
+        return health.trouble() or next(filter(None, (low() for low in disks)), None)
+
+    publisher = KafkaPublisher(settings, "receiver", store, trouble)
     clock = BrokerClock(own_now_ms, publisher)
     now_ms = clock.now_ms
     database = database_at(reads.readmodel_url, now_ms)
     limits = Limits()
-    health = Health("serve")
     health.expect("broker", "readmodel")
     folders = None if store is None else BlobFolders(store, now_ms)
     bound_ms = reads.readmodel_overdue_bound_ms
@@ -97,7 +105,7 @@ async def run(settings: ReceiverSettings, reads: ProjectionSettings, own_now_ms:
         asyncio.create_task(_connect(settings, publisher, clock, health, stop), name="connect"),
         asyncio.create_task(_open(database, health), name="open-readmodel"),
         asyncio.create_task(app[LANE_WATCH].run(), name="lane-watch"),
-        asyncio.create_task(_tail(settings, app, now_ms, limits, folders).run(), name="partial-tail"),
+        asyncio.create_task(_tail(settings, app, now_ms, limits, folders, watch.troubles).run(), name="partial-tail"),
         asyncio.create_task(watch.run(), name="watch-system"),
     ]
     failures: list[BaseException] = []
@@ -169,7 +177,7 @@ def application(
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing, retrying)
     add_search_routes(app, database, blobs, tenant_of, shown, taken)
     add_status_route(app, watch, now_ms)
-    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, lane_watch)
+    add_why_route(app, database, tenant_of, now_ms, spending.prices, taken, lane_watch, watch.holds_up)
     add_page(app)
     add_leads(app)
     for sweep in storage.sweeping:
@@ -213,9 +221,10 @@ async def _connect(
 
 
 def _tail(
-    settings: ReceiverSettings, app: web.Application, now_ms: NowMs, limits: Limits, folders: BlobFolders | None
-) -> PartialTail:
-    return PartialTail(settings, app[LIVE], now_ms, int(limits.partials_back_s * 1000), folders)
+    settings: ReceiverSettings, app: web.Application, now_ms: NowMs, limits: Limits, folders: BlobFolders | None,
+    troubles: Troubles,
+) -> PartialTail:  # fmt: skip
+    return PartialTail(settings, app[LIVE], now_ms, int(limits.partials_back_s * 1000), folders, troubles)
 
 
 async def _open(database: Database, health: Health) -> None:

@@ -6,6 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from schemas.base import Body, Int64, JobId, JobMessage, LatencyClass, ResponseMessage, SpanMs, TenantId, UnixMs
 from schemas.fallbacks import Fallback
+from schemas.traces import Traceparent
 
 CREATE_TIMEOUT_MS_UNSTAMPED = 45_000
 """Time limit of a create whose job is older than the field `timeout_ms`: the default of those releases."""
@@ -34,6 +35,8 @@ class CreateResponse(JobMessage):
     """Ask for this instead of what the request says: the job has taken a fallback. `model` is that of it."""
     hedge: Literal[True] | None = None
     """The attempt may be hedged, so its acceptance says when to ask for that."""
+    traceparent: Traceparent | None = None
+    """Of the attempt's span, for the provider's request. Absent where the submission had none."""
 
     @property
     def answer_within_ms(self) -> int:

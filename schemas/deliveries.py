@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints, TypeAdapter
 
 from schemas.base import Frozen, Int64, JobId, Message, StampMs, TenantId, UnixMs
+from schemas.traces import Traceparent
 from schemas.webhook_endpoints import EndpointId, EventType
 
 DeliveryId = Annotated[str, StringConstraints(pattern=r"^whd_[0-9a-f]{32}$")]
@@ -35,6 +36,8 @@ class Delivery(Frozen):
     """When the response ended."""
     test: bool = False
     """A test of the endpoint: one attempt, and no dead letter."""
+    traceparent: Traceparent | None = None
+    """Of the job's span. Absent where the submission had none."""
 
 
 class DeliveryMessage(Message):

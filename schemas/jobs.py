@@ -24,11 +24,14 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.erasures import JobErased
 from schemas.fallbacks import Fallbacks
 from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
 from schemas.spend_caps import SpendCap
 from schemas.statuses import EndResponseStatus, SettledStatus
+from schemas.told_limits import ToldLimits
+from schemas.traces import Traceparent
 
 
 class JobPolicy(Frozen):
@@ -84,15 +87,6 @@ class Turn(Frozen):
     """`max_output_tokens` of the request."""
 
 
-class ToldLimits(Frozen):
-    """What the answer to a create told of the limits of its account and model. Absent: it told nothing of that."""
-
-    requests_per_min: Int64 | None = Field(default=None, ge=1)
-    requests_left: Int64 | None = Field(default=None, ge=0)
-    tokens_per_min: Int64 | None = Field(default=None, ge=1)
-    tokens_left: Int64 | None = Field(default=None, ge=0)
-
-
 class RetryOf(Frozen):
     """The ended job whose request this job repeats, and who decided so."""
 
@@ -130,6 +124,7 @@ class JobSubmitted(JobMessage):
     """Absent where the submission names no cap."""
     fallback: Fallbacks | None = None
     """Absent where neither the submission nor a rule names one."""
+    traceparent: Traceparent | None = None
 
 
 class ResponseAdopted(JobMessage):
@@ -208,6 +203,8 @@ class AttemptEnd(Frozen):
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
+    said_by: Literal["backstop"] | None = None
+    """`backstop`: `message` is Backstop's own text. Absent: it is the provider's."""
     wait_ms: SpanMs = 0
     response: Body
     usage: Usage | None = None
@@ -277,6 +274,8 @@ class AttemptUnknown(JobMessage):
     """The beginning of the provider's unusable answer."""
     answered: Literal[True] | None = None
     """The create was answered with a 5xx that does not prove a refusal. Absent otherwise."""
+    taken: Literal[True] | None = None
+    """The answer proves that the create was taken, and names no response. Absent otherwise."""
 
 
 class AttemptSettled(JobMessage):
@@ -377,22 +376,9 @@ class JobFoundTooLate(JobMessage):
 
 
 JobFact = Annotated[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | JobChanged
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | HedgePermitted
-    | UsageBooked
-    | JobAdmitted
-    | JobFoundTooLate
-    | FallbackTaken
-    | JobTimerFired,
+    JobSubmitted | ResponseAdopted | AdoptionRefused | JobRefused | CancelRequested | JobChanged | AttemptAccepted
+    | AttemptRejected | AttemptUnknown | AttemptSettled | HedgePermitted | UsageBooked | JobAdmitted
+    | JobFoundTooLate | FallbackTaken | JobErased | JobTimerFired,
     Field(discriminator="type"),
-]
+]  # fmt: skip
 JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)

@@ -8,6 +8,7 @@ from pydantic.json_schema import SkipJsonSchema
 from schemas.base import Body, FoundBy, Frozen, Int64, JobMessage, TenantId, Usage
 from schemas.fallbacks import FallbackBrief
 from schemas.statuses import AttemptOutcome, JobOutcome
+from schemas.traces import Traceparent, below, job_span_id
 
 
 class Reason(Frozen):
@@ -96,6 +97,17 @@ class JobResult(JobMessage):
     were none."""
     retry_of: str | SkipJsonSchema[None] = None
     """The ended job whose request this job repeated. Never null on the wire: left out instead."""
+    traceparent: Traceparent | SkipJsonSchema[None] = None
+    """W3C Trace Context as the submission had it. Left out if it had none. The record's own header `traceparent` names
+    the job's span in that trace."""
+    erased_at_ms: Int64 | SkipJsonSchema[None] = None
+    """When the job was erased: response, texts, tags and session are gone. Never on `results`, where an erased job has
+    a tombstone."""
 
 
 RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)
+
+
+def result_traceparent(result: JobResult) -> str | None:
+    """The `traceparent` of the job's span, for those who use the result; None if the submission had none."""
+    return below(result.traceparent, job_span_id(result.job_id, result.timings.submitted_at_ms))

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka.errors import KafkaError
 
 from backstop.runtime.blob_stores import open_storage, store_id
 from backstop.runtime.blobs import Bodies
+from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.http.health import Health, HealthServer
 from backstop.runtime.kafka.broker_clock import BrokerClock
 from backstop.runtime.kafka.client import client_options
@@ -21,7 +22,7 @@ from backstop.runtime.kafka.reporting import Reporting
 from backstop.runtime.process.chance import random_hex
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.descriptors import files_probe
-from backstop.runtime.process.disk import disk_probe
+from backstop.runtime.process.disk import disk_probe, nearly_full_probe
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.pausing import pause
 from schemas.base import DEFAULT_TENANT
@@ -65,6 +66,9 @@ from streams.workers.rate import PollRate
 from streams.workers.streamed_rows import StreamedRows
 from streams.workers.submitter import Submitter
 
+if TYPE_CHECKING:
+    from streams.otel import SpanExport
+
 log = structlog.get_logger()
 
 WATCH_EVERY_S = 10.0
@@ -85,7 +89,10 @@ class Worker:
         self.health.expect("topics", "job_fold", "response_fold")
         self.health.watch("disk", disk_probe(settings.data_dir))
         self.health.watch("files", files_probe())
-        self._publisher = KafkaPublisher(settings, "worker", store_id(settings, random_hex))
+        nearly_full = nearly_full_probe(settings.data_dir)
+        self._publisher = KafkaPublisher(
+            settings, "worker", store_id(settings, random_hex), lambda: self.health.trouble() or nearly_full()
+        )
         self._clock = BrokerClock(own_now_ms, self._publisher)
         self._now_ms: NowMs = self._clock.now_ms
         self._results = ResultsPublisher(settings)
@@ -125,6 +132,7 @@ class Worker:
         self._partials = KafkaPublisher(settings, "follower")
         self._follower = Follower(Reporting(self._partials, FollowerMetrics(), self._now_ms), settings.follow_limits())
         self._tables: list[FoldTable] = []
+        self._spans = _span_export(settings)
         self._app = self._make_app()
         self._watchdog = self._make_watchdog()
         self._schedulers = [
@@ -148,6 +156,7 @@ class Worker:
         submitter, poller = self._workers()
         self._watchdog.start()
         probing = [asyncio.create_task(probe(), name="probe-storage") for probe in self._storage.probing]
+        writing = [asyncio.create_task(self._guarded(table.write_gathered())) for table in self._tables]
         reading = asyncio.create_task(self._guarded(self._board.run(stop)))
         pauses = asyncio.create_task(self._guarded(self._pauses.run(stop)))
         try:
@@ -167,7 +176,7 @@ class Worker:
                 self._guarded(self._clock.run(stop)),
             )
         finally:
-            for task in probing:
+            for task in (*probing, *writing):
                 task.cancel()
             reading.cancel()
             pauses.cancel()
@@ -177,6 +186,8 @@ class Worker:
             await self._partials.stop()
             await self._access.provider.close()
             await server.stop()
+            if self._spans is not None:
+                await asyncio.to_thread(self._spans.close)
 
     def _make_watchdog(self) -> Watchdog:
         settings = self._settings
@@ -273,7 +284,8 @@ class Worker:
     def _taken_by(self, fold: Fold[Any]) -> Callable[[int, Folded[Any]], None]:
         """What learns from the folded batches."""
         if fold is JOB_FOLD:
-            return both(self._admissions.taken, self._hedges.taken)
+            taken = both(self._admissions.taken, self._hedges.taken)
+            return taken if self._spans is None else both(taken, self._spans.taken)
         return both(self._hedge_runs.taken, untaken if self._learning is None else self._learning.taken)
 
     def _add_fold(self, fold: Fold[Any]) -> Scheduler:
@@ -286,6 +298,7 @@ class Worker:
             on_damage=partial(_damaged, fold.topic),
             row_version=lambda row: decode_row(row)[1],
             after_changelog=lambda: failpoint(f"{fold.name}.changelog.acked"),  # type: ignore[arg-type]
+            after_rows=lambda: failpoint(f"{fold.name}.rows.written"),  # type: ignore[arg-type]
         )
         table.watch(IndexedRows(fold, index))
         if fold is JOB_FOLD:
@@ -324,6 +337,7 @@ class Worker:
         self._tables.append(table)
         topic = f"{settings.topic_prefix}{fold.topic}"
         self._app.fold_tables[topic] = table
+        self._publisher.tell(fold.topic, self._app.landed)
         add_fold_agent(self._app, topic, fold.name, shell)
         parts: dict[str, Any] = {"rows": table, "publisher": self._publisher, "now_ms": self._now_ms}
         if fold is RESPONSE_FOLD:
@@ -339,6 +353,19 @@ class Worker:
             lambda model: self._access.lanes.of(model).closed,
         )
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, next_ms=held.next_ms, **parts)
+
+
+def _span_export(settings: StreamSettings) -> "SpanExport | None":
+    """:raises ConfigurationError: OpenTelemetry is asked for, and not installed."""
+    if settings.otel_endpoint is None:
+        return None
+    try:
+        from streams.otel import SpanExport  # noqa: PLC0415 - an optional extra, loaded only where it is configured
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"BACKSTOP_OTEL_ENDPOINT needs the package {error.name}: install backstop-jobs with its extra `otel`"
+        ) from None
+    return SpanExport(settings.otel_endpoint, f"{settings.topic_prefix}results")
 
 
 def _damaged(topic: str, table: str, partition: int, aside: Any, why: str) -> None:

@@ -17,10 +17,10 @@ class Rows(Protocol):
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]: ...
 
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        """Write to the changelog, wait for its acknowledgement, then write to the local store.
+    async def put(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        """Take rows whose outputs are acknowledged. Reads see them at once.
 
-        Raises if either failed; the caller must then acknowledge nothing.
+        They are written before the offsets of their records are committed, or the process ends.
         """
 
 

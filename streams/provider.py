@@ -11,8 +11,8 @@ from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
 from schemas.base import Cause, Terms
-from schemas.jobs import ToldLimits
 from schemas.statuses import END_RESPONSE_STATUSES, SeenOutcome
+from schemas.told_limits import ToldLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +115,18 @@ class Unknown:
     wait_ms: int = 0
     alarm: bool = False
     """A 2xx that can't be used: a person must see it."""
+    taken: bool = False
+    """It was taken, and nothing names the response: only a webhook can bring it. A repeat would be paid again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """404: not yet, or no more."""
+    """404: not yet, or no more. With a code: the provider, or a proxy before it, refuses the poll otherwise, and will
+    refuse it again as long as that lasts.
+    """
+
+    code: str | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,11 @@ class AskAgain:
     reason: str
     wait_ms: int = 0
     limited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The provider has the response no more; or it never had it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +240,10 @@ class Provider(Protocol):
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused: ...
 
+    async def delete(self, response_id: str) -> Deleted | AskAgain | Refused:
+        """Delete the stored response. Idempotent."""
+        ...
+
     async def answers(self) -> bool:
         """Whether the provider answers calls at all, asked by a call that costs nothing. True where nothing shows
         that it would answer such a call.
@@ -262,7 +278,7 @@ class CallLimits:
     """Of all answers that are read at one time."""
 
 
-Operation = Literal["create", "retrieve", "cancel"]
+Operation = Literal["create", "retrieve", "cancel", "delete"]
 Alarm = Literal[
     "answer_too_large",
     "blob_missing",

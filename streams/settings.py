@@ -35,6 +35,12 @@ class StreamSettings(WorkerSettings, OpenAISettings, LimitSettings, PriceSetting
     batch_records_max: int = Field(
         default=500, ge=1, le=500, description="Most records that a fold takes in one batch."
     )
+    otel_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s?#]{1,200}$",
+        description="Address of an OpenTelemetry collector (OTLP over HTTP, http://collector:4318) that gets the spans "
+        "of jobs (docs/tracing.md; needs the extra `backstop-jobs[otel]`). Unset: no spans.",
+    )
     health_port: int = Field(default=0, ge=0, le=65_535, description="Port of /livez, /readyz, /metrics; 0 for none.")
 
     @model_validator(mode="after")

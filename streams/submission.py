@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from backstop.runtime.authority import key_id_now
 from backstop.runtime.blobs import Bodies
 from backstop.runtime.comma_lists import CommaList
+from backstop.runtime.traces import traceparent_now
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import canonical, sha256_hex
 from schemas.fallbacks import FallbackRule, Fallbacks, fallbacks_of
@@ -301,7 +302,7 @@ async def to_submitted(
         tenant=tenant,
         ingress=ingress,
         model=model,
-        request=await bodies.put_canonical(request, request_json),
+        request=await bodies.of(tenant).put_canonical(request, request_json),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
         policy=policy.stamp(submit.retries_max, tagged=bool(submit.tags), hedge=policy.hedges(submit)),
@@ -315,6 +316,7 @@ async def to_submitted(
         retry=prepared.retry,
         cap=cap,
         fallback=fallback,
+        traceparent=traceparent_now(),
     )
 
 

@@ -53,9 +53,10 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
     :raises ConfigurationError: `outgoing_keys` is unusable, or loopback is allowed outside a development system.
     """
     secrets, rules = SecretKeys(settings.outgoing_keys), settings.egress_rules()
-    publisher = KafkaPublisher(settings, "outgoing")
+    health = Health("outgoing")
+    publisher = KafkaPublisher(settings, "outgoing", trouble=health.trouble)
     clock = BrokerClock(own_now_ms, publisher)
-    reporting, health = Reporting(publisher, OutgoingMetrics(), clock.now_ms), Health("outgoing")
+    reporting = Reporting(publisher, OutgoingMetrics(), clock.now_ms)
     endpoints = EndpointFollower(settings)
     group = ConsumerGroup(
         settings, topics=[RESULTS, DELIVERIES], group="outgoing",

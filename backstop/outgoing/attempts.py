@@ -26,6 +26,7 @@ from backstop.runtime.release import release
 from schemas.base import Message
 from schemas.dead_letters import DeadLetter
 from schemas.deliveries import DeadBy, DeliveryDead, DeliveryDone
+from schemas.traces import TRACEPARENT
 from schemas.webhook_endpoints import EndpointSaved, EndpointSwitched
 
 log = get_logger("backstop.outgoing.attempts")
@@ -160,6 +161,8 @@ class DeliveryAttempts:
             return Unanswered("no_secret")
         body = body_of(pending.delivery, event_id(pending.delivery))
         headers = headers_of(delivery_id, now_ms // 1000, body, known, self._user_agent)
+        if pending.delivery.traceparent is not None:
+            headers[TRACEPARENT] = pending.delivery.traceparent
         return await self._sender.post(saved.url, headers, body)
 
     async def _report(self, delivery_id: str, verdict: AttemptVerdict) -> None:

@@ -5,7 +5,7 @@ from typing import Final, assert_never
 
 from schemas.deliveries import Delivery, DeliveryAsked, DeliveryPlanned
 from schemas.job_ids import own_job_id
-from schemas.results import JobResult
+from schemas.results import JobResult, result_traceparent
 from schemas.statuses import JobOutcome, end_response_status
 from schemas.webhook_endpoints import EventType
 
@@ -36,6 +36,7 @@ def delivery_of(result: JobResult, endpoint_id: str) -> Delivery:
         event_type=event_of(result.outcome),
         response_id=own_job_id(result.tenant, result.job_id),
         created_at_s=result.timings.finished_at_ms // 1000,
+        traceparent=result_traceparent(result),
     )
 
 

@@ -45,7 +45,7 @@ def any_job(conn: Connection, *, model: str | None, tenant: str | None, tag: str
     """Whether a stored job, open or ended, fits all that is given."""
     if tag is not None:
         return _any_tagged(conn, tag, model, tenant)
-    return any(_any_of(conn, each, model) for each in ([tenant] if tenant is not None else _tenants(conn)))
+    return any(_any_of(conn, each, model) for each in ([tenant] if tenant is not None else tenants(conn)))
 
 
 def _any_of(conn: Connection, tenant: str, model: str | None) -> bool:
@@ -63,7 +63,7 @@ def _any_tagged(conn: Connection, tag: str, model: str | None, tenant: str | Non
     return len(rows) >= TAGGED_MAX or any(tenant in (None, whose) and model in (None, of) for whose, of in rows)
 
 
-def _tenants(conn: Connection) -> list[str]:
+def tenants(conn: Connection) -> list[str]:
     """Each tenant with a job, found along the index: a step a tenant."""
     found: list[str] = []
     while len(found) < TENANTS_MAX:

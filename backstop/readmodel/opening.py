@@ -10,6 +10,11 @@ from backstop.runtime.process.clock import NowMs
 SQLITE = "sqlite:///"
 
 
+def folder_of(url: str) -> Path | None:
+    """The folder of the database's file; None for a database on a server."""
+    return Path(url.removeprefix(SQLITE)).parent if url.startswith(SQLITE) else None
+
+
 def database_at(url: str, now_ms: NowMs) -> Database:
     """A database that is not opened yet; its first `open` creates it if it is missing.
 

@@ -44,6 +44,9 @@ GATHER_MS = 50
 """Records that come within this time are written in one transaction. A fetch and a transaction cost as much processor
 time as some thirty records. A record that comes alone is taken at once.
 """
+GATHER_BUSY_MS = 150
+BUSY_RECORDS = 60
+"""A turn with so many records is followed by a longer gap: each turn costs, and under load a row may be later."""
 SESSION_MS = 6_000
 """The broker's default minimum: the time until a killed projection's partitions move to another one."""
 POLL_INTERVAL_MAX_MS = 300_000
@@ -67,9 +70,10 @@ class Projector:
         self._publisher = publisher
         self._now_ms = now_ms
         self._metrics = metrics
+        self._pace = GatheringPace(GATHER_MS)
         self._group = ConsumerGroup(
             settings, topics=TOPICS, group="readmodel", session_timeout_ms=SESSION_MS,
-            moving=self._forget_claims, pace=GatheringPace(GATHER_MS), isolation_level="read_committed",
+            moving=self._forget_claims, pace=self._pace, isolation_level="read_committed",
             max_poll_interval_ms=POLL_INTERVAL_MAX_MS,
         )  # fmt: skip
         self._owned: dict[Partition, OwnedPartition] = {}
@@ -130,6 +134,7 @@ class Projector:
             await self._take_over()
         with broker_errors("poll"):
             found = (await self._group.take(self._settings.readmodel_batch_records_max, POLL_MS)).by_partition
+        self._pace.gap_ms = GATHER_BUSY_MS if sum(map(len, found.values())) >= BUSY_RECORDS else GATHER_MS
         if found:
             async with self._writing:
                 await self._take(found)

@@ -154,6 +154,9 @@ def _attempt(item: Attempt, seen: JobSituation) -> str | None:
                 f"Attempt {item.number} runs at the provider as {item.response_id}{found}, accepted "
                 f"{span(now_ms - item.accepted_at_ms)} ago: a webhook or a poll will tell its end{poll}"
             )
+        case OutcomeUnknown() if item.taken:
+            took = f"The provider took the create of attempt {item.number}, and its answer named no response"
+            return f"{took}{_quoted(item.said)}: a webhook may still bring it. It is not repeated, as it may be paid"
         case OutcomeUnknown():
             answered = " and was answered with an error that proves no refusal" if item.answered else ""
             return (

@@ -20,8 +20,11 @@ from schemas.base import DEFAULT_TENANT
 TENANT_CHARS_MAX = 27
 """`tenant:id` must fit a job id of 128 characters, and a caller's own id may have 100 (`streams.submission`)."""
 
+_SEGMENT = r"\.*[A-Za-z0-9_\-][A-Za-z0-9._\-]*"
+"""Not empty, and not of dots alone: the store's client refuses such paths."""
 BUCKET = re.compile(
-    r"^(?P<kind>s3|az)://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._\-/]{0,200}))?$"
+    r"^(?P<kind>s3|az)://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])"
+    rf"(?:/(?P<prefix>(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?))?$"
 )
 
 TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
@@ -62,6 +65,7 @@ class RuntimeSettings(BrokerSettings):
     blobs: str | None = Field(
         default=None,
         pattern=BUCKET.pattern,
+        max_length=300,
         description="Blob store in an S3 bucket (s3://BUCKET/PREFIX) or an Azure container (az://CONTAINER/PREFIX) "
         "instead of the folder (needs the extra `backstop-jobs[s3]`). Every acceptance of a large body depends on it.",
     )
@@ -90,6 +94,12 @@ class RuntimeSettings(BrokerSettings):
     )
     inline_bytes_max: int = Field(
         default=65_536, ge=0, le=524_288, description="Bytes above which a body goes to the blob store."
+    )
+    payload_keys: SecretStr | None = Field(
+        default=None,
+        description="Keys that encrypt bodies at rest, as TENANT:KEY, comma-separated or a line each in the file of "
+        "BACKSTOP_PAYLOAD_KEYS_FILE; the first key of a tenant encrypts, a tenant without one uses that of `default`. "
+        "Needs BACKSTOP_INLINE_BYTES_MAX=0. `openssl rand -base64 32` makes a key.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: columns on a terminal, JSON otherwise."
@@ -123,6 +133,15 @@ class RuntimeSettings(BrokerSettings):
     def _in_clear_text(self) -> Self:
         if not self.clear_text and self.blobs_endpoint is not None:
             check_bucket(self.blobs_endpoint)
+        return self
+
+    @model_validator(mode="after")
+    def _bodies_encrypted(self) -> Self:
+        if self.payload_keys is not None and self.inline_bytes_max:
+            raise ValueError(
+                "BACKSTOP_PAYLOAD_KEYS encrypts the blob store, and bodies in records would stay readable: set "
+                "BACKSTOP_INLINE_BYTES_MAX=0"
+            )
         return self
 
     @model_validator(mode="after")

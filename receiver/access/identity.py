@@ -14,12 +14,14 @@ from aiohttp.typedefs import Handler, Middleware
 from backstop.runtime.authority import AUTHORITY, Authority, on_behalf_of
 from backstop.runtime.http.routes import Access, route_of
 from backstop.runtime.shares import Shares
+from backstop.runtime.traces import traceparent_in, within_trace
 from receiver.access.access_log import AddressOf
 from receiver.access.development import refuse_foreign_pages
 from receiver.access.keys import Caller, KeyRing
 from receiver.access.quotas import Quotas, Rate
 from receiver.access.tickets import STREAM_PATH, Tickets, claimed_key_id
 from receiver.problems import Problem, Refusal, unavailable
+from schemas.traces import TRACEPARENT
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
@@ -94,7 +96,7 @@ def authentication(
         if not places.ask_sparing(owner):
             raise unavailable("busy", "This tenant has too many open requests.", BUSY_RETRY_S)
         try:
-            with on_behalf_of(owner):
+            with on_behalf_of(owner), within_trace(traceparent_in(request.headers.getall(TRACEPARENT, ()))):
                 return await handler(request)
         finally:
             places.give_back(owner)

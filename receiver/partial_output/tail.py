@@ -8,6 +8,7 @@ from typing import Any
 
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower
+from backstop.runtime.kafka.troubles import Troubles
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.settings import RuntimeSettings
@@ -25,13 +26,15 @@ class PartialTail:
     """Hands each record to `live`. Unreadable records are counted and skipped: no job depends on them."""
 
     def __init__(
-        self, settings: RuntimeSettings, live: Live, now_ms: NowMs, back_ms: int, folders: BlobFolders | None = None
+        self, settings: RuntimeSettings, live: Live, now_ms: NowMs, back_ms: int, folders: BlobFolders | None = None,
+        troubles: Troubles | None = None,
     ) -> None:  # fmt: skip
-        """`folders` gets the records of `clock`, which this consumer reads too, to save a second one."""
+        """`folders` and `troubles` get the records of `clock`, which this consumer reads too, to save a second one."""
         self._folders = folders
+        self._troubles = troubles or Troubles(now_ms)
         self._clock = f"{settings.topic_prefix}{CLOCK}"
         self._live = live
-        topics = [PartialOutput.topic] if folders is None else [PartialOutput.topic, CLOCK]
+        topics = [PartialOutput.topic, CLOCK]
         following = FollowedTopics("partials", topics, AGAIN_S, since_ms=lambda: now_ms() - back_ms)
         self._topics = TopicFollower(settings, following, self._take, caught_up=self._all_read)
 
@@ -43,8 +46,10 @@ class PartialTail:
         self._live.caught_up = True
 
     def _take(self, record: Any) -> None:
-        if self._folders is not None and record.topic == self._clock:
-            self._folders.heard(record.value, record.timestamp)
+        if record.topic == self._clock:
+            self._troubles.heard(record.headers, record.timestamp)
+            if self._folders is not None:
+                self._folders.heard(record.value, record.timestamp)
             return
         try:
             self._live.take(decode(PARTIAL, record.value))

@@ -12,13 +12,22 @@ from aiohttp import web
 
 from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database
-from backstop.readmodel.figures import StatsView, WebhooksView, stats, webhook_health
+from backstop.readmodel.figures import FAILED, EndedJob, StatsView, stats, webhook_health, webhooks_since_ms
 from backstop.readmodel.ledger import ask_spent
-from backstop.readmodel.queries import DeadLetterFilter, count_dead_letters, ended_since, list_dead_letters
+from backstop.readmodel.queries import (
+    DeadLetterFilter,
+    count_dead_letters,
+    dead_letter_groups,
+    ended_since,
+    list_dead_letters,
+    submitted_since,
+)
 from backstop.readmodel.reasons import EndedGroup, ended_groups, reasons
 from backstop.readmodel.rows import DeadLetterRow
 from backstop.readmodel.sweep import NAMED_MAX, Finding, sweep
+from backstop.readmodel.unusual import Unusual, floods, slow_runs
 from backstop.readmodel.waiting import PASSING_MIN, Paused, WaitingJobs, waiting
+from backstop.readmodel.waits import time_of
 from backstop.runtime.blob_folders import BlobFolders
 from backstop.runtime.http.routes import declare, query_of
 from backstop.runtime.process.clock import NowMs
@@ -27,12 +36,12 @@ from receiver.reads import overview_routes as declared
 from receiver.reads import problems
 from receiver.reads.overview_routes import AttentionView, DeadLetterPage, DeadLetterView, FindingCode, FindingView
 from receiver.reads.parameters import guarded, page_mark
-from receiver.reads.status import (
-    SystemWatch,
-    near_end_of_retention,
+from receiver.reads.status import SystemWatch, near_end_of_retention, still
+from receiver.reads.system_text import (
+    missing_sentences,
     near_sentences,
-    still,
     still_sentences,
+    trouble_sentences,
     unassigned_sentences,
 )
 from schemas.job_ids import own_job_id
@@ -47,8 +56,10 @@ ATTENTION_JOBS_MAX = 1_000
 MISSED_SHARE_MAX = 0.2
 MISSED_OF_MIN = 20
 """With fewer ends the share of missed webhooks is not meaningful."""
+SILENT_MIN = 10
+"""So many ends in a row without a webhook mean that none comes, whatever the share of the hour."""
+DEAD_LETTER_GROUPS_MAX = 5
 
-FAILED: Final = frozenset({"failed", "expired", "rejected"})
 FAILED_SHARE_MAX = 0.2
 FAILED_OF_MIN = 5
 """With fewer ends the share of failed jobs is not meaningful."""
@@ -116,6 +127,7 @@ class _Overview:
         system, expiring = self._beside.system, self._beside.expiring
         of_system = [] if system is None else system_findings(system, now_ms)
         keys = [] if expiring is None else expiring(tenant)
+        for_admin = "admin" in self._rights.scopes_of(request)
 
         def poll(conn: Connection) -> AttentionView:
             found = sweep(conn, now_ms, bound_ms, tenant)
@@ -128,12 +140,14 @@ class _Overview:
                 _of_waiting("provider_refuses", waits["provider_refuses"], tenant),
                 _of_waiting("provider_unavailable", waits["provider_unavailable"], tenant, PASSING_MIN),
                 _of_failures(ended_groups(conn, tenant, since_ms)[0]),
+                _of_unusual("runs_slow", slow_runs(conn, tenant, ended, now_ms), tenant),
+                _of_unusual("tenant_floods", floods(conn) if for_admin else Unusual(), tenant),
                 _of_waiting("creates_paused", waits["creates_paused"], tenant),
                 _of_jobs("jobs_overdue", found.overdue, tenant),
                 _of_jobs("jobs_without_next_action", found.without_next_action, tenant),
                 _of_jobs("jobs_finishing_too_long", found.finishing_too_long, tenant),
-                FindingView(code="dead_letters", count=count_dead_letters(conn, letters)),
-                _of_webhooks(webhook_health(ended, now_ms - ATTENTION_SPAN_MS, now_ms)),
+                _of_dead_letters(conn, letters),
+                _of_webhooks(ended, since_ms, now_ms),
                 _of_sentences("keys_expire_soon", keys),
                 self._of_budgets(conn, tenant, now_ms),
             ]
@@ -151,7 +165,9 @@ class _Overview:
         since_ms = now_ms - STATS_SPAN_MS if given is None else given
 
         def count(conn: Connection) -> StatsView:  # in the database's thread: it would block the event loop
-            return stats(ended_since(conn, tenant, since_ms, STATS_JOBS_MAX), since_ms, now_ms, STATS_JOBS_MAX)
+            ended = ended_since(conn, tenant, since_ms, STATS_JOBS_MAX)
+            begun = submitted_since(conn, tenant, since_ms, STATS_JOBS_MAX)
+            return stats(ended, since_ms, now_ms, STATS_JOBS_MAX, begun)
 
         return problems.answer(await self._database.read(count))
 
@@ -255,9 +271,11 @@ def system_findings(watch: SystemWatch, now_ms: int) -> list[FindingView]:
         return [{"code": "broker_away", "count": 1, "because": held.away[:BECAUSE_CHARS_MAX]}]
     near = near_end_of_retention(held)
     return [
+        _of_sentences("topics_missing", missing_sentences(held.missing)),
         _of_sentences("workers_missing", unassigned_sentences(held.unassigned()), len(held.unassigned())),
         _of_sentences("workers_behind", still_sentences(still(held, now_ms))),
         _of_sentences("retention_near", near_sentences(near)),
+        _of_sentences("process_in_trouble", trouble_sentences(watch.troubles)),
     ]
 
 
@@ -281,8 +299,27 @@ def _of_failures(groups: Sequence[EndedGroup]) -> FindingView:
     }  # fmt: skip
 
 
-def _of_webhooks(health: WebhooksView) -> FindingView:
-    """The finding of missed webhooks; its count is 0 unless their share exceeds `MISSED_SHARE_MAX`."""
+def _of_unusual(code: FindingCode, found: Unusual, tenant: str) -> FindingView:
+    view: FindingView = {"code": code, "count": found.count, "of": found.of, "because": found.because}
+    if found.job_ids:
+        view["job_ids"] = [own_job_id(tenant, job_id) for job_id in found.job_ids]
+    return view
+
+
+def _of_dead_letters(conn: Connection, letters: DeadLetterFilter) -> FindingView:
+    groups = dead_letter_groups(conn, letters, DEAD_LETTER_GROUPS_MAX)
+    told = ", ".join(f"{count} × {reason} from {topic}" for count, reason, topic in groups)
+    return {"code": "dead_letters", "count": count_dead_letters(conn, letters), "because": told[:BECAUSE_CHARS_MAX]}
+
+
+def _of_webhooks(ended: Sequence[EndedJob], since_ms: int, now_ms: int) -> FindingView:
+    """The finding of missed webhooks; its count is 0 unless their share exceeds `MISSED_SHARE_MAX`, or none comes."""
+    health = webhook_health(ended, since_ms, now_ms)
     ends, missed = health["webhook"] + health["poll"], health["missed"]
+    silent, last_ms = webhooks_since_ms(ended)
+    if silent >= SILENT_MIN:
+        last = "none told of an end in the last hour" if last_ms is None else f"the last one came at {time_of(last_ms)}"
+        told = f"no webhook came for the last {silent} ends, which polls found; {last}"
+        return {"code": "webhooks_missed", "count": missed, "of": ends, "because": told}
     high = ends >= MISSED_OF_MIN and missed > MISSED_SHARE_MAX * ends
     return {"code": "webhooks_missed", "count": missed if high else 0, "of": ends}

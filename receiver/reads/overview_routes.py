@@ -15,9 +15,10 @@ from schemas.statuses import OpenJobStatus
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 FindingCode = Literal[
-    "broker_away", "workers_missing", "workers_behind", "retention_near", "blob_stores_differ", "provider_refuses",
-    "provider_unavailable", "creates_paused", "jobs_failing", "jobs_overdue", "jobs_without_next_action",
-    "jobs_finishing_too_long", "dead_letters", "webhooks_missed", "keys_expire_soon", "budget_nearly_spent",
+    "broker_away", "topics_missing", "workers_missing", "workers_behind", "retention_near", "process_in_trouble",
+    "blob_stores_differ", "provider_refuses", "provider_unavailable", "creates_paused", "jobs_failing", "runs_slow",
+    "tenant_floods", "jobs_overdue", "jobs_without_next_action", "jobs_finishing_too_long", "dead_letters",
+    "webhooks_missed", "keys_expire_soon", "budget_nearly_spent",
 ]  # fmt: skip
 Since = Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE]
 
@@ -34,7 +35,8 @@ class FindingView(TypedDict):
     """Ids of some of the jobs."""
     because: NotRequired[str]
     """The most frequent reason, as the provider states it; of failing jobs, their reasons with their numbers; of
-    budgets, what was spent; of pauses, by whom and why; of blob stores, what to do; of partitions and keys, which."""
+    budgets, what was spent; of pauses, by whom and why; of blob stores, what to do; of partitions and keys, which; of
+    dead letters, their reasons and topics; of the rest, what was found."""
 
 
 @with_config(_DOCUMENTED)
@@ -115,9 +117,11 @@ class DeadLetterQuery(Query):
 
 GET_ATTENTION: Final = Route(
     "GET", "/v1/attention", name="getAttention", access="read", problems=AWAY,
-    says="What needs attention: partitions that no worker holds or moves, jobs that wait for the operator or the "
-    "provider, jobs without progress, failed jobs, dead letters and missed webhooks of the last hour, keys that expire "
-    "soon, and budgets that are nearly spent. With the scope `operate` also processes that use differing blob stores.",
+    says="What needs attention: partitions that no worker holds or moves, processes that complain (of a full disk, for "
+    "one), jobs that wait for the operator or the provider, jobs without progress, failed jobs, runs that take longer "
+    "than usual, dead letters and missed webhooks of the last hour, keys that expire soon, and budgets that are nearly "
+    "spent. With the scope `operate` also processes that use differing blob stores, with `admin` a tenant whose jobs "
+    "are most of those that wait.",
     answers=(Answer(200, "The findings, worst first.", AttentionView),),
 )  # fmt: skip
 GET_STATS: Final = Route(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -15,6 +15,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
 from backstop.runtime.kafka.groups import GroupReader
 from backstop.runtime.kafka.holdings import GROUPS, OF_TENANTS, Holding, Holdings, Snapshot, reads
+from backstop.runtime.kafka.troubles import Troubles
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.identity import ProcessName, name_from, own_name
 from backstop.runtime.process.logs import get_logger
@@ -27,6 +28,15 @@ from receiver.reads.status_routes import (
     ProcessView,
     StatusView,
 )
+from receiver.reads.system_text import (
+    blocked_sentences,
+    missing_sentences,
+    near_sentences,
+    place_of,
+    still_sentences,
+    trouble_sentences,
+    unassigned_sentences,
+)
 from streams.policy import lanes
 
 SNAPSHOT_EVERY_S: Final = 3.0
@@ -36,8 +46,10 @@ FRESH_WITHIN_S: Final = 1.0
 """`/v1/status` waits for so long for a snapshot, where the last one is old."""
 STILL_MS_TOLD: Final = 30_000
 """A reader that does not move for this long although records wait is told."""
+OF_JOBS: Final = ("jobs", "submissions", "results")
+OF_RESPONSES: Final = ("responses", "polls")
+"""Topics with the job's id, and with its response's, as key: equal keys have equal partitions."""
 RATE_MS: Final = 60_000
-CLIENT_CHARS_MAX: Final = 100
 
 log = get_logger("receiver.status")
 
@@ -66,6 +78,10 @@ class SystemMetrics:
         )  # fmt: skip
         self._unassigned = Gauge(
             "backstop_partition_unassigned", "1 for a partition that is assigned to no member of its group.", place,
+            registry=registry,
+        )  # fmt: skip
+        self.in_trouble = Gauge(
+            "backstop_processes_in_trouble", "Processes whose probes complain, of a full disk for one.",
             registry=registry,
         )  # fmt: skip
         self._open_transaction = Gauge(
@@ -99,6 +115,8 @@ class SystemWatch:
         """Set at the next snapshot, and replaced."""
         self.lanes: Mapping[tuple[str, str], lanes.Lane] = {}
         """By account and model, as another part follows them."""
+        self.troubles = Troubles(now_ms)
+        """What processes complain of, as another part hears it."""
         self._polled: deque[tuple[int, int]] = deque()
         """Time and number of all finished poll commands, of the last minute."""
 
@@ -134,7 +152,12 @@ class SystemWatch:
 
     def _something_wrong(self) -> bool:
         held = self._holdings
-        return bool(held.away is not None or held.moving_since_ms or any(map(self._is_wrong, held.held.values())))
+        return bool(
+            held.away is not None
+            or held.missing
+            or held.moving_since_ms
+            or any(map(self._is_wrong, held.held.values()))
+        )
 
     def _is_wrong(self, each: Holding) -> bool:
         """Whether a partition has no reader, or nothing has moved since the last snapshot."""
@@ -149,6 +172,7 @@ class SystemWatch:
             asked.set()
 
     async def _ask(self) -> None:
+        self._metrics.in_trouble.set(len(self.troubles.now()))
         try:
             snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:
@@ -179,6 +203,17 @@ class SystemWatch:
         if found is None and sight.partition is not None:
             found = self.holdings.idle(("responses", sight.partition))
         return None if found is None else idle_wait(found.topic, found.partition, found.unassigned_since_ms or 0)
+
+    def holds_up(self, row: JobRow, sight: Sight) -> list[str]:
+        """What of the system holds up this job, or makes what is told of it old: a sentence each."""
+        held, now_ms = self.holdings, self._now_ms()
+        if held.away is not None:
+            return wrong(self, now_ms)
+        numbers = dict.fromkeys(OF_JOBS, row.position.partition if row.position.topic == "jobs" else None)
+        numbers |= dict.fromkeys(OF_RESPONSES, sight.partition)
+        unassigned = [each for each in held.unassigned() if numbers.get(each.topic) == each.partition]
+        frozen = [each for each in still(held, now_ms) if numbers.get(each.topic) == each.partition]
+        return unassigned_sentences(unassigned) + still_sentences(frozen)
 
     def polls_per_s(self) -> float:
         if len(self._polled) < 2:
@@ -232,28 +267,15 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     held = watch.holdings
     if held.away is not None:
         return [f"{held.away[:300]}, since {time_of(held.away_since_ms or now_ms)}"]
-    told = unassigned_sentences(held.unassigned())
+    told = missing_sentences(held.missing)
+    told += unassigned_sentences(held.unassigned())
     told += still_sentences(still(held, now_ms))
     told += near_sentences(near_end_of_retention(held))
     told += blocked_sentences(blocked(held, now_ms))
+    told += trouble_sentences(watch.troubles)
     return told + [
         f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
         for lane in _closed(watch.lanes)
-    ]
-
-
-def unassigned_sentences(unassigned: Sequence[Holding]) -> list[str]:
-    """`no worker holds partitions 0, 2 since 01:25:47 UTC (jobs, responses)`; what moves together is told together."""
-    topics: dict[tuple[str, int, int], list[str]] = {}
-    for each in unassigned:
-        topics.setdefault((each.group, each.unassigned_since_ms or 0, each.partition), []).append(each.topic)
-    numbers: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
-    for (group, since_ms, number), names in topics.items():
-        numbers.setdefault((group, since_ms, tuple(names)), []).append(number)
-    return [
-        f"no {reader_of(group)} holds partition{'s' if len(found) > 1 else ''} "
-        f"{', '.join(map(str, sorted(found)))} since {time_of(since_ms)} ({', '.join(names)})"
-        for (group, since_ms, names), found in sorted(numbers.items(), key=lambda each: (each[0][0], min(each[1])))
     ]
 
 
@@ -275,43 +297,6 @@ def blocked(held: Holdings, now_ms: int) -> list[Holding]:
     if held.away is not None:
         return []
     return sorted((each for each in held.held.values() if each.blocked_ms(now_ms) >= STILL_MS_TOLD), key=_order)
-
-
-def blocked_sentences(found: Sequence[Holding]) -> list[str]:
-    return [
-        f"a transaction that its producer left open at offset {each.end} of partition {each.partition} of {each.topic} "
-        f"blocks {each.blocked} records for the {reader_of(each.group)} since "
-        f"{time_of(each.blocked_since_ms)}: the broker aborts it after the producer's transaction.timeout.ms, or "
-        "`kafka-transactions.sh abort` does"
-        for each in found
-    ]
-
-
-def still_sentences(found: Sequence[Holding]) -> list[str]:
-    return [
-        f"{place_of(each.holder or '')} holds partition {each.partition} of {each.topic}, and has not moved since "
-        f"{time_of(each.moved_at_ms)}: {each.lag} records wait"
-        for each in found
-    ]
-
-
-def near_sentences(found: Sequence[Holding]) -> list[str]:
-    return [
-        f"retention may soon delete records of partition {each.partition} of {each.topic} that the "
-        f"{reader_of(each.group)} has not read"
-        for each in found
-    ]
-
-
-def reader_of(group: str) -> str:
-    """What a member of the group is called."""
-    return {"readmodel": "projection"}.get(group, group)
-
-
-def place_of(client_id: str) -> str:
-    """Host and process id; the client id where it tells none."""
-    name = name_from(client_id)
-    return name.place if name is not None else client_id[:CLIENT_CHARS_MAX]
 
 
 def _order(each: Holding) -> tuple[str, str, int]:

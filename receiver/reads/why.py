@@ -1,5 +1,6 @@
 """Why a job stands where it does, over HTTP: sentences that are made from its facts when they are asked for."""
 
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -9,7 +10,9 @@ from backstop.readmodel.database import Database
 from backstop.readmodel.ledger import spends_of
 from backstop.readmodel.places import place_of
 from backstop.readmodel.queries import find_existing, find_row, timeline_of
+from backstop.readmodel.rows import JobRow
 from backstop.readmodel.turn_text import turn_of
+from backstop.readmodel.waits import Sight, sight_of
 from backstop.readmodel.why import JobSituation, WhyView, next_at_ms, next_poll_of, why
 from backstop.runtime.http.routes import Answer, Route, declare
 from backstop.runtime.process.clock import NowMs
@@ -28,6 +31,8 @@ from streams.fold.rows import decode_job_state
 from streams.policy.prices import Prices
 from streams.retries import own_id_of_retry
 
+HoldsUp = Callable[[JobRow, Sight], list[str]]
+
 GET_WHY: Final = Route(
     "GET", "/v1/jobs/{job_id}/why", name="getJobWhy", access="read", ids={"job_id": JobId},
     says="Why a job stands where it does: what it waits for and until when, or why it ended; what happened before; and "
@@ -39,9 +44,13 @@ GET_WHY: Final = Route(
 
 def add_why_route(
     app: web.Application, database: Database, tenant_of: TenantOf, now_ms: NowMs, prices: Prices,
-    taken: JustTaken | None = None, watch: LaneWatch | None = None,
+    taken: JustTaken | None = None, watch: LaneWatch | None = None, holds_up: HoldsUp = lambda _row, _sight: [],
 ) -> None:  # fmt: skip
-    """Add `GET /v1/jobs/{job_id}/why` to `app`. `watch`: knows the pauses in force."""
+    """Add `GET /v1/jobs/{job_id}/why` to `app`.
+
+    :param watch: knows the pauses in force.
+    :param holds_up: tells what of the system holds up an open job.
+    """
     just_taken = taken or JustTaken()
 
     async def get_why(request: web.Request) -> web.StreamResponse:
@@ -58,6 +67,10 @@ def add_why_route(
                 find_existing(conn, [qualified_job_id(tenant, own_retry_id)]),
             )
         )  # fmt: skip
+        of_system: list[str] = []
+        if row is not None and not row.terminal:
+            sight = sight_of(entries, row.wait.response_id if row.wait is not None else None)
+            of_system = [f"{said[0].upper()}{said[1:]}." for said in holds_up(row, sight)]
         if row is None:
             if just_taken.find(job_id, tenant) is None:
                 raise ReadRefusal(problems.not_found("job"))
@@ -80,7 +93,7 @@ def add_why_route(
             "object": "why",
             "job_id": given,
             "status": "submitting" if row is None else row.status,
-            "sentences": why(seen),
+            "sentences": [*of_system, *why(seen)],
         }
         if place is not None:
             answer["turn"] = turn_of(place)

@@ -15,6 +15,7 @@ from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.records import Record
+from backstop.runtime.traces import traceparent_of_record, within_trace
 from schemas.base import DEFAULT_TENANT, Message
 from schemas.dead_letters import DeadLetter
 from streams import metrics
@@ -84,10 +85,11 @@ class Intake:
         """
         for tries in range(1, STORE_TRIES_MAX + 1):
             try:
-                return await take_request(
-                    record, tenant=self._tenant, now_ms=self._now_ms(), policy=self._policy,
-                    bodies=self._bodies, claims=self._claims, limits=self._limits, prices=self._prices,
-                )  # fmt: skip
+                with within_trace(traceparent_of_record(record.headers)):
+                    return await take_request(
+                        record, tenant=self._tenant, now_ms=self._now_ms(), policy=self._policy,
+                        bodies=self._bodies, claims=self._claims, limits=self._limits, prices=self._prices,
+                    )  # fmt: skip
             except OSError as error:
                 metrics.BLOBS_NOT_STORED.inc()
                 log.error("blob_not_stored", offset=record.offset, errno=error.errno, tries=tries)

@@ -1,4 +1,5 @@
-"""One pattern for both folds: fold in memory → outputs acknowledged → rows written → records acknowledged.
+"""One pattern for both folds: fold in memory → outputs acknowledged → rows taken → records acknowledged. The table
+writes its rows before the offset of their records is committed.
 
 A crash between any two steps repeats outputs (same ids, same bytes) and never loses one. The submitter and the
 publisher of results may not act twice, so both remember what they did.
@@ -46,7 +47,7 @@ class FoldRecord(LogRecord, Protocol):
 
 
 Taken = Callable[[int, Folded[Any]], None]
-"""Called with a partition and each of its batches, when its rows are written."""
+"""Called with a partition and each of its batches, when its outputs are acknowledged."""
 
 
 def untaken(_partition: int, _folded: Folded[Any]) -> None:
@@ -71,7 +72,7 @@ class FoldShell:
         heard: Callable[[], None] | None = None, taken: Callable[[int, Folded[Any]], None] = untaken,
     ) -> None:  # fmt: skip
         """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come.
-        :param taken: called with each batch when its rows are written.
+        :param taken: called with each batch when its outputs are acknowledged.
         """
         self._taken = taken
         self._fold = fold
@@ -95,8 +96,7 @@ class FoldShell:
             self._heard()
         await self._publish(partition, folded)
         if folded.rows:
-            await self._rows.write(partition, folded.rows)
-        self._point("rows.written")
+            await self._rows.put(partition, folded.rows)
         self._taken(partition, folded)
         for key, due_ms in folded.dues_ms.items():
             self._index.put(partition, key, due_ms)

@@ -21,6 +21,7 @@ from mode import CrashingSupervisor
 
 from backstop.runtime.errors import InvariantError
 from backstop.runtime.process.identity import own_name
+from backstop.runtime.records import Record
 from streams.faust.consumer import BATCH_RECORDS_MAX, DRAIN_TIMEOUT_S, BatchTransport
 from streams.tables.changelog import ChangelogProducer
 from streams.tables.fold_table import FoldTable
@@ -64,6 +65,19 @@ class FoldApp(faust.App):  # type: ignore[misc]  # faust is untyped
     def handled(self) -> Mapping[tuple[str, int], int]:
         """As `BatchConsumer.handled`; empty before the consumer exists. May be called from another thread."""
         return self._consumer.handled() if self._consumer is not None else {}
+
+    def landed(self, record: Record) -> None:
+        """A record that this process has written is acknowledged: see `BatchConsumer.landed`."""
+        if self._consumer is not None:
+            self._consumer.landed(record)
+
+    async def write_rows(self) -> None:
+        """Return when the rows of all acknowledged records are written, else end the process."""
+        try:
+            await asyncio.gather(*(table.flush() for table in self.fold_tables.values()))
+        except Exception as error:
+            self.fail(error)
+            raise
 
     def block_cache(self, limits: StoreLimits) -> Any:
         """The block cache of all stores of the process. The `limits` of the first call set its size."""

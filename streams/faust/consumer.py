@@ -12,11 +12,14 @@ Rules, each with a regression test on a real broker (`tests/kafka/faust`):
 2. The committed offset of a partition is the end of its last acknowledged batch: the position after its last record, or
    after the transaction markers that follow it. Missing offsets (compacted, aborted) belong to the batch before or
    after.
-3. A chunk is delivered only if it continues the last one; a hole is read again (upstream #596: a record dropped between
+3. A record of this process is delivered when it is acknowledged, without a fetch, if it is the next one
+   (`SourceLane`).
+4. A chunk is delivered only if it continues the last one; a hole is read again (upstream #596: a record dropped between
    two phases of a rebalance is never skipped).
-4. A revocation waits for the events that are out, commits, and only then forgets the acknowledged offsets. If a handler
+5. A commit waits until the rows of its records are written (`FoldTable.flush`).
+6. A revocation waits for the events that are out, commits, and only then forgets the acknowledged offsets. If a handler
    does not end within `drain_timeout_s`, the process ends; the next owner takes the unacknowledged records.
-5. A commit that failed changes nothing (upstream PR #692).
+7. A commit that failed changes nothing (upstream PR #692).
 """
 
 # This module works on private parts of Faust and aiokafka; both are pinned, and tests guard it.
@@ -24,7 +27,6 @@ Rules, each with a regression test on a real broker (`tests/kafka/faust`):
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from aiokafka.errors import TopicAuthorizationFailedError
@@ -36,8 +38,8 @@ from mode import Service
 from backstop.runtime.records import Record
 from schemas.unreadable import Unreadable
 from streams import metrics
-from streams.faust.fetch import Chunk, FetchThread
-from streams.faust.pending import PendingRecords
+from streams.faust.fetch import Chunk, SourceFetcher
+from streams.faust.source_lane import SourceLane
 from streams.tables.lost_tail import LogTruncatedError, TableProgress, refuse_truncated
 
 __all__ = ["BatchConsumer", "BatchTransport"]
@@ -52,8 +54,9 @@ POLL_S = 1.0
 class _BatchMessage(ConsumerMessage):  # type: ignore[misc]  # faust is untyped
     """Notices the acknowledgement. Faust acknowledges in three places, one of them compiled; each sets `acked`."""
 
-    __slots__ = ("_acked", "lane")
-    lane: "_Lane"
+    __slots__ = ("_acked", "consumer", "lane")
+    lane: SourceLane
+    consumer: "BatchConsumer"
 
     @property
     def acked(self) -> bool:
@@ -63,7 +66,7 @@ class _BatchMessage(ConsumerMessage):  # type: ignore[misc]  # faust is untyped
     def acked(self, value: bool) -> None:
         self._acked = value
         if value:
-            self.lane.consumer._on_acked(self.lane, self)
+            self.consumer._on_acked(self.lane, self)
 
 
 class DamagedChangelogError(Exception):
@@ -78,44 +81,16 @@ class DamagedChangelogError(Exception):
         )
 
 
-@dataclass(slots=True)
-class _Lane:
-    """The state of one partition of a source topic, from a seek to the next revocation."""
-
-    consumer: "BatchConsumer"
-    tp: TP
-    epoch: int
-    expected: int
-    """The offset at which the next chunk must begin."""
-    committed: int | None
-    done: int | None = None
-    """The end of the last acknowledged batch."""
-    out: _BatchMessage | None = None
-    out_end: int = 0
-    out_since_s: float = 0.0
-    pending: PendingRecords = field(default_factory=PendingRecords)
-    begin: int = field(init=False)
-    """The offset of the seek."""
-
-    def __post_init__(self) -> None:
-        self.begin = self.expected
-
-    @property
-    def handled(self) -> int:
-        """The first offset that is not acknowledged yet."""
-        return self.begin if self.done is None else self.done
-
-
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
-    """See the module. All methods run in the main loop, unless stated."""
+    """See the module."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._lanes: dict[TP, _Lane] = {}
+        self._lanes: dict[TP, SourceLane] = {}
         metrics.OLDEST_BATCH_SECONDS.set_function(self.oldest_out_s)
         super().__init__(*args, **kwargs)
 
-    def _new_consumer_thread(self) -> FetchThread:
-        return FetchThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> SourceFetcher:
+        return SourceFetcher(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
 
     # -- delivery
 
@@ -140,7 +115,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
                 raise
 
     def _want(self) -> None:
-        """Tell the thread which partitions to fetch: during a rebalance only changelogs (upstream #596)."""
+        """Tell the fetcher which partitions to fetch: during a rebalance only changelogs (upstream #596)."""
         wanted = frozenset[TP]()
         if self.flow_active:
             wanted = frozenset(tp for tp in self._active_partitions if self._takes(tp))
@@ -173,42 +148,53 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         lane = self._lanes.get(tp)
         if lane is None or self.app.rebalancing or not self.flow_active or chunk.epoch < lane.epoch:
             return  # The seek at the end of the rebalance reads the chunk again.
-        if chunk.start != lane.expected:
-            await self._close_hole(lane, chunk)
+        if chunk.start != lane.fetched:
+            await self._close_hole(tp, lane, chunk)
             return
-        lane.expected = chunk.end
-        if not chunk.records and not lane.pending and lane.out is None:
-            lane.done = chunk.end  # Only markers, and everything before them is acknowledged.
+        try:
+            lane.take(chunk.records, chunk.end)
+        except LogTruncatedError as error:
+            self.app.fail(error)
             return
-        lane.pending.add(chunk.records)
-        self._deliver(lane)
+        self._deliver(tp, lane)
 
-    async def _close_hole(self, lane: _Lane, chunk: Chunk) -> None:
+    async def _close_hole(self, tp: TP, lane: SourceLane, chunk: Chunk) -> None:
         metrics.HOLES_CLOSED.inc()
-        if chunk.start < lane.expected:
+        if chunk.start < lane.fetched:
             # The broker moved the position back: its log is shorter than before (an unclean leader election).
-            if lane.tp.topic in self.app.fold_tables:
-                self.app.fail(LogTruncatedError(lane.tp.topic, lane.tp.partition, lane.expected - 1))
+            if tp.topic in self.app.fold_tables:
+                self.app.fail(LogTruncatedError(tp.topic, tp.partition, lane.expected - 1))
                 return
-            self.log.error("%s: position went back from %d to %d; reading again", lane.tp, lane.expected, chunk.start)
-            epoch, position = await self._thread.seek_again(lane.tp, chunk.start)
-            lane.epoch, lane.expected = epoch, position
+            self.log.error("%s: position went back from %d to %d; reading again", tp, lane.fetched, chunk.start)
+            lane.epoch, lane.fetched = await self._thread.seek_again(tp, chunk.start)
+            lane.expected = lane.fetched
             return
-        epoch, position = await self._thread.seek_again(lane.tp, lane.expected)
+        epoch, position = await self._thread.seek_again(tp, lane.fetched)
         if position > lane.expected:
             metrics.RECORDS_EXPIRED.inc(position - lane.expected)
-            self.log.error("%s: retention removed [%d, %d) unread", lane.tp, lane.expected, position)
-        lane.epoch, lane.expected = epoch, position
+            self.log.error("%s: retention removed [%d, %d) unread", tp, lane.expected, position)
+        lane.begin_again(epoch, position)
 
-    def _deliver(self, lane: _Lane) -> None:
+    def landed(self, record: Record) -> None:
+        """A record that this process has written is acknowledged. It is taken from memory if it is the next one."""
+        tp = TP(record.topic, record.partition)
+        lane = self._lanes.get(tp)
+        if lane is not None and self.flow_active and not self.app.rebalancing and lane.hand_over(record):
+            self._deliver(tp, lane)
+
+    def sources(self) -> Iterable[TP]:
+        """The partitions of the source topics that are owned and sought."""
+        return self._lanes
+
+    def _deliver(self, tp: TP, lane: SourceLane) -> None:
         if lane.out is not None or not lane.pending or not self.flow_active or self.app.rebalancing:
             return
-        channels = self.app.topics._tp_index.get(lane.tp)
+        channels = self.app.topics._tp_index.get(tp)
         if not channels:
             return
         records = lane.pending.next_batch(self.app.batch_records_max)
-        message = self._message(lane.tp, records[-1].offset, records, _BatchMessage)
-        message.lane = lane
+        message = self._message(tp, records[-1].offset, records, _BatchMessage)
+        message.lane, message.consumer = lane, self
         lane.out = message
         lane.out_since_s = self.loop.time()
         lane.out_end = lane.pending.first_offset if lane.pending else lane.expected
@@ -233,12 +219,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
             generation_id=self.app.consumer_generation_id,
         )
 
-    def _on_acked(self, lane: _Lane, message: _BatchMessage) -> None:
-        if lane.out is not message or self._lanes.get(lane.tp) is not lane:
+    def _on_acked(self, lane: SourceLane, message: _BatchMessage) -> None:
+        if lane.out is not message or self._lanes.get(message.tp) is not lane:
             return  # A message of an earlier assignment.
         was_full = lane.pending.full
         lane.out, lane.done = None, lane.out_end
-        self._deliver(lane)
+        self._deliver(message.tp, lane)
         if was_full and not lane.pending.full:
             self._want()
 
@@ -283,7 +269,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
             if committed is not None and committed != position:
                 metrics.RECORDS_EXPIRED.inc(max(0, position - committed))
                 self.log.error("%s: reading from %d instead of the committed offset %d", tp, position, committed)
-            self._lanes[tp] = _Lane(self, tp, sought.epoch, position, committed if committed == position else None)
+            known = committed if committed == position else None
+            self._lanes[tp] = SourceLane(tp.topic, tp.partition, sought.epoch, position, known)
             self._committed_offset[tp] = committed
             self._read_offset[tp] = position
         back = {tp: sought.positions[tp] for tp, taken in tables.items() if taken.lost}
@@ -329,6 +316,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         del start_new_transaction  # For exactly-once, which is not used.
         assigned = self.assignment()
         lanes = {tp: self._lanes[tp] for tp in offsets if tp in assigned and tp in self._lanes}
+        await self.app.write_rows()
         if not lanes or not await self._commit({tp: offsets[tp] for tp in lanes}):
             return False
         for tp, lane in lanes.items():
@@ -357,6 +345,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
                 self.app.fail(TimeoutError(f"an agent did not finish its batch within {self.app.drain_timeout_s:g} s"))
                 return
             await asyncio.sleep(0.005)
+        await self.app.write_rows()
         while await self.maybe_wait_for_commit_to_finish():
             pass
         await self.commit()

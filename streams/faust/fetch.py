@@ -1,9 +1,12 @@
-"""The consumer's thread: fetched records with the range of offsets that they cover, and seeks with an epoch.
+"""Fetches for Faust's consumer: records with the range of offsets that they cover, and seeks with an epoch.
 
 Faust 0.15.3 loses records because its main loop can't distinguish a gap made by Kafka (compaction, transaction markers,
 expired records) from one of its own (a record fetched and then dropped in a rebalance, upstream issue #596). Here every
 `Chunk` has the range of its positions and the seek epoch in which it was read. The receiver compares: it drops a chunk
 of an older epoch, and where a chunk does not begin at the end of the last one, it reads the hole again.
+
+Faust runs aiokafka in a thread with a loop of its own. Here both run in the loop of the process: two threads hand the
+interpreter's lock to and fro thousands of times a second, and each fetch waits for two wake-ups more.
 """
 
 # This module works on private parts of aiokafka 0.14 and faust-streaming 0.15.3. Both are pinned, and the tests in
@@ -18,14 +21,27 @@ from typing import Any
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
+from mode import Service
+from mode.utils.futures import maybe_async
 
-from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait, records_come
+from backstop.runtime.kafka.fetch_wait import (
+    BUSY_WAIT_MS,
+    FETCH_GAP_MS,
+    HOLD_MS,
+    FetchWait,
+    GatheringPace,
+    records_come,
+)
 from backstop.runtime.records import Record, record_of
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
 """Of one fetch response, all partitions together (aiokafka's default: 50 MiB). Parsing takes three times as much."""
 
 REASSIGNMENT_POLL_S = 0.02
+
+BUSY_RECORDS = 10
+BUSY_GAP_MS = 20
+"""After a fetch with so many records, the next one begins later: under load, batches are worth more than their wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +54,31 @@ class Chunk:
     records: tuple[Record, ...]
 
 
-class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is untyped
-    """Faust's consumer thread with chunks instead of records. Methods run in the thread's own loop, unless stated."""
+class _NoThread:
+    """In the place of mode's `WorkerThread`: the service is served by a task of the loop that starts it."""
+
+    def __init__(self, service: "SourceFetcher") -> None:
+        self._service = service
+
+    def start(self) -> None:
+        self.serving = asyncio.create_task(self._service._serve(), name="source-fetcher")
+        self.serving.add_done_callback(self._ended)
+
+    def stop(self) -> None:
+        """See `SourceFetcher.stop`."""
+
+    def _ended(self, serving: "asyncio.Task[None]") -> None:
+        if not serving.cancelled() and serving.exception() is not None:  # `_serve` has told Faust of it.
+            self._service.set_shutdown()
+
+
+class SourceFetcher(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is untyped
+    """Faust's consumer thread, with chunks instead of records, and without a thread."""
+
+    Worker = _NoThread
 
     seek_epoch: int = 0
-    """Counts seeks. Written only in the thread's loop; other threads may read it."""
+    """Counts seeks."""
 
     _fetch_wait: FetchWait
 
@@ -55,10 +91,32 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
     """The fetcher that walks fetched partitions only."""
 
     wanted: frozenset[TP] = frozenset()
-    """Partitions to fetch. The main loop replaces the whole set, see `want`."""
+    """Partitions to fetch, see `want`."""
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await maybe_async(fun(*args, **kwargs))
+
+    async def on_thread_started(self) -> None:
+        """No queue of calls is needed."""
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self._thread is not None:
+            await asyncio.wait({self._thread.serving})
+
+    async def _gather_remaining_tasks(self) -> None:
+        """Not this service's: those that are left in the loop belong to the process."""
+
+    async def _keepalive2(self) -> None:
+        """There is no other loop to keep awake."""
+
+    @Service.task  # type: ignore[untyped-decorator]  # faust is untyped
+    async def _thread_keepalive(self) -> None:
+        """As `_keepalive2`."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
-        self._fetch_wait = FetchWait()
+        # The changelogs are paused when they are recovered, and no fetch has them.
+        self._fetch_wait = GatheringPace(FETCH_GAP_MS, HOLD_MS, of=lambda _: self.consumer.sources())
         consumer = super()._create_worker_consumer(transport)
         # Without its own transactions Faust reads uncommitted records, and has no setting for it. Set before the start.
         consumer._isolation_level = "read_committed"
@@ -67,24 +125,15 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         return consumer
 
     def want(self, wanted: frozenset[TP]) -> None:
-        """Set the partitions to fetch (called in the main loop), and wake a waiting `chunks`."""
+        """Set the partitions to fetch, and wake a waiting `chunks`."""
         if wanted != self.wanted:
             self.wanted = wanted
-            if not self.thread_loop.is_closed():
-                self.thread_loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        if self._consumer is not None:
-            fetcher = self._consumer._fetcher
+            fetcher: Any = None if self._consumer is None else self._consumer._fetcher
             for waiter in list(fetcher._fetch_waiters if fetcher is not None else ()):
                 fetcher._notify(waiter)
 
     async def chunks(self, timeout_s: float) -> dict[TP, Chunk]:
-        """Fetched chunks of the wanted partitions; waits up to `timeout_s` for one (called in the main loop)."""
-        found: dict[TP, Chunk] = await self.call_thread(self._chunks, timeout_s)
-        return found
-
-    async def _chunks(self, timeout_s: float) -> dict[TP, Chunk]:
+        """Fetched chunks of the wanted partitions; waits up to `timeout_s` for one."""
         consumer = self._ensure_consumer()
         fetcher = consumer._fetcher
         loop = asyncio.get_running_loop()
@@ -102,6 +151,9 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
                 self._pause_unwanted(consumer)
                 found = self._take(fetcher)
                 self._fetch_wait.saw(consumer, records=bool(found))
+                if found:
+                    busy = sum(len(chunk.records) for chunk in found.values()) >= BUSY_RECORDS
+                    self._fetch_wait.gap_ms = BUSY_GAP_MS if busy else FETCH_GAP_MS
                 if found or remaining_s <= 0:
                     return found
                 await records_come(fetcher, remaining_s)
@@ -170,11 +222,7 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         return Chunk(self.seek_epoch, start, end, tuple(record_of(record) for record in records))
 
     async def seek_all(self, choose: Callable[[TP, int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
-        """Seek each partition to `choose(partition, committed, beginning, end)` (called in the main loop)."""
-        sought: Sought = await self.call_thread(self._seek_all, choose, tps)
-        return sought
-
-    async def _seek_all(self, choose: Callable[[TP, int | None, int, int], int], tps: frozenset[TP]) -> "Sought":
+        """Seek each partition to `choose(partition, committed, beginning, end)`."""
         consumer = self._ensure_consumer()
         beginnings = await consumer.beginning_offsets(tps)
         ends = await consumer.end_offsets(tps)
@@ -186,15 +234,11 @@ class FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is unt
         return Sought(self.seek_epoch, positions, committed)
 
     async def seek_again(self, tp: TP, position: int) -> tuple[int, int]:
-        """Seek to `position`, or to the log's beginning if that is later (called in the main loop).
+        """Seek to `position`, or to the log's beginning if that is later.
 
         Returns the new epoch and the position. Chunks of other partitions read before the seek have an older epoch and
         stay valid; so the caller keeps an epoch per partition.
         """
-        result: tuple[int, int] = await self.call_thread(self._seek_again, tp, position)
-        return result
-
-    async def _seek_again(self, tp: TP, position: int) -> tuple[int, int]:
         consumer = self._ensure_consumer()
         beginning = (await consumer.beginning_offsets([tp]))[tp]
         sought = max(position, beginning)

@@ -3,6 +3,7 @@
 from schemas.base import Body
 from schemas.commands import CreateResponse
 from schemas.jobs import JobFact
+from schemas.traces import attempt_span_id, below
 from streams.fold.attempts import Attempts, Submitting
 from streams.fold.job_fallbacks import asked_of_attempt
 from streams.fold.job_states import Active, JobState, Spec
@@ -32,5 +33,6 @@ def begin_attempt(spec: Spec, request: Body, attempts: Attempts, event: JobFact)
         continuation_id=None if too_long or attempts.live() else attempts.continuation_id,
         instead=asked_of_attempt(spec.fell, number),
         hedge=True if spec.policy.hedge and attempts.hedge is None else None,
+        traceparent=below(spec.traceparent, attempt_span_id(event.job_id, spec.submitted_at_ms, number)),
     )
     return Step(Active(spec, attempts.begin(submitting)), (command,))

@@ -33,6 +33,8 @@ class OutcomeUnknown:
     """The create was answered with a 5xx that does not prove a refusal."""
     said: str = ""
     """The beginning of that answer."""
+    taken: bool = False
+    """It was taken, and no response is known. It is never abandoned: a repeat would be paid again."""
     kind: Literal["outcome_unknown"] = "outcome_unknown"
 
 
@@ -192,7 +194,7 @@ class Attempts:
             match item:
                 case Submitting() if item.report_by_ms <= due_ms:
                     changed = changed.put(OutcomeUnknown(item.number, adopt_by_ms))
-                case OutcomeUnknown() if item.adopt_by_ms <= due_ms:
+                case OutcomeUnknown() if item.adopt_by_ms <= due_ms and not item.taken:
                     changed = changed.put(Abandoned(item.number, item.answered))
                 case _:
                     pass
@@ -214,8 +216,11 @@ class Attempts:
         return tuple(item for item in self.items if isinstance(item, Running))
 
     def dues_ms(self) -> tuple[int, ...]:
-        waiting = (item for item in self.items if isinstance(item, Submitting | OutcomeUnknown))
-        return tuple(item.report_by_ms if isinstance(item, Submitting) else item.adopt_by_ms for item in waiting)
+        return tuple(
+            item.report_by_ms if isinstance(item, Submitting) else item.adopt_by_ms
+            for item in self.items
+            if isinstance(item, Submitting) or (isinstance(item, OutcomeUnknown) and not item.taken)
+        )
 
     def response_ids(self) -> tuple[str, ...]:
         return tuple(item.response_id for item in self.items if isinstance(item, Running | Over))

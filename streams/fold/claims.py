@@ -120,6 +120,7 @@ def settled_at_once(event: AttemptAccepted, end: AttemptEnd) -> AttemptSettled:
         cause=end.cause,
         code=end.code,
         message=end.message,
+        said_by=end.said_by,
         wait_ms=end.wait_ms,
         response=end.response,
         usage=end.usage,

@@ -8,7 +8,7 @@ Rules, before the code:
   response. The usage of a second response of one attempt is booked, too.
 - An attempt is *submitting* (its command is published) until a report comes: accepted, rejected, or outcome unknown. If
   no report comes by `report_by_ms`, the outcome is unknown as well. An attempt with an unknown outcome may be adopted
-  until `adopt_by_ms`. After that it is *abandoned*, and a retry is granted.
+  until `adopt_by_ms`. After that it is *abandoned*, and a retry is granted, unless the provider surely took it.
 - An abandoned attempt may still be adopted. Then it runs beside its successor: the first one to complete wins, and the
   other one is released.
 - A job that may be hedged can have one attempt beside a slow one, its *hedge* (`streams.fold.job_hedges`). The first to
@@ -34,6 +34,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from schemas.base import Cause, Usage
+from schemas.erasures import JobErased
 from schemas.jobs import (
     AdoptionRefused,
     AttemptAccepted,
@@ -134,8 +135,8 @@ def _advance(state: Open, event: JobFact) -> Step[JobState]:
             return Step(state, ignored=Ignored.DUPLICATE if same else Ignored.CONFLICT)
         case AdoptionRefused():
             return _not_adopted(state, event)
-        case JobRefused():
-            return Step(state, ignored=Ignored.CONFLICT)
+        case JobRefused() | JobErased():
+            return Step(state, ignored=Ignored.CONFLICT)  # Only ended jobs are erased.
         case CancelRequested() | JobChanged():
             return _asked(state, event)
         case AttemptAccepted():
@@ -224,7 +225,9 @@ def _outcome_unknown(state: Open, event: AttemptUnknown) -> Step[JobState]:
     if not isinstance(attempt, Submitting):
         return Step(state, ignored=Ignored.STALE)
     adopt_by_ms = event.at_ms + state.spec.policy.adoption_grace_ms
-    unknown = OutcomeUnknown(attempt.number, adopt_by_ms, event.answered is True, event.message)
+    unknown = OutcomeUnknown(
+        attempt.number, adopt_by_ms, event.answered is True, event.message, event.taken is True
+    )  # fmt: skip
     return Step(Active(state.spec, state.attempts.put(unknown)))
 
 
@@ -293,7 +296,7 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
             paid = event.usage is not None and event.usage.total_tokens + event.usage.output_tokens > 0
             return _failed(after, event, "paid" if paid else "unpaid", event.cause or "faulty", reason)
         case "missing":
-            return _released(_failed(after, event, "paid", "faulty", reason), event)
+            return _released(_failed(after, event, "paid", event.cause or "faulty", reason), event)
         case "stuck":
             step = _failed(after, event, "paid", "faulty", reason)
             if isinstance(step.state, Finished):  # No retry is left, so the response keeps its chance to end.
@@ -355,7 +358,9 @@ def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
     """A report deadline or an adoption grace has passed."""
     attempts = state.attempts.expire(event.due_ms, event.at_ms + state.spec.policy.adoption_grace_ms)
     abandoned = [
-        item for item in state.attempts.items if isinstance(item, OutcomeUnknown) and item.adopt_by_ms <= event.due_ms
+        item
+        for item in state.attempts.items
+        if isinstance(item, OutcomeUnknown) and item.adopt_by_ms <= event.due_ms and not item.taken
     ]
     spend: Spend = "paid"
     for item in abandoned:

@@ -79,6 +79,7 @@ def finish(
         event, attempts, outcome, reason, tenant=spec.tenant, settled=settled, model=_model(spec, attempts, settled),
         submitted_at_ms=spec.submitted_at_ms, session_id=spec.session_id, tags=spec.tags,
         public_url=spec.policy.public_url, retry_of=spec.retry_of, fell=spec.fell,
+        traceparent=spec.traceparent,
     )  # fmt: skip
     releases = tuple(release(event, attempt.response_id) for attempt in attempts.running())
     return Step(finished(state, event, outcome), (result, *releases))

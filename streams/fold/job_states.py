@@ -9,7 +9,7 @@ from schemas.jobs import JobPolicy, JobSubmitted, ResponseAdopted, Turn
 from schemas.results import Reason
 from schemas.spend_caps import SpendCap
 from schemas.statuses import JobOutcome
-from streams.fold.attempts import Attempts
+from streams.fold.attempts import Attempts, OutcomeUnknown
 
 NOT_REPEATED = "the response was created elsewhere, so its request is not known here and can't be sent again"
 
@@ -43,6 +43,8 @@ class Spec:
     fallback: Fallbacks | None = None
     fell: tuple[FallbackBrief, ...] = ()
     """The fallbacks that were taken. `model` is that of the last one."""
+    traceparent: str | None = None
+    """W3C Trace Context of the submission."""
 
 
 def spec_of_submitted(event: JobSubmitted) -> Spec:
@@ -62,6 +64,7 @@ def spec_of_submitted(event: JobSubmitted) -> Spec:
         retry_of=event.retry.job_id if event.retry is not None else None,
         cap=event.cap,
         fallback=event.fallback,
+        traceparent=event.traceparent,
     )
 
 
@@ -184,4 +187,7 @@ def reason_of_deadline(state: Open) -> Reason:
         message += "; it waited for its turn, and no attempt began"
     if isinstance(state, BackingOff):
         message += f"; its last attempt: {state.why.code} {state.why.message}".rstrip()
+    for item in state.attempts.items:
+        if isinstance(item, OutcomeUnknown) and item.taken:
+            message += f"; the provider took attempt {item.number} and named no response: it answered {item.said!r}"
     return Reason(code="deadline", message=message)

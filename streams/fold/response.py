@@ -7,9 +7,10 @@ Rules, before the code:
   job fold may answer with a claim. Otherwise it is foreign, and forgotten later.
 - The state of a running response always has a next poll. This poll makes up for a lost command, webhook or observation.
 - One negative answer is no end. A 404 counts as *missing* only after 404s without a break for `missing_patience_ms`. A
-  response with an unknown status is settled as incomplete after `ODD_PATIENCE_MS`. A response without any change for
-  too long is *stuck*. The job fold is told of missing and of stuck, once. The response is still polled, and its end
-  settles the attempt after all.
+  response whose polls are refused otherwise counts as missing after `response_patience.REFUSED_MS` without an
+  observation. One with an unknown status is settled as incomplete after `ODD_PATIENCE_MS`. A response without any
+  change for too long is *stuck*. The job fold is told of missing and of stuck, once. The response is still polled, and
+  its end settles the attempt after all.
 - No job waits for a *released* response (its job is over, or gave it up), and it costs money. It is cancelled at once,
   and each of its timers cancels again, at growing intervals. The answer to a cancel contains the object, so a cancel is
   a poll, too. A response that never ends is forgotten with its job.
@@ -37,6 +38,7 @@ from schemas.responses import (
 from schemas.statuses import SettledStatus
 from streams.fold.response_commands import bounded, cancel_of, poll_of
 from streams.fold.response_hedges import asks, confirmed, hedge_of, stamped
+from streams.fold.response_patience import refused_patience_ms, stuck
 from streams.fold.response_states import (
     AbsentResponse,
     Ended,
@@ -72,9 +74,6 @@ ODD_PATIENCE_MS = 600_000
 
 CANCEL_AGAIN_MS = 30_000
 """From the first cancel of a released response to the second one, if the response has not ended by then."""
-
-STUCK_ALONE_FACTOR = 3
-"""If no other response ended meanwhile, the provider may just be slow. Then the patience is multiplied by this."""
 
 
 def step(state: ResponseState, event: ResponseFact) -> Step[ResponseState]:
@@ -298,24 +297,12 @@ def _may_be_anothers(state: RunningResponse) -> bool:
 def _runs(state: RunningResponse, event: ResponseObserved) -> Step[ResponseState]:
     sight = _seen(state, event)
     after = replace(state, sight=sight)
-    if sight.told == "stuck" or state.released_at_ms is not None or not _stuck(after, event):
+    if sight.told == "stuck" or state.released_at_ms is not None or not stuck(after, event):
         after, permitted = confirmed(after, event) if sight.told is None else (after, ())
         return replace(_poll_again(state, after, event), outputs=permitted)
-    stuck = replace(after, sight=replace(sight, told="stuck"))
-    again = _poll_again(state, stuck, event)
-    return replace(again, outputs=(told(stuck, event, "stuck"),))
-
-
-def _stuck(state: RunningResponse, event: ResponseObserved) -> bool:
-    claim, since_ms = state.claim, state.sight.since_ms
-    patience_ms = claim.stuck_after_ms
-    if claim.stuck_factor is not None and event.typical_ms is not None:
-        learned_ms = round(claim.stuck_factor * event.typical_ms)
-        patience_ms = learned_ms if patience_ms is None else max(patience_ms, learned_ms)
-    if patience_ms is None or since_ms is None:
-        return False
-    others = event.others_ended_at_ms is not None and event.others_ended_at_ms > since_ms
-    return event.at_ms - since_ms >= patience_ms * (1 if others else STUCK_ALONE_FACTOR)
+    given_up = replace(after, sight=replace(sight, told="stuck"))
+    again = _poll_again(state, given_up, event)
+    return replace(again, outputs=(told(given_up, event, "stuck"),))
 
 
 def _seen(state: RunningResponse, event: ResponseObserved) -> SeenSoFar:
@@ -332,19 +319,25 @@ def _seen(state: RunningResponse, event: ResponseObserved) -> SeenSoFar:
         progress=max(shown, sight.progress or 0) or None,
         since_ms=since_ms,
         missing_since_ms=None,
+        refused_since_ms=None,
     )
 
 
 def _missing(state: RunningResponse, event: ResponseObserved) -> Step[ResponseState]:
-    """A 404: the response is not there yet, not at this replica, or no longer there."""
-    sight = state.sight
+    """A 404: the response is not there yet, not at this replica, or no longer there. With a code: a refused poll."""
+    sight, refused = state.sight, event.code is not None
     if event.at_ms < state.claim.claimed_at_ms + state.claim.missing_grace_ms:
         return _poll_again(state, state, event)
-    if state.released_at_ms is not None and sight.told is None:
+    if state.released_at_ms is not None and sight.told is None and not refused:
         return _settle(state, event, "missing")  # Released, so no job waits: one 404 is enough.
-    since_ms = event.at_ms if sight.missing_since_ms is None else sight.missing_since_ms
-    after = replace(state, sight=replace(sight, missing_since_ms=since_ms))
-    if event.at_ms - since_ms < state.claim.missing_patience_ms or sight.told == "missing":
+    since_ms = sight.refused_since_ms if refused else sight.missing_since_ms
+    since_ms = event.at_ms if since_ms is None else since_ms
+    patience_ms = refused_patience_ms(event, since_ms) if refused else state.claim.missing_patience_ms
+    after = replace(
+        state,
+        sight=replace(sight, refused_since_ms=since_ms) if refused else replace(sight, missing_since_ms=since_ms),
+    )
+    if event.at_ms - since_ms < patience_ms or sight.told == "missing" or state.released_at_ms is not None:
         return _poll_again(state, after, event)
     missing = replace(after, sight=replace(after.sight, told="missing"))
     again = _poll_again(state, missing, event)

@@ -62,6 +62,8 @@ class SeenSoFar:
     """When `status` and `progress` last changed; for the first status, when the response was claimed."""
     missing_since_ms: int | None = None
     """When the current series of 404s began; None after any other observation."""
+    refused_since_ms: int | None = None
+    """When the current series of polls without an observation began, if one of them was refused."""
     progress: int | None = None
     """The output and usage that it showed, where it shows any before its end."""
     told: Literal["missing", "stuck"] | None = None

@@ -48,6 +48,7 @@ def make_result(
     public_url: str | None = None,
     retry_of: str | None = None,
     fell: tuple[FallbackBrief, ...] = (),
+    traceparent: str | None = None,
 ) -> JobResult:
     """The result of a job. Output, `found_by` and the provider's times come from `settled`, the end of the attempt that
     ended the job; they are empty without one.
@@ -72,6 +73,7 @@ def make_result(
         hedge=hedge_brief(attempts, settled),
         retry_of=retry_of,
         fallbacks=fell or None,
+        traceparent=traceparent,
     )
 
 

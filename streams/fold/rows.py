@@ -29,13 +29,13 @@ _PLAIN: dict[str, Any] = {
     "create_timeout_ms": None, "public_url": None, "uncounted": [], "booked": [], "made_elsewhere": False,
     "held_for": None, "turn": None, "hedge": None, "tags_sent": None, "latency_class": [], "changes": 0,
     "retry_of": None, "change": 0, "control": False, "progress": None, "cap": None, "fallback": None, "fell": [],
-    "beside_tokens": 0, "beside_pico": 0,
+    "beside_tokens": 0, "beside_pico": 0, "traceparent": None, "taken": False, "refused_since_ms": None,
 }  # fmt: skip
 """Fields are left out of a row where they have these values. Most rows are half the size, and rows that are older than
 the fields have the same bytes."""
 
 
-_LATER = ("changes", "retry_of", "cap", "fallback", "fell", "beside_tokens", "beside_pico")
+_LATER = ("changes", "retry_of", "cap", "fallback", "fell", "beside_tokens", "beside_pico", "traceparent")
 """Fields that are newer than rows of waiting jobs, whose other fields are all written."""
 
 _BODY: IncEx = {"spec": {"request": {"value"}}}

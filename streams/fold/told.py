@@ -1,6 +1,6 @@
 """Facts that the response fold makes for the job fold: offers, ends, and refused adoptions. Pure."""
 
-from schemas.base import FoundBy
+from schemas.base import Cause, FoundBy
 from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled
 from schemas.responses import ResponseClaimed, ResponseObserved
 from schemas.statuses import GIVEN_UP_STATUSES, SettledStatus
@@ -58,7 +58,7 @@ def told(state: RunningResponse, event: ResponseObserved, status: SettledStatus)
         attempt=state.claim.attempt,
         response_id=event.response_id,
         status=status,
-        cause="faulty" if status in GIVEN_UP_STATUSES else event.cause,
+        cause=_cause(state, event, status),
         code=code,
         message=message,
         said_by=said_by,
@@ -75,10 +75,22 @@ def told(state: RunningResponse, event: ResponseObserved, status: SettledStatus)
     )
 
 
+def _cause(state: RunningResponse, event: ResponseObserved, status: SettledStatus) -> Cause | None:
+    """Of a response that is given up. Where polls of it are refused and none was ever answered, another attempt would
+    be paid and not seen either.
+    """
+    if status not in GIVEN_UP_STATUSES:
+        return event.cause
+    return "never" if event.code is not None and state.sight.status is None else "faulty"
+
+
 def _without_end(state: RunningResponse, event: ResponseObserved, status: SettledStatus) -> str | None:
     sight = state.sight
     if status == "stuck" and sight.since_ms is not None:
         return f"it stood at {sight.status!r} for {event.at_ms - sight.since_ms} ms"
+    if event.code is not None and sight.refused_since_ms is not None:
+        spent_ms = event.at_ms - sight.refused_since_ms
+        return f"its polls were refused for {spent_ms} ms: {event.code} {event.message or ''}".rstrip()
     if sight.missing_since_ms is not None:
         return f"it was answered with 404 for {event.at_ms - sight.missing_since_ms} ms"
     return None

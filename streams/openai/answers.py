@@ -15,11 +15,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from schemas.base import NEVER_SENT, RESPONSE_ID_PATTERN
-from streams.openai.causes import MODEL_CODES, Rule, Said, verdict
+from streams.openai.causes import MODEL_CODES, Rule, Said, says_no, verdict
 from streams.openai.errors import code_of, fields_of, page_title, words_of
-from streams.openai.foreign_json import NOT_JSON, is_response, is_response_word
+from streams.openai.foreign_json import NOT_JSON, is_error, is_response, is_response_word
 from streams.openai.observations import (
     ACCOUNT_WAIT_MS_MAX,
     CODE_CHARS_MAX,
@@ -30,13 +31,29 @@ from streams.openai.observations import (
     see,
     shown,
     too_large,
+    unusable_id,
 )
 from streams.openai.told_limits import told_limits
 from streams.openai.waits import body_wait_ms, limit_reset_ms, retry_after_ms, text_wait_ms
-from streams.provider import Accepted, AskAgain, Missing, NotCancelled, NotStreamable, Refused, Rejected, Seen, Unknown
+from streams.provider import (
+    Accepted,
+    AskAgain,
+    Deleted,
+    Missing,
+    NotCancelled,
+    NotStreamable,
+    Refused,
+    Rejected,
+    Seen,
+    Unknown,
+)
 
 _RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
 BROKEN_OFF = "lost: the answer broke off"
+_NO_ANSWER_YET = frozenset({401, 403, 407, 408, 409, 423, 425, 429, 499})
+"""Statuses of a poll that say nothing of the response: its key is refused, or it came too soon or too often."""
+_LOCATIONS = ("location", "operation-location", "content-location")
+"""Headers that name the response, the most telling first."""
 ANSWER_CHARS_SHOWN = 200
 """How much of an unusable answer is kept: enough to recognise the server that sent it."""
 
@@ -94,8 +111,9 @@ def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accept
     if isinstance(reply, Fault):
         if reply.kind == "never_sent":
             return Rejected("unsent", NEVER_SENT, reply.detail)
-        return Unknown(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
-    read = _taken if 200 <= reply.status < 300 else _declined
+        reason = f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind
+        return Unknown(reason, alarm=reply.kind == "unexpected")
+    read = _taken if 200 <= reply.status < 300 or _sees_other(reply) else _declined
     outcome, limits = read(reply, now_ms, rules), told_limits(reply.headers)
     return outcome if limits is None or isinstance(outcome, Unknown) else replace(outcome, limits=limits)
 
@@ -103,7 +121,10 @@ def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accept
 def read_poll(
     reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
 ) -> Seen | Missing | AskAgain | Refused:
-    """The outcome of a retrieve; `job_id` is the response's job, if it is known."""
+    """The outcome of a retrieve; `job_id` is the response's job, if it is known.
+
+    A refusal that will be repeated as long as the poll is (a 400, a page with 404) is *missing*, too, with its words.
+    """
     if isinstance(reply, Fault):
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
     if 200 <= reply.status < 300:
@@ -113,10 +134,7 @@ def read_poll(
         if reply.truncated and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
             return too_large(seen)
         return seen if isinstance(seen, Seen) else AskAgain(seen.reason)
-    if reply.status in (404, 410) and isinstance(reply.body, dict):
-        # A 404 without a JSON body comes from a proxy, and says nothing about the response.
-        return Missing()
-    return _not_seen(reply, now_ms)
+    return _not_seen(reply, now_ms, rules)
 
 
 def read_cancel(
@@ -127,6 +145,16 @@ def read_cancel(
         return NotCancelled(_error_of(reply).code)
     answer = read_poll(reply, now_ms, job_id, rules)
     return NotCancelled("missing") if isinstance(answer, Missing) else answer
+
+
+def read_delete(reply: Reply, now_ms: int) -> Deleted | AskAgain | Refused:
+    """The outcome of a delete. A 404 of the provider: the response is gone, by an earlier delete or by its age."""
+    if isinstance(reply, ProviderAnswer) and 200 <= reply.status < 300 and isinstance(reply.body, dict):
+        return Deleted()
+    read = read_poll(reply, now_ms)
+    if isinstance(read, Missing):
+        return Deleted()
+    return AskAgain("not_deleted") if isinstance(read, Seen) else read
 
 
 def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused:
@@ -143,16 +171,21 @@ def _see(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule], job_id: str
     return replace(seen, whole=answer.whole) if isinstance(seen, Seen) else seen
 
 
-def _not_seen(answer: ProviderAnswer, now_ms: int) -> AskAgain | Refused:
-    error = _error_of(answer)
+def _not_seen(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Missing | AskAgain | Refused:
+    status, error = answer.status, _error_of(answer)
+    if status in (404, 410) and isinstance(answer.body, dict):
+        return Missing()
+    refuses = status == 501 or (400 <= status < 500 and status not in _NO_ANSWER_YET)
+    if refuses and verdict(error.said, rules).cause in ("never", "odd"):
+        return Missing(error.code, error.message)  # With a 404: the page of a proxy, which does not know the response.
     wait_ms = retry_after_ms(answer.headers, now_ms)
-    if answer.status == 401 or (answer.status == 403 and error.from_api):
+    if status == 401 or (status == 403 and error.from_api):
         return Refused(error.code, error.message)
-    if answer.status == 429 and error.from_api:
+    if status == 429 and error.from_api:
         return AskAgain(error.code, wait_ms or limit_reset_ms(answer.headers, error.kind, now_ms), limited=True)
-    if answer.status in (403, 429):
+    if status in (403, 429):
         return AskAgain("edge_block", wait_ms, limited=True)
-    return AskAgain(f"http_{answer.status}", wait_ms)
+    return AskAgain(f"http_{status}", wait_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +202,7 @@ class _Error:
 def _error_of(answer: ProviderAnswer) -> _Error:
     """The error in an answer: OpenAI's form, others (`{"detail": …}`, `{"error": "…"}`, RFC 9457), or plain text."""
     body = answer.body
-    inner = body.get("error") if isinstance(body, dict) else None
+    inner = body.get("error") or body.get("errors") if isinstance(body, dict) else None
     fields = fields_of(inner if isinstance(inner, dict | list) else body)
     code = shown(code_of(fields), CODE_CHARS_MAX)
     kind = shown(fields.get("type"), CODE_CHARS_MAX)
@@ -190,28 +223,74 @@ def _taken(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Accept
     """The outcome of a 2xx: a response that runs or has ended, an error object, or an unusable body."""
     body, whole = answer.body, not (answer.truncated or answer.broken)
     response_id = _id_of(body) if isinstance(body, dict) else ""
-    if answer.broken and not response_id:
-        return Unknown(BROKEN_OFF)
-    if not isinstance(body, dict):
-        return _unusable(answer, TOO_LARGE if answer.truncated else "no_response_object")
-    status = body.get("status")
-    if body.get("error") and (not response_id or not is_response_word(body.get("object"))):
+    if is_error(body) and not _stands(body, response_id):
         return _declined(answer, now_ms, rules)
-    bare = body.get("object") is None and not isinstance(status, str)
-    if not is_response(body) or (bare and whole and body.keys() != {"id"}):
-        return _unusable(answer, "no_response_object")
+    if not _is_one(body, whole=whole):
+        return _without_object(answer)
     seen = _see(answer, now_ms, rules)
     # The end of an answer that is cut is missing: a poll shows whether the response can be read at all.
     end = seen if isinstance(seen, Seen) and seen.over and whole else None
+    response_id = response_id or _located(answer.headers)
     if not response_id and end is None:
-        return _unusable(answer, TOO_LARGE if answer.truncated else "no_usable_id")
+        told = body.get("id", body.get("response_id"))
+        if told in (None, ""):
+            return _without_object(answer, "no_usable_id", taken=whole)
+        end = unusable_id(told, body)
     return Accepted(
         response_id,
-        status=shown(status, CODE_CHARS_MAX) or "unknown",
+        status=shown(body.get("status"), CODE_CHARS_MAX) or "unknown",
         provider_request_id=shown(answer.headers.get("x-request-id"), CODE_CHARS_MAX),
         streamed=answer.streamed,
         end=end,
     )
+
+
+def _stands(body: Mapping[str, Any], response_id: str) -> bool:
+    """Whether the object with an error is a response that was accepted: it has an id, or a kind and a status."""
+    kind = body.get("object")
+    told = bool(response_id) or (kind is not None and isinstance(body.get("status"), str))
+    return told and is_response_word(kind)
+
+
+def _is_one(body: Any, *, whole: bool) -> bool:
+    """Whether a body is a response. An object of no kind and without a status is one if it holds the id alone."""
+    if not is_response(body):
+        return False
+    bare = body.get("object") is None and not isinstance(body.get("status"), str)
+    return not (bare and whole and body.keys() != {"id"})
+
+
+def _without_object(
+    answer: ProviderAnswer, why: str = "no_response_object", *, taken: bool = False
+) -> Accepted | Unknown:
+    """A 2xx whose body names no response. A header may name it."""
+    if response_id := _located(answer.headers):
+        return Accepted(response_id, status="unknown", streamed=answer.streamed)
+    if answer.broken:
+        return Unknown(BROKEN_OFF)
+    begins = answer.text if answer.body is NOT_JSON else repr(answer.body)
+    said = shown(begins, ANSWER_CHARS_SHOWN) or "an empty body"
+    taken = taken or answer.status == 202
+    return Unknown(f"{TOO_LARGE if answer.truncated else why}: http_{answer.status}", said, alarm=True, taken=taken)
+
+
+def _sees_other(answer: ProviderAnswer) -> bool:
+    """Whether a redirect is an acceptance: it says that the response is to be read at its own address."""
+    return answer.status in (302, 303) and bool(_located(answer.headers))
+
+
+def _located(headers: Mapping[str, str]) -> str:
+    """The id of the response that a header names by its address, `…/responses/ID`; empty if none does."""
+    for name in _LOCATIONS:
+        try:
+            path = urlsplit(headers.get(name, "")).path
+        except ValueError:
+            continue
+        before, _, last = path.rstrip("/").rpartition("/")
+        told = unquote(last)
+        if before.endswith("responses") or (not before and last.startswith("resp_")):
+            return told if _RESPONSE_ID.fullmatch(told) else ""
+    return ""
 
 
 def _id_of(body: Mapping[str, Any]) -> str:
@@ -221,19 +300,13 @@ def _id_of(body: Mapping[str, Any]) -> str:
     return told if isinstance(told, str) and _RESPONSE_ID.fullmatch(told) else ""
 
 
-def _unusable(answer: ProviderAnswer, why: str) -> Unknown:
-    begins = answer.text if answer.body is NOT_JSON else repr(answer.body)
-    said = shown(begins, ANSWER_CHARS_SHOWN) or "an empty body"
-    return Unknown(f"{why}: http_{answer.status}", said, alarm=True)
-
-
 def _declined(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Rejected | Unknown:
     """The outcome of an error, with any HTTP status."""
     error, status = _error_of(answer), answer.status
     told_ms = retry_after_ms(answer.headers, now_ms)
     if status in (403, 429) and not error.from_api:
         return Rejected("limited", "edge_block", error.message, told_ms, http_status=status, limited=True)
-    if not _refuses(answer, error, told_ms):
+    if not _refuses(answer, error, told_ms, rules):
         said = error.message[:ANSWER_CHARS_SHOWN]
         return Unknown(f"http_{status}", said, answered=status >= 500, wait_ms=told_ms)
     cause = verdict(error.said, rules).cause
@@ -251,15 +324,16 @@ def _declined(answer: ProviderAnswer, now_ms: int, rules: Iterable[Rule]) -> Rej
     )
 
 
-def _refuses(answer: ProviderAnswer, error: _Error, told_ms: int) -> bool:
+def _refuses(answer: ProviderAnswer, error: _Error, told_ms: int, rules: Iterable[Rule]) -> bool:
     """Whether the answer proves that the provider did not take the create."""
     status = answer.status
     if 200 <= status < 300 or status in (429, 501):
         return True
+    page = not error.from_api and answer.text.lstrip().startswith("<")
+    if (status >= 500 or status in _GAVE_UP_4XX) and not page and says_no(error.said, rules):
+        return True
     if status in (502, 503, 504, 507, 529):
-        return told_ms > 0 or error.from_api
-    if status >= 500:
-        return error.said.code is not None and verdict(error.said).cause == "overloaded"
-    if status < 300 or status in _GAVE_UP_4XX:
+        return told_ms > 0 or "retry-after" in answer.headers or error.from_api
+    if status >= 500 or status < 300 or status in _GAVE_UP_4XX:
         return False
     return status not in _MAYBE_TAKEN_4XX or error.said.structured or (error.from_api and bool(error.message))

@@ -4,7 +4,7 @@ A stream of events that the call asked for is passed on unread: its reader bound
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -21,6 +21,7 @@ from streams.openai import large_json
 from streams.openai.foreign_json import parse
 from streams.openai.large_reader import Large, LargeReader
 from streams.openai.sse import EventTooLargeError
+from streams.openai.unpacking import Unpacker, packing_of
 from streams.provider import CallLimits
 
 BEGINNING_BYTES: Final = 64 << 10
@@ -105,42 +106,26 @@ class BoundedTransport(AiohttpTransport):
         if not reading.streams:
             return await self._plain(request, reading)
         response = await super().handle_async_request(request)
-        if is_packed_twice(response.headers.get_list("content-encoding")):
-            del response.headers["content-encoding"]
         if response.is_success and is_event_stream(response):
             return response
         response.request = request
-        return await self._whole(response, reading)
-
-    async def _whole(self, response: httpx2.Response, reading: Reading) -> httpx2.Response:
-        announced = response.headers.get("content-length", "")
-        content, extensions = await self._content(
-            announced, _closed_after(response.aiter_bytes(), response.aclose), reading
-        )
+        content, extensions = await self._content(response.headers, pieces_as_sent(response), reading)
         return httpx2.Response(
             status_code=response.status_code,
             headers=[(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY],
             content=content,
-            request=response.request,
+            request=request,
             extensions={**response.extensions, **extensions},
         )
 
     async def _plain(self, request: httpx2.Request, reading: Reading) -> httpx2.Response:
         """One call and its whole answer. The parent would make a response that is read through two more iterators."""
         answer = await self._sent(request)
-        headers, codings = [], list[str]()
-        for name, value in answer.raw_headers:
-            known = name.lower()
-            if known == b"content-encoding":
-                codings.append(value.decode("latin-1"))
-            if known not in _OF_THE_BODY:
-                headers.append((name, value))
+        headers = [(name, value) for name, value in answer.raw_headers if name.lower() not in _OF_THE_BODY]
         stream = AiohttpResponseStream(answer)
-        if codings and not is_packed_twice(codings):  # httpx unpacks it.
-            unread = httpx2.Response(answer.status, headers=answer.raw_headers, stream=stream, request=request)
-            return await self._whole(unread, reading)
-        announced = answer.headers.get("content-length", "")
-        content, extensions = await self._content(announced, _closed_after(aiter(stream), stream.aclose), reading)
+        content, extensions = await self._content(
+            answer.headers, _closed_after(aiter(stream), stream.aclose), reading
+        )  # fmt: skip
         response = httpx2.Response(
             answer.status, headers=headers, stream=stream, request=request, extensions=extensions
         )
@@ -174,10 +159,11 @@ class BoundedTransport(AiohttpTransport):
             )
 
     async def _content(
-        self, announced: str, pieces: AsyncGenerator[bytes, None], reading: Reading
+        self, headers: Mapping[str, str], sent: AsyncGenerator[bytes, None], reading: Reading
     ) -> tuple[bytes, dict[str, Any]]:
-        """The answer, or its beginning with what was read of the rest. `announced`: its length, as its header says."""
-        bytes_max = self._limits.bytes_max
+        """The answer, or its beginning with what was read of the rest."""
+        bytes_max, announced = self._limits.bytes_max, headers.get("content-length", "")
+        pieces = unpacked(sent, headers.get("content-encoding", ""))
         if announced.isdecimal() and int(announced) > bytes_max:
             return _beginning(await self._read(pieces, reading, BEGINNING_BYTES)), {CUT: True}
         parts = await self._read(pieces, reading, bytes_max + 1)
@@ -238,23 +224,41 @@ def _beginning(parts: list[bytes]) -> bytes:
     return beginning
 
 
+def pieces_as_sent(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    return _closed_after(response.aiter_raw(), response.aclose)
+
+
+async def unpacked(sent: AsyncGenerator[bytes, None], announced: str) -> AsyncGenerator[bytes, None]:
+    """The pieces of an answer, unpacked if they are packed. `announced`: as its header says."""
+    begins = b""
+    async with aclosing(sent):
+        async for piece in sent:
+            begins += piece
+            if len(begins) > 1:  # So much tells a packing.
+                break
+        packing = packing_of(begins, announced)
+        if packing is None:
+            yield begins
+            async for piece in sent:
+                yield piece
+            return
+        unpacker = Unpacker(packing)
+        for piece in unpacker.feed(begins):
+            yield piece
+        async for packed in sent:
+            for piece in unpacker.feed(packed):
+                yield piece
+
+
 async def pieces_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
     """The stream as it comes, unpacked, in small pieces, with a turn for other calls after each large one."""
-    async with aclosing(response.aiter_bytes()) as chunks:
-        async for chunk in chunks:
+    pieces = unpacked(pieces_as_sent(response), response.headers.get("content-encoding", ""))
+    async with aclosing(pieces):
+        async for chunk in pieces:
             for at in range(0, len(chunk), EVENTS_PIECE_BYTES):
                 yield chunk[at : at + EVENTS_PIECE_BYTES]
                 if len(chunk) > EVENTS_PIECE_BYTES:
                     await asyncio.sleep(0)
-
-
-def is_packed_twice(codings: Sequence[str]) -> bool:
-    """Whether an answer has more than one content coding. It is then read as it came, and can't be understood.
-
-    2 KB packed three times unpack to gigabytes of empty blocks of the last coding: hours of work without one byte that
-    a limit could count. No server has a reason to pack an answer twice.
-    """
-    return sum(coding.strip().lower() not in ("", "identity") for line in codings for coding in line.split(",")) > 1
 
 
 def is_event_stream(response: httpx2.Response) -> bool:

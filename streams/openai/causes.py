@@ -11,7 +11,7 @@ public bug reports of gateways and compatible servers. The API promises neither 
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from schemas.base import Cause
@@ -187,6 +187,9 @@ def verdict(said: Said, rules: Iterable[Rule] = ()) -> CauseVerdict:
             return CauseVerdict(rule.cause, known=True)
     kind = _CAUSE_OF_TYPE.get((said.kind or "").lower())
     code = _plain(said.code)
+    if (not code or code.isdecimal()) and kind is None and said.kind is not None:
+        said = replace(said, code=said.kind)  # A type of its own (`ContentPolicyViolationError`) is the better code.
+        code = _plain(said.code)
     named = CAUSE_OF_CODE.get((said.code or "").lower()) or CAUSE_OF_CODE.get(code)
     listed = _listed(said, code, named, kind)
     if listed is not None:
@@ -197,6 +200,19 @@ def verdict(said: Said, rules: Iterable[Rule] = ()) -> CauseVerdict:
     if kind is not None and new is None:
         return CauseVerdict(kind, known=True)
     return CauseVerdict(new or _of_status(said), known=False)
+
+
+def says_no(said: Said, rules: Iterable[Rule] = ()) -> bool:
+    """Whether an answer whose status proves no refusal tells one: by a rule, by a code, or by words for what no repeat
+    mends. A type alone is no proof.
+    """
+    if any(rule.matches(said) for rule in rules):
+        return verdict(said, rules).cause not in ("faulty", "odd")
+    if _plain(said.code).isdecimal():
+        said = replace(said, code=None)
+    kind = None if (said.kind or "").lower() in _CAUSE_OF_TYPE else said.kind
+    told = verdict(replace(said, kind=kind), ())
+    return told.cause in ("never", "account") or (told.known and told.cause not in ("faulty", "odd"))
 
 
 def _listed(said: Said, code: str, named: Cause | None, kind: Cause | None) -> Cause | None:
@@ -219,7 +235,7 @@ def _plain(code: str | None) -> str:
 def _of_words(said: Said, told: Cause | None) -> Cause | None:
     """The cause that the message tells, where no code does; `told` is what the type says."""
     refused = said.status is None or 400 <= said.status < 500
-    if not refused or told not in (None, "never", "limited"):
+    if told not in (None, "never", "limited"):
         return None
     words = _QUOTED.sub(" ", said.message)
     if _ACCOUNT.search(words):
@@ -228,6 +244,8 @@ def _of_words(said: Said, told: Cause | None) -> Cause | None:
         return None
     if _NEVER_FITS.search(words):
         return "never"
+    if not refused:  # "Try again" behind an error of the server means nothing more than the error.
+        return None
     return _passing(said.status) if _LATER.search(_CORRECT.sub(" ", words)) else None
 
 

@@ -20,8 +20,10 @@ import structlog
 from openai import AsyncOpenAI
 
 from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.traces import traceparent_now
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_TENANT
 from schemas.statuses import OPEN_RESPONSE_STATUSES
+from schemas.traces import TRACEPARENT
 from streams.answer_memory import holding
 from streams.openai.account import OpenAIAccount
 from streams.openai.answers import Fault, FaultKind, ProviderAnswer, Reply
@@ -101,7 +103,7 @@ class OpenAIClient:
                 "/responses",
                 content=(orjson.dumps(body),) if not rest else (orjson.dumps(body)[:-1], b",", rest[1:]),
                 # The API does not promise to honour this header, and nothing here relies on it.
-                headers={"Idempotency-Key": f"{job_id}/{attempt}"},
+                headers={"Idempotency-Key": f"{job_id}/{attempt}"} | _trace_header(),
                 timeouts=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S),
                 stream=streams,
             )
@@ -140,6 +142,14 @@ class OpenAIClient:
 
         return await self._observed("cancel", call, self._poll_timeout_s)
 
+    async def delete(self, response_id: str) -> Reply:
+        """`DELETE /responses/{id}`."""
+
+        async def call() -> httpx2.Response:
+            return await self._requests.send("DELETE", path_of(response_id), timeouts=self._poll_timeouts)
+
+        return await self._observed("delete", call, self._poll_timeout_s)
+
     async def close(self) -> None:
         await self._requests.close()
 
@@ -154,6 +164,11 @@ class OpenAIClient:
             self._metrics.alarm("answer_too_large")
             log.error("answer_too_large", operation=operation, http_status=reply.status)
         return reply
+
+
+def _trace_header() -> dict[str, str]:
+    traceparent = traceparent_now()
+    return {} if traceparent is None else {TRACEPARENT: traceparent}
 
 
 def make_sdk(account: OpenAIAccount, connections_max: int, answers: AnswerLimits) -> AsyncOpenAI:

@@ -66,7 +66,7 @@ def wait_until_ms(text: str, now_ms: int, unit_ms: float = 1_000.0) -> int:
 
     :param unit_ms: of a plain number, which is a wait, or an instant where no wait is that long.
     """
-    text = text.strip().strip('"')
+    text = text.partition(";")[0].strip().strip('"')
     if len(text) > CHARS_MAX:
         return 0
     try:
@@ -83,6 +83,8 @@ def wait_until_ms(text: str, now_ms: int, unit_ms: float = 1_000.0) -> int:
 def _worded_ms(text: str, now_ms: int) -> int:
     if _GO_DURATION.fullmatch(text):
         return go_duration_ms(text)
+    if text[:2].upper() == "PT":  # ISO 8601, of hours and less.
+        return go_duration_ms(text[2:].lower())
     if _SPAN_ONLY.fullmatch(text):
         return span_ms(text)
     if _CLOCK_ONLY.fullmatch(text):

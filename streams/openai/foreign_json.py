@@ -4,7 +4,6 @@ Servers and the proxies before them put things around an object: a byte order ma
 a line of a load balancer behind it, one object per line, or events of a stream that was not asked for.
 """
 
-import codecs
 import json
 import math
 import re
@@ -25,7 +24,15 @@ class NotJson:
 
 NOT_JSON: Final = NotJson()
 
-_DECODER: Final = json.JSONDecoder()
+INT_DIGITS_MAX: Final = 1_000
+"""Python refuses to read longer numbers: as floats they are infinite, and count as absent."""
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= INT_DIGITS_MAX else float(digits)
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=_whole_number)
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _PREFIX: Final = re.compile(r"\)\]\}'?,?|while ?\(1\);|for ?\(;;\);")
 """Prefixes of JSON that keep a browser from running it as a script."""
@@ -66,9 +73,7 @@ def _parsed(content: bytes) -> Any:
 
 
 def _decoded(content: bytes) -> str:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    return content.decode("utf-8-sig", "replace")
+    return content.decode(json.detect_encoding(content), "replace")  # UTF-8, -16 or -32, with or without a mark.
 
 
 def _values(text: str) -> Iterator[Any]:
@@ -143,6 +148,14 @@ def is_response(value: Any) -> bool:
     if not isinstance(value, dict) or not is_response_word(value.get("object")):
         return False
     return value.get("object") is not None or not _SIGNS.isdisjoint(value)
+
+
+def is_error(body: Any) -> bool:
+    """Whether an answer of any status is an error: it says so by a member that responses lack or leave empty."""
+    if not isinstance(body, dict):
+        return False
+    says_so = body.get("object") == "error" or body.get("success") is False
+    return bool(body.get("error") or body.get("errors") or (says_so and body.get("message")))
 
 
 def is_response_word(word: Any) -> bool:

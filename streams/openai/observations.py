@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, TENANT_ID_PATTERN, Cause, Terms
+from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, RESPONSE_ID_CHARS_MAX, TENANT_ID_PATTERN, Cause, Terms
 from schemas.requests import METADATA_ATTEMPT, METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE, METADATA_TENANT
 from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, ResponseStatus, SeenOutcome
 from streams.openai.causes import Rule, Said, verdict
@@ -22,6 +22,8 @@ from streams.provider import Owner, Seen, Tokens
 
 TEXT_CHARS_MAX = 500
 CODE_CHARS_MAX = 100
+ID_CHARS_SHOWN = 60
+COUNT_DIGITS_MAX = 16
 TERM_CHARS_MAX = 20
 SIZED_DEPTH_MAX = 8
 """Items, contents and texts of an output are 4 levels."""
@@ -47,6 +49,8 @@ _SYNONYMS: Final[dict[str, ResponseStatus]] = {
     "error": "failed", "errored": "failed", "failure": "failed", "expired": "failed", "timed_out": "failed",
 }  # fmt: skip
 """Statuses of compatible servers (from public reports), in the form of `_known_status`."""
+
+_USAGE_NAMES: Final = (("input", "prompt"), ("output", "completion"))
 
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
@@ -141,6 +145,22 @@ def too_large(beginning: Seen | Unseen) -> Seen:
     )
 
 
+def unusable_id(told: Any, body: Mapping[str, Any]) -> Seen:
+    """The end of a response that was accepted under an id by which nothing can ask for it.
+
+    It is not created again, as it may run and be paid.
+    """
+    begins = shown(str(told), ID_CHARS_SHOWN) or "nothing printable"
+    message = (
+        "The provider accepted the create, and names its response by an id that can't be used: it begins with "
+        f"{begins!r} and has {len(str(told))} characters. An id is printable ASCII of {RESPONSE_ID_CHARS_MAX} "
+        "characters at most. The response may run on at the provider; it was not created again."
+    )
+    return Seen(
+        "failed", "unusable_id", body=body, cause="never", code="unusable_id", message=message, said_by="backstop"
+    )
+
+
 def _stand_in(members: Mapping[str, Any], status: str) -> dict[str, Any]:
     """An object in place of the one that can't be read."""
     return {
@@ -204,7 +224,9 @@ class _Why:
 def _why(outcome: SeenOutcome, body: Mapping[str, Any], rules: Iterable[Rule], now_ms: int) -> _Why:
     if outcome == "incomplete":
         # The tokens are spent, and the same request would reach the same limit.
-        return _Why("never", shown(member(body.get("incomplete_details"), "reason"), CODE_CHARS_MAX) or "incomplete")
+        details = body.get("incomplete_details")
+        details = details[0] if isinstance(details, list) and details else details
+        return _Why("never", shown(member(details, "reason") or details, CODE_CHARS_MAX) or "incomplete")
     if outcome != "failed":
         return _Why()
     error = failure_of(body)
@@ -230,10 +252,12 @@ def _tokens(usage: Any) -> Tokens | None:
     if not isinstance(usage, dict):
         return None
     written = member(usage.get("input_tokens_details"), "cache_write_tokens")
+    # Compatible servers may use the older names.
+    read, made = (_count(usage.get(f"{new}_tokens", usage.get(f"{old}_tokens"))) for new, old in _USAGE_NAMES)
     return Tokens(
-        input_tokens=_count(usage.get("input_tokens")),
-        output_tokens=_count(usage.get("output_tokens")),
-        total_tokens=_count(usage.get("total_tokens")),
+        input_tokens=read,
+        output_tokens=made,
+        total_tokens=_count(usage.get("total_tokens")) or read + made,
         cached_tokens=_count(member(usage.get("input_tokens_details"), "cached_tokens")),
         reasoning_tokens=_count(member(usage.get("output_tokens_details"), "reasoning_tokens")),
         cache_write_tokens=_count(written) if written is not None else None,
@@ -258,7 +282,9 @@ def _terms(body: Mapping[str, Any]) -> Terms:
 
 
 def _count(value: Any) -> int:
-    """A token count; 0 if unusable. Some servers send floats."""
+    """A token count; 0 if unusable. Some servers send floats, or digits in a text."""
+    if isinstance(value, str) and value.isdecimal() and len(value) <= COUNT_DIGITS_MAX:
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 53:
         return 0
     return int(value)

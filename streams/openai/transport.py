@@ -29,6 +29,9 @@ KEEPALIVE_S = 5.0
 PROBE_IDLE_S, PROBE_EVERY_S, PROBES_MAX = 60, 30, 4
 """TCP keepalive: a server may hold a create until its run is over, and a firewall drops idle connections silently."""
 
+HEADERS_BYTES_MAX = 64 << 10
+"""Of one header line. aiohttp's own limit (8 KiB) is below what gateways send, and an acceptance would be lost."""
+
 NO_PROXY_URL = (
     "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY must be http:// or https:// with a host, and percent-encode a name and "
     "password"
@@ -154,6 +157,8 @@ def _make_session(connections_max: int, tls: ssl.SSLContext, proxy: URL | None =
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         proxy=proxy,
+        max_line_size=HEADERS_BYTES_MAX,
+        max_field_size=HEADERS_BYTES_MAX,
         trace_configs=[_tracing()],
     )
     # aiohttp would repeat a poll on a new connection when a kept one has closed, bypassing the rate limit. It has no

@@ -4,6 +4,11 @@ Faust does the assignment (a table's partition and its log's have the same owner
 writes: Faust writes the local store first, never waits for the changelog, and logs a failed changelog record as a
 warning. Here the changelog's record is acknowledged by all in-sync replicas before the row is in the local store, and
 every failure is raised to the caller.
+
+Rows that are `put` are gathered for `GATHER_S`: a response changes three times within some milliseconds, and only its
+last row is written. Reads see them at once. The consumer calls `flush` between the choice of the offsets and their
+commit, so an offset is never committed before the rows of its records are written; a crash before that repeats records
+and outputs.
 """
 
 import asyncio
@@ -22,6 +27,13 @@ from streams.tables.lost_tail import TableProgress
 from streams.tables.partition_db import PartitionDb, StoreDamagedError, StoreLimits
 
 __all__ = ["FoldTable", "PartitionNotOwnedError", "StoreDamagedError", "StoreLimits"]
+
+GATHER_S = 0.05
+"""How long rows wait for others, to be written with them."""
+
+GATHERED_ROWS_MAX = 500
+GATHERED_BYTES_MAX = 4 * 1024 * 1024
+"""Of a partition, in memory and not written yet. A batch beyond it waits until they are."""
 
 RECOVERY_CHUNKS_MAX = 2
 """Chunks of a changelog (512 KiB each) that Faust buffers before it applies them. 1 means a global table to Faust."""
@@ -45,6 +57,7 @@ class FoldTable:
         min_insync_replicas: int = 1,
         on_damage: DamageFound | None = None,
         after_changelog: Callable[[], None] | None = None,
+        after_rows: Callable[[], None] | None = None,
         row_version: Callable[[bytes], int] | None = None,
     ) -> None:
         """Declare it before the app starts. The replication factor is the app's.
@@ -54,10 +67,12 @@ class FoldTable:
             rows.
         :param after_changelog: called in `write` between the changelog's acknowledgement and the local write, for tests
             that end the process there.
+        :param after_rows: the same, after the local write.
         """
         self.name = name
         self._app = app
         self._after_changelog = after_changelog
+        self._after_rows = after_rows
         self._row_version = row_version
         self._callbacks: list[Recovered] = []
         self._active: set[int] = set()
@@ -75,7 +90,13 @@ class FoldTable:
         self._table.use(self._store)
         app.tables.add(self._table)
         self._changelog = Changelog(lambda: self.changelog_topic, app.changelog_producer())
+        self._begin_gathering()
+
+    def _begin_gathering(self) -> None:
         self._locks: dict[int, asyncio.Lock] = {}
+        self._gathered: dict[int, dict[bytes, bytes | None]] = {}
+        """Rows that are not written yet, or are being written."""
+        self._some_gathered = asyncio.Event()
 
     @property
     def rows_reasserted(self) -> int:
@@ -105,15 +126,53 @@ class FoldTable:
         :raises PartitionNotOwnedError: this worker does not own the partition.
         :raises StoreDamagedError: the process must end.
         """
-        return self._owned(partition).get(key)
+        db, gathered = self._owned(partition), self._gathered.get(partition)
+        return gathered[key] if gathered and key in gathered else db.get(key)
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """All rows in key order, as of this call. Errors as in `get`."""
+        """All written rows in key order, as of this call. Errors as in `get`."""
         return self._owned(partition).items()
 
     def chunk(self, partition: int, after: bytes | None, rows_max: int) -> list[tuple[bytes, bytes]]:
-        """As `streams.ports.WalkedRows.chunk`. Errors as in `get`."""
-        return self._owned(partition).chunk(after, rows_max)
+        """As `streams.ports.WalkedRows.chunk`, of the written keys. Errors as in `get`."""
+        gathered = self._gathered.get(partition, {})
+        # A key whose deletion is not written yet shows its last row: a chunk must be full, except at the end.
+        return [(key, gathered.get(key) or row) for key, row in self._owned(partition).chunk(after, rows_max)]
+
+    async def put(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        """Take rows (None deletes one), whose outputs are acknowledged. They are read from now on, and written later.
+
+        Returns at once, unless too many rows wait. Errors as in `write`.
+        """
+        self._owned(partition)
+        self._store.took(partition, rows.items())
+        gathered = self._gathered.setdefault(partition, {})
+        gathered.update(rows)
+        self._some_gathered.set()
+        if len(gathered) > GATHERED_ROWS_MAX or sum(map(_size_bytes, gathered.values())) > GATHERED_BYTES_MAX:
+            await self._flush(partition)
+
+    async def write_gathered(self) -> None:
+        """Write what is put, until cancelled."""
+        while True:
+            await self._some_gathered.wait()
+            await asyncio.sleep(GATHER_S)
+            self._some_gathered.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Return when all rows are written that were put before this call. Errors as in `write`."""
+        await asyncio.gather(*(self._flush(partition) for partition, rows in self._gathered.items() if rows))
+
+    async def _flush(self, partition: int) -> None:
+        async with self._lock(partition):
+            gathered = self._gathered.get(partition, {})
+            rows = dict(gathered)
+            if rows:
+                await self._write(partition, rows)
+                for key, row in rows.items():
+                    if gathered.get(key) is row:
+                        gathered.pop(key, None)
 
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Put rows (None deletes one): first in the changelog, acknowledged, then in the local store as one batch.
@@ -121,22 +180,27 @@ class FoldTable:
         Any failure is raised. The caller must then end the process and acknowledge nothing: the changelog may have some
         of the rows and the store none, and only a recovery makes them equal again.
         """
-        if not rows:
-            return
-        self._owned(partition)
-        async with self._lock(partition):
-            try:
-                offset = await self._changelog.send(partition, rows)
-            except Exception as error:
-                error.add_note(f"{self.name}: {len(rows)} rows of partition {partition}")
-                raise
-            if self._after_changelog is not None:
-                self._after_changelog()
-            # Repair foreign rows first: recovery resumes after the stored offset and would skip them.
+        if rows:
+            self._owned(partition)
             self._store.took(partition, rows.items())
-            await self._make_good(partition, rows)
-            # Check ownership again: the partition may have been revoked meanwhile.
-            self._owned(partition).write(rows.items(), offset)
+            async with self._lock(partition):
+                await self._write(partition, rows)
+
+    async def _write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        self._owned(partition)
+        try:
+            offset = await self._changelog.send(partition, rows)
+        except Exception as error:
+            error.add_note(f"{self.name}: {len(rows)} rows of partition {partition}")
+            raise
+        if self._after_changelog is not None:
+            self._after_changelog()
+        # Repair foreign rows first: recovery resumes after the stored offset and would skip them.
+        await self._make_good(partition, rows)
+        # Check ownership again: the partition may have been revoked meanwhile.
+        self._owned(partition).write(rows.items(), offset)
+        if self._after_rows is not None:
+            self._after_rows()
 
     async def watch_changelog(self) -> None:
         """Detect foreign rows at the ends of the changelog and repair them. To be called periodically."""
@@ -151,8 +215,11 @@ class FoldTable:
         if not self._changelog.foreign(partition):
             return
 
+        gathered = self._gathered.get(partition, {})
+
         def current(key: bytes) -> bytes | None:
-            return pending[key] if key in pending else self._owned(partition).get(key)
+            known = next((rows for rows in (gathered, pending) if key in rows), None)
+            return self._owned(partition).get(key) if known is None else known[key]
 
         await self._changelog.make_good(
             partition, current, lambda key, row: self._is_ahead(partition, current(key), row)
@@ -202,6 +269,7 @@ class FoldTable:
 
     def reassigned(self, kept: set[int]) -> None:
         self._active &= kept
+        self._gathered = {partition: rows for partition, rows in self._gathered.items() if partition in kept}
 
     def recovered(self, active: set[int]) -> None:
         self._active = set(active)
@@ -209,6 +277,10 @@ class FoldTable:
         self._changelog.own({partition: self._store.next_offset(partition) for partition in active})
         for callback in self._callbacks:
             callback(set(active))
+
+
+def _size_bytes(row: bytes | None) -> int:
+    return len(row or b"")
 
 
 class _Table(faust.Table):  # type: ignore[misc]  # faust is untyped

@@ -7,7 +7,7 @@ from schemas.commands import CancelResponse, RetrieveResponse
 from schemas.jobs import AttemptEnd
 from schemas.responses import PollFailed, ResponseObserved
 from streams.policy.polls import NextPoll
-from streams.provider import Seen
+from streams.provider import Missing, Seen
 
 REASON_CHARS_MAX = 200
 
@@ -48,6 +48,7 @@ def ended_at_create(seen: Seen, body: Body) -> AttemptEnd:
         cause=seen.cause,
         code=seen.code,
         message=seen.message,
+        said_by=seen.said_by,
         wait_ms=seen.wait_ms,
         response=body,
         usage=_usage(seen),
@@ -92,14 +93,19 @@ def observed(
     )
 
 
-def missing(command: Command, *, at_ms: int, following: NextPoll) -> ResponseObserved:
-    """The provider answered 404: the response does not exist yet, or no longer."""
+def missing(
+    command: Command, answer: Missing, *, at_ms: int, following: NextPoll, others: Others = ALONE
+) -> ResponseObserved:  # fmt: skip
+    """The provider answered 404: the response does not exist yet, or no longer. With a code: it refused the poll."""
     return ResponseObserved(
         id=f"{command.id}/observed",
         at_ms=at_ms,
         response_id=command.response_id,
         command_id=command.id,
         outcome="missing",
+        code=answer.code,
+        message=answer.message or None,
+        others_ended_at_ms=others.ended_at_ms,
         next_poll_at_ms=following.at_ms,
         poll_basis=following.basis,
     )

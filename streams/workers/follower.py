@@ -168,8 +168,8 @@ class _ToldRows:
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         return self._rows.items(partition)
 
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        await self._rows.write(partition, rows)
+    async def put(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        await self._rows.put(partition, rows)
         self._follower.written(partition, rows)
 
 

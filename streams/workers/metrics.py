@@ -4,10 +4,11 @@ Labels have values from closed sets or from Backstop's own code: no ids, no text
 """
 
 import contextlib
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from schemas.base import Cause
 from streams.policy.lanes import Breaks, Lane
 from streams.policy.learned_polls import LearnedPolls
 from streams.provider import Alarm, Operation
@@ -22,6 +23,24 @@ DropReason = Literal[
 ]
 SHARES_SHOWN = (0.5, 0.9, 0.99)
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
+
+
+def counted_as(cause: Cause) -> AttemptResult:
+    match cause:
+        case "limited":
+            return "rejected_reset"
+        case "never":
+            return "rejected_never"
+        case "account":
+            return "rejected_account"
+        case "odd":
+            return "rejected_odd"
+        case "held":
+            return "held"
+        case "overloaded" | "faulty" | "later" | "unsent":
+            return "rejected_soon"
+        case _:
+            assert_never(cause)
 
 
 class WorkerMetrics:

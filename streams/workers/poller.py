@@ -20,7 +20,7 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
-from schemas.base import Body, Message
+from schemas.base import DEFAULT_TENANT, Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
 from streams.answer_memory import holding
@@ -230,10 +230,7 @@ class Poller(CommandWorker):
             case Seen():
                 return await self._seen(call, answer)
             case Missing():
-                self._metrics.poll("missing")
-                at_ms, following = self._next_poll(call, 0)
-                following = replace(following, at_ms=min(following.at_ms, at_ms + MISSING_AGAIN_MS))
-                return facts.missing(call.command, at_ms=at_ms, following=following)
+                return self._missing(call, answer)
             case AskAgain():
                 return self._ask_again(call, answer)
             case NotCancelled():
@@ -247,11 +244,22 @@ class Poller(CommandWorker):
                 log.error("poll_refused", response_id=response_id, code=answer.code)
                 return self._failed(call, f"refused: {answer.code}", 0)
 
+    def _missing(self, call: Call, answer: Missing) -> Message:
+        self._metrics.poll("missing" if answer.code is None else "refused")
+        if answer.code is not None:
+            log.warning("poll_refused", response_id=call.command.response_id, code=answer.code)
+        at_ms, following = self._next_poll(call, 0)
+        following = replace(following, at_ms=min(following.at_ms, at_ms + MISSING_AGAIN_MS))
+        others = facts.ALONE if answer.code is None else self._ends.others("")
+        return facts.missing(call.command, answer, at_ms=at_ms, following=following, others=others)
+
     async def _seen(self, call: Call, seen: Seen) -> Message | None:
         body: Body | None = None
         if seen.outcome != "running":
             try:
-                body = await stored(self._bodies, seen)
+                body = await stored(
+                    self._bodies.of(seen.owner.tenant if seen.owner is not None else DEFAULT_TENANT), seen
+                )
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond the JSON writer's limit (254 levels) fails; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)

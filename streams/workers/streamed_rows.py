@@ -31,8 +31,8 @@ class StreamedRows:
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         return iter(self._found.get(partition, {}).items())
 
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        await self._rows.write(partition, rows)
+    async def put(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        await self._rows.put(partition, rows)
         self.saw(partition, rows.items())
 
     def own(self, partitions: Collection[int]) -> None:

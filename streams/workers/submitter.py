@@ -19,12 +19,14 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
+from backstop.runtime.traces import within_trace
 from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.fallbacks import asked_instead
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.pauses import PAUSED_CODE, CreatesPaused
+from schemas.told_limits import ToldLimits
 from schemas.windows import in_window
 from streams.answer_memory import holding
 from streams.large_requests import LargeRequest, LargeRequests
@@ -40,7 +42,7 @@ from streams.workers.facts import ended_at_create
 from streams.workers.lanes import LANES_MAX
 from streams.workers.lifetime import run_until
 from streams.workers.limits import SubmitterLimits
-from streams.workers.metrics import AttemptResult
+from streams.workers.metrics import counted_as
 from streams.workers.request_memory import RequestMemory
 from streams.workers.request_reading import RequestReader
 from streams.workers.slots import Slots
@@ -58,24 +60,6 @@ MEMORY_WAIT_MS = 2_000
 
 
 SILENT: Final = Rejected("unsent", "provider_silent", "the provider does not answer, so nothing was sent")
-
-
-def _counted_as(cause: Cause) -> AttemptResult:
-    match cause:
-        case "limited":
-            return "rejected_reset"
-        case "never":
-            return "rejected_never"
-        case "account":
-            return "rejected_account"
-        case "odd":
-            return "rejected_odd"
-        case "held":
-            return "held"
-        case "overloaded" | "faulty" | "later" | "unsent":
-            return "rejected_soon"
-        case _:
-            assert_never(cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,14 +237,11 @@ class Submitter(CommandWorker):
         sent_at_ms = self._now_ms()
         self._metrics.picked_up((sent_at_ms - item.written_ms) / 1_000)
         failpoint("submitter.posted")
-        answer = await self._provider.create(
-            request,
-            job_id=command.job_id,
-            attempt=command.attempt,
-            tenant=command.tenant,
-            timeout_ms=command.answer_within_ms,
-            rest=rest,
-        )
+        with within_trace(command.traceparent):
+            answer = await self._provider.create(
+                request, job_id=command.job_id, attempt=command.attempt, tenant=command.tenant,
+                timeout_ms=command.answer_within_ms, rest=rest,
+            )  # fmt: skip
         failpoint("submitter.answered")
         match answer:
             case Accepted():
@@ -308,12 +289,15 @@ class Submitter(CommandWorker):
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
         try:
-            body = await stored(self._bodies, seen)
+            body = await stored(self._bodies.of(command.tenant), seen)
         except (OSError, TypeError, ValueError, RecursionError) as error:
             self._metrics.alarm("blob_not_stored")
             log.error("blob_not_stored", job_id=command.job_id, attempt=command.attempt, error=type(error).__name__)
             return None
         end = ended_at_create(seen, body)
+        if seen.said_by is not None:
+            self._metrics.alarm("unusable_answer")
+            log.error("answer_unusable", job_id=command.job_id, attempt=command.attempt, reason=seen.message)
         log.info("ended_in_create", job_id=command.job_id, attempt=command.attempt, status=end.status)
         if end.cause is not None:
             self._lanes.ended(command.model, command.id, end.cause, end.code or "", end.message or "")
@@ -340,6 +324,7 @@ class Submitter(CommandWorker):
             reason=reason,
             message=answer.said,
             answered=True if answer.answered else None,
+            taken=True if answer.taken else None,
         )
 
     def _declined(self, command: CreateResponse, answer: Rejected) -> AttemptRejected:
@@ -348,7 +333,7 @@ class Submitter(CommandWorker):
             answer = replace(answer, cause="account", alarm=True)
         if answer.cause != "unsent":
             self._unheard.discard(command.model)
-        self._metrics.attempt(_counted_as(answer.cause))
+        self._metrics.attempt(counted_as(answer.cause))
         self._lanes.failed(command.model, command.id, answer.cause, answer.code, answer.message, answer.wait_ms)
         if answer.limited:
             self._rate.object(answer.wait_ms)

@@ -23,6 +23,9 @@ PROXIES: list[dict[str, str]] = [
     {"Proxy-Connection": "keep-alive"}, {"Forwarded-For": "203.0.113.9"}, {"X-Nginx-Proxy": "true"},
     {"Tailscale-User-Login": "a@b"}, {"X-Vercel-Id": "1"}, {"X-Goog-Authenticated-User-Email": "a@b"},
     {"Remote-User": "root"}, {"Max-Forwards": "9"}, {"X-Amz-Cf-Id": "1"}, {"X-SSL-Client-Verify": "SUCCESS"},
+    {"X-Auth-Request-User": "root"}, {"X-Coming-From": "203.0.113.9"}, {"X-Server-Name": "api.example"},
+    {"X-Request-Start": "t=1"}, {"X-Request-Id": "1"}, {"X-Cluster-Client-IP": "203.0.113.9"}, {"X-User": "root"},
+    {"X-Cloud-Trace-Context": "1/2"}, {"X-B3": "1"}, {"X_Stainless_Lang": "1"}, {"X-A-Header-Of-No-List": "1"},
 ]  # fmt: skip
 PAGES: list[dict[str, str]] = [
     {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": ""}, {"Sec-Fetch-Site": "cross-site"},
@@ -154,6 +157,12 @@ def test_in_development_programs_and_the_page_itself_get_in_and_webhooks_from_an
                 "traceparent": "0",
             },
             {"Host": "LOCALHOST"},
+            # Java's client, Chrome with its tools, Python's SDK, a traced service, Postman.
+            {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABk"},
+            {"DNT": "1", "Sec-GPC": "1", "Priority": "u=1", "X-Requested-With": "XMLHttpRequest", "Cookie": "a=b"},
+            {"X-Stainless-Async": "async:asyncio", "X-Stainless-Read-Timeout": "600", "OpenAI-Beta": "responses=v1"},
+            {"tracestate": "a=1", "baggage": "a=1", "sentry-trace": "0", "b3": "0", "X-B3-TraceId": "0"},
+            {"Postman-Token": "1", "Cache-Control": "no-cache", "Pragma": "no-cache", "Backstop-Session": "s"},
             {"Host": f"[::1]:{ingress.port}"},
         ]
         for headers in own:

@@ -16,7 +16,7 @@ from faust import types as faust_types
 import backstop.runtime.kafka.client  # noqa: F401 - each of our processes imports it
 from backstop.runtime.kafka.fetch_result import BYTES_AT_ONCE_MAX, RECORDS_AT_ONCE_MAX
 from schemas.unreadable import Unreadable
-from streams.faust.fetch import FetchThread
+from streams.faust.fetch import SourceFetcher
 from tests.hostile.batches import TP, ZSTD, Batch, Headers, batches_from, record, zeros
 from tests.support.waiting import eventually
 
@@ -146,7 +146,7 @@ def test_fausts_thread_gives_chunks_that_follow_one_another_across_what_cannot_b
         end = 8 + len(many)
         tp = faust_types.TP(*TP)
         async with fetching(log, end) as (fetcher, _, _):
-            thread = FetchThread.__new__(FetchThread)
+            thread = SourceFetcher.__new__(SourceFetcher)
             thread.wanted = frozenset({tp})
             chunks: list[Any] = []
 

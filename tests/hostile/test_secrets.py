@@ -1,5 +1,6 @@
 """Secrets: out of files, off command lines, out of errors and logs, and not in clear text over a network."""
 
+import asyncio
 import io
 import logging
 import os
@@ -9,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
@@ -19,6 +21,7 @@ from backstop.dev.system import Shape, _draw_places, _programs
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process import logs
+from backstop.runtime.process.apart import Apart
 from backstop.runtime.read_settings import read
 from backstop.runtime.secret_files import environment_names, is_secret
 from backstop.runtime.settings import RuntimeSettings
@@ -98,7 +101,13 @@ def test_no_command_line_of_ours_holds_a_secret(tmp_path: Path) -> None:
         URL, f"could not connect to {URL}?sslmode=require: refused", f"(URL('{URL}'),)",
         f"connection failed: password={PASSWORD} host=x", f"password = '{PASSWORD} x'",
         f"redis://:{PASSWORD}@host/0", f"https://name:{PASSWORD}@proxy:3128/path?x=1",
-        f"sasl_plain_password='{PASSWORD}'",
+        f"sasl_plain_password='{PASSWORD}'", f"ssl_key_password={PASSWORD}", f'{{"password": "{PASSWORD} x"}}',
+        f"aws_secret_access_key={PASSWORD}", f"AccountKey={PASSWORD};x", f"client_secret={PASSWORD}&x=1",
+        f"https://b.example/k?X-Amz-Signature={PASSWORD}&x=1", f"https://b.example/k?sv=1&sig={PASSWORD}",
+        f"api-key: {PASSWORD}", f"X-Api-Key: {PASSWORD}", f"{{'api_key': '{PASSWORD}'}}", f"PGPASSWORD={PASSWORD}",
+        f'{{"refresh_token":"{PASSWORD}"}}', f"GET /v1/events?ticket={PASSWORD} HTTP/1.1", f"Cookie: s={PASSWORD}",
+        orjson.dumps({"body": orjson.dumps({"secret": PASSWORD}).decode()}).decode(),
+        "eyJhbGciOiJub25lIn0.c29tZS1veXN0ZXI.oyster", "-----BEGIN PRIVATE KEY-----\noyster\n-----END PRIVATE KEY-----",
     ],
 )  # fmt: skip
 def test_no_password_of_a_url_is_in_a_log_line_or_a_traceback(text: str) -> None:
@@ -119,8 +128,14 @@ def test_no_password_of_a_url_is_in_a_log_line_or_a_traceback(text: str) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["http://host:8080/path", "see https://a.example/x: user@b.example", "kafka-1:9092,kafka-2:9092"]
-)
+    "text",
+    [
+        "http://host:8080/path", "see https://a.example/x: user@b.example", "kafka-1:9092,kafka-2:9092",
+        '{"max_output_tokens":500,"prompt_cache_key":"abc","key_id":"0123","tokens":7}',
+        '{"token":null,"secret":["a"]}',
+        "BACKSTOP_WEBHOOK_SECRETS, secret 1: 16 bytes", "tokens: 5 of 10", "webhook_refused reason=bad_signature",
+    ],
+)  # fmt: skip
 def test_what_holds_no_password_stays(text: str) -> None:
     assert logs.redact(text) == text
 
@@ -210,3 +225,15 @@ def test_a_short_secret_for_tickets_is_refused() -> None:
     with pytest.raises(ValueError, match="32 characters"):
         settings(ticket_secrets="short")
     assert settings(ticket_secrets=f"{'a' * 32}, {'b' * 40}").ticket_keys() == (b"a" * 32, b"b" * 40)
+
+
+def test_a_process_that_reads_bodies_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", PASSWORD)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
+    monkeypatch.setenv("BACKSTOP_DATABASE_URL", URL)
+    program = tmp_path / "env"
+    program.write_text("#!/bin/sh\nexec env\n")
+    program.chmod(0o700)
+    done = asyncio.run(Apart("any", str(program)).run([b"{}"]))
+    assert b"PATH=" in done.head
+    assert b"oyster" not in done.head

@@ -1,13 +1,16 @@
 """Replaces Faust and `streams.faust.consumer` for the folds of a simulated worker.
 
-It joins, recovers, and hands out each partition's records, one batch at a time. It commits the end of the acknowledged
-records. On a rebalance it waits for the batches in progress, commits, and then moves.
+It joins, recovers, and hands out each partition's records, one batch at a time. The real `SourceLane` decides which
+are fetched and which are handed over. It commits the end of the acknowledged records. On a rebalance it waits for the
+batches in progress, commits, and then moves.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from backstop.runtime.errors import BrokerUnavailableError
+from streams.faust.source_lane import SourceLane
 from streams.results import ResultsFencedError
 from streams.tables.changelog import OvertakenError
 from streams.tables.fold_table import PartitionNotOwnedError
@@ -41,6 +44,7 @@ class FoldConsumer:
         self._recovered = recovered
         self._wrong = wrong
         self._done: dict[tuple[str, int], int] = {}
+        self._lanes: dict[tuple[str, int], SourceLane] = {}
         self._open = False
         self._generations_recovered = 0
         self.handled = handled
@@ -87,7 +91,7 @@ class FoldConsumer:
     async def _serve(self, member: Member, stop: asyncio.Event) -> None:
         """Run until the group moves or `stop`; then all batches have ended and are committed."""
         self._open = True
-        self._done = {}
+        self._done, self._lanes = {}, {}
         wakes: list[tuple[Log, asyncio.Event]] = []
         lanes = []
         for topic, (name, handle) in self._handlers.items():
@@ -104,6 +108,7 @@ class FoldConsumer:
             await asyncio.wait({stopping, moving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._open = False
+            self._lanes = {}
             for log, wake in wakes:
                 log.watchers.remove(wake)
             for task in (committing, stopping, moving):
@@ -120,17 +125,23 @@ class FoldConsumer:
     async def _lane(self, log: Log, wake: asyncio.Event, name: str, handle: Handle) -> None:
         place = (log.topic, log.partition)
         position = self._group.committed.get(place, 0)
-        batch_max = self._broker.chaos.mixture.batch_records_max
+        lane = self._lanes[place] = SourceLane(log.topic, log.partition, 0, position, None)
+        chaos = self._broker.chaos
         while self._open:
-            await self._life.point(f"{name}.fetch")
-            records = log.read(position, batch_max)
-            if not self._open:  # it may have been closed at the point above
-                return  # type: ignore[unreachable]
-            if not records:
+            if not (lane.pending and chaos.chance(0.5)):
+                await self._life.point(f"{name}.fetch")
+                if not self._open:  # it may have been closed at the point above
+                    return  # type: ignore[unreachable]
+                fetched: Sequence[Any] = log.read(lane.fetched, chaos.mixture.batch_records_max)
+                if fetched:
+                    lane.take(fetched, fetched[-1].offset + 1)
+            if not lane.pending:
                 wake.clear()
                 await wake.wait()
                 continue
-            position = records[-1].offset + 1
+            records: Sequence[Any] = lane.pending.next_batch(chaos.mixture.batch_records_max)
+            position = lane.out_end = records[-1].offset + 1
+            lane.out = records
             if self._wrong.acknowledges_before_rows:
                 self._done[place] = position
             try:
@@ -145,7 +156,19 @@ class FoldConsumer:
                 self._life.kill(f"ended by {error!r}")
                 return
             self.handled.update((log.topic, log.partition, record.offset) for record in records)
+            lane.out = None
             self._done[place] = position
+
+    def landed(self, record: Record) -> None:
+        """As `BatchConsumer.landed`."""
+        lane = self._lanes.get((record.topic, record.partition))
+        if lane is None:
+            return
+        if self._wrong.hands_over_past_others:
+            lane.expected = record.offset
+        taken: Any = record
+        if lane.hand_over(taken):
+            self._broker.chaos.met.add("a fact is handed over")
 
     async def _commit_all(self, member: Member) -> None:
         while True:
@@ -156,9 +179,22 @@ class FoldConsumer:
         done = {place: at for place, at in self._done.items() if self._group.committed.get(place, 0) < at}
         if not done:
             return
+        if not self._wrong.commits_before_rows and not await self._rows_written():
+            return
         await self._life.point("worker.commit")
         self._group.commit(member, done)
         await self._life.point("worker.committed")
+
+    async def _rows_written(self) -> bool:
+        """As `FoldApp.write_rows`."""
+        try:
+            for table in self._tables:
+                await table.flush()
+        except EXPECTED_ENDS as error:
+            self._life.chaos.met.add(f"ended by {type(error).__name__}")
+            self._life.kill(f"ended by {error!r}")
+            return False
+        return True
 
 
 async def _waited(event: asyncio.Event) -> None:

@@ -182,7 +182,8 @@ class Table(FoldTable):
         self._after_changelog = None
         self._callbacks = []
         self._active = set()
-        self._locks = {}
+        self._after_rows = None
+        self._begin_gathering()
         self._store = _Store(stores, fold.topic, self._row_version, forgets_overruled=wrong.overruled_rows_forgotten)
         self._changelog = ModelChangelog(life, broker, f"{fold.topic}-changelog", fold.name, wrong)
         self._life = life
@@ -190,10 +191,10 @@ class Table(FoldTable):
         self._wrong = wrong
         self._logs = {log.partition: log for log in broker.of_topic(f"{fold.topic}-changelog")}
 
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+    async def _write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         if self._wrong.changelog_last:
             self._owned(partition).write(rows.items(), self._logs[partition].end)
-        await super().write(partition, rows)
+        await super()._write(partition, rows)
         await self._life.point(f"{self._fold}.rows.written")
 
     async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> None:

@@ -27,6 +27,8 @@ CAUGHT_BY = {
     "overruled_rows_forgotten": "I4",
     "polls_committed_early": "skipped",
     "rows_unguarded": "I6",
+    "commits_before_rows": "I4",
+    "hands_over_past_others": "skipped",
 }
 """The invariant that each bug must at least violate."""
 

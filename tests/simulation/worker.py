@@ -98,6 +98,7 @@ class Worker:
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
         )
+        self._heard = dict.fromkeys(("jobs", "responses"), self._landed)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
         latencies = known_runs(life.now_ms()) if knows_runs else Latencies()
@@ -118,7 +119,7 @@ class Worker:
             },
             self._recovered, handled, wrong,
         )  # fmt: skip
-        self._intake = Publisher(life, broker, "intake")
+        self._intake = Publisher(life, broker, "intake", self._heard)
         client: Any = Client(life, provider, repeats=wrong.repeats_creates)
         unfollowed: Any = None
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
@@ -135,6 +136,7 @@ class Worker:
         for timers in (self.jobs, self.responses):
             spawn(self._guarded(partial(self._informed, timers.fire)))
             spawn(self._guarded(timers.watch))
+            spawn(self._guarded(timers.rows.write_gathered))
         learning = () if self._learning is None else (self._learning.run,)
         parts = (self.consumer.run, self._submitter.run, self._poller.run, *learning)
         self._ending = {spawn(self._guarded(partial(self._informed, partial(part, stop)))) for part in parts}
@@ -148,7 +150,7 @@ class Worker:
         self.life.kill("stopped")
 
     def _reporting(self, who: str) -> Reporting[WorkerMetrics]:
-        return Reporting(Publisher(self.life, self._broker, who), METRICS, self.life.now_ms)
+        return Reporting(Publisher(self.life, self._broker, who, self._heard), METRICS, self.life.now_ms)
 
     async def _informed(self, part: Callable[[], Awaitable[None]]) -> None:
         """Start work only after the worker has read which lanes are closed."""
@@ -171,9 +173,12 @@ class Worker:
         return FoldParts(
             self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
             self._learning if fold is RESPONSE_FOLD else None,
-            heard={"submissions": self._submissions.landed, "polls": self._poll_commands.landed},
+            heard={**self._heard, "submissions": self._submissions.landed, "polls": self._poll_commands.landed},
             **parts,
         )  # fmt: skip
+
+    def _landed(self, record: Any) -> None:
+        self.consumer.landed(record)
 
     def _recovered(self, mine: set[int]) -> None:
         self._results.reassigned()
@@ -229,7 +234,7 @@ class FoldParts:
             make_timer = HedgeTimers(make_timer, self.index, hedges)
         self._scheduler = Scheduler(
             fold, index=self.index, rows=self.rows, make_timer=make_timer or self._held, let_go=self._held.let_go,
-            next_ms=self._held.next_ms, publisher=Publisher(life, broker, who), now_ms=life.now_ms,
+            next_ms=self._held.next_ms, publisher=Publisher(life, broker, who, heard), now_ms=life.now_ms,
         )  # fmt: skip
 
     async def take(self, partition: int, records: Sequence[Record]) -> None:

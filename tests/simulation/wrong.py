@@ -34,6 +34,8 @@ class Wrong:
     overruled_rows_forgotten: bool = False
     polls_committed_early: bool = False
     rows_unguarded: bool = False
+    commits_before_rows: bool = False
+    hands_over_past_others: bool = False
 
     def shell(self) -> type[FoldShell]:
         return _RowsFirst if self.rows_before_outputs else FoldShell
@@ -55,7 +57,7 @@ class _RowsFirst(FoldShell):
     async def take(self, partition: int, records: Sequence[FoldRecord]) -> None:
         folded = fold_batch(self._fold, lambda key: self._rows.get(partition, key), records)
         if folded.rows:
-            await self._rows.write(partition, folded.rows)
+            await self._rows.put(partition, folded.rows)
         await self._publish(partition, folded)
         for key, due_ms in folded.dues_ms.items():
             self._index.put(partition, key, due_ms)
@@ -77,8 +79,8 @@ class _Offsetless:
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         return self._rows.items(partition)
 
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
-        await self._rows.write(partition, rows)
+    async def put(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        await self._rows.put(partition, rows)
 
 
 def _submits_again(state: Any, event: Any) -> Step[Any]:

@@ -68,7 +68,7 @@ def test_the_page_names_each_status_and_knows_which_are_open() -> None:
 def test_the_page_tells_each_kind_of_fact_and_each_finding() -> None:
     told = {kind.rpartition("/")[2] for kind in keys_of("facts.js", "KINDS")}
     assert told == types_of(JobFact) | types_of(ResponseFact) | {"job_result"}
-    assert set(keys_of("jobs.js", "FINDINGS")) == set(get_args(FindingCode))
+    assert set(keys_of("findings.js", "FINDINGS")) == set(get_args(FindingCode))
 
 
 def test_the_audit_tells_each_kind_of_record() -> None:

@@ -1,9 +1,9 @@
 // What needs attention, then the jobs: newest first, live, filtered by the query in the address.
 import { ask, every } from "./api.js";
 import { h, put } from "./dom.js";
+import { findings } from "./findings.js";
 import { submitForm } from "./submit.js";
-import { OPEN, STATUSES, ago, badge, because, capital, count, now, number, share, span,
-  tone, waiting, word } from "./words.js";
+import { OPEN, STATUSES, ago, badge, because, count, now, number, span, tone, waiting, word } from "./words.js";
 
 const PAGE = 50;
 const ROWS_MAX = 1_000;
@@ -174,60 +174,3 @@ function reasons(seen) {
 
 // Waits that have a reason worth a glance; the others are the plain course of a job.
 const WHY = ["adoption", "retry", "lane", "operator", "deadline", "worker", "resume"];
-
-const FINDINGS = {
-  broker_away: (found) => ["The broker does not answer", `${found.because}.`],
-  workers_missing: (found) => [`${count(found.count, "partition has", "partitions have")} no worker`,
-    `${capital(found.because)}.`],
-  workers_behind: (found) => [`${count(found.count, "partition does", "partitions do")} not move`,
-    `${capital(found.because)}.`],
-  retention_near: (found) => [`${count(found.count, "log is", "logs are")} near the end of retention`,
-    `${capital(found.because)}.`],
-  blob_stores_differ: (found) => [`${count(found.count, "other blob store is", "other blob stores are")} in use`,
-    `${found.because}.`],
-  provider_refuses: (found) => [
-    `${count(found.count, "job waits", "jobs wait")} for the provider's account to be fixed`,
-    `${found.because}. They continue by themselves once it is.`],
-  provider_unavailable: (found) => [`${count(found.count, "job waits", "jobs wait")} for the provider`,
-    `${found.because}. They continue by themselves once it is available.`],
-  jobs_failing: (found) => [`${share(found.count, found.of)} of jobs failed in the last hour`, `${found.because}.`],
-  creates_paused: (found) => [`${count(found.count, "job waits", "jobs wait")} as an operator paused creates`,
-    `${found.because}. They continue when it is resumed.`],
-  jobs_overdue: (found) => [`${count(found.count, "job is", "jobs are")} past the deadline`,
-    "A worker is down, or too slow."],
-  jobs_without_next_action: (found) => [`${count(found.count, "job has", "jobs have")} no next action`,
-    "They will not continue by themselves."],
-  jobs_finishing_too_long: (found) => [`${count(found.count, "job")} ended without a published result`,
-    "The worker of that partition publishes it."],
-  dead_letters: (found) => [`${count(found.count, "dead letter")} in the last hour`,
-    "Records that could not be processed."],
-  webhooks_missed: (found) => [`${share(found.count, found.of)} of webhooks did not arrive`,
-    "Polls find these ends: later, but none is lost."],
-  keys_expire_soon: (found) => [`${count(found.count, "key expires", "keys expire")} soon`,
-    `${capital(found.because)}.`],
-  budget_nearly_spent: (found) => [`${count(found.count, "budget is", "budgets are")} nearly or wholly spent`,
-    `${found.because}. Jobs go on.`],
-};
-
-const SYSTEM = ["broker_away", "workers_missing", "workers_behind", "retention_near"];
-
-function findings(seen) {
-  const open = Object.entries(seen.open).map(([status, n]) => h("a",
-    { class: "tally", href: `#/jobs?status=${status}` }, badge(status), h("b", {}, number(n))));
-  const cards = seen.findings.map((found) => {
-    const [title, meaning] = (FINDINGS[found.code] ?? (() => [`${found.code}: ${found.count}`, ""]))(found);
-    const more = found.code === "dead_letters" ? h("a", { href: "#/dead-letters" }, "Show them")
-      : found.code === "webhooks_missed" ? h("a", { href: "#/health" }, "See when")
-      : SYSTEM.includes(found.code) ? h("a", { href: "#/system" }, "See the system")
-      : found.code === "budget_nearly_spent" ? h("a", { href: "#/costs?by=day" }, "See the costs")
-      : (found.job_ids ?? []).slice(0, 3).map((id) => h("a", { class: "id", href: `#/jobs/${encodeURIComponent(id)}` },
-        id));
-    return h("li", { class: "finding", "data-finding": found.code }, h("strong", {}, title), h("span", {}, meaning),
-      h("span", { class: "links" }, more));
-  });
-  return [
-    cards.length ? h("ul", { class: "findings" }, cards) : h("p", { class: "calm" }, badge("completed").firstChild,
-      "Nothing needs attention"),
-    h("div", { class: "tallies" }, open.length ? open : h("span", { class: "hint" }, "No open jobs")),
-  ];
-}

@@ -1,6 +1,7 @@
 // The processes of this Backstop, the partitions that they hold, closed lanes, and what holds jobs up.
 import { ask, every } from "./api.js";
 import { h, put } from "./dom.js";
+import { SYSTEM, findingCards } from "./findings.js";
 import { ago, badge, capital, count, number, span } from "./words.js";
 
 const STATUS_MS = 3_000;
@@ -13,7 +14,9 @@ export function systemView({ scopes, onLeave, fail }) {
   const body = h("div", { class: "system" });
   onLeave(every(STATUS_MS, async () => {
     try {
-      put(body, content(await ask("/v1/status")));
+      const [told, seen] = await Promise.all([ask("/v1/status"),
+        scopes.has("read") ? ask("/v1/attention").catch(() => null) : null]);
+      put(body, content(told, seen));
     } catch (error) {
       fail(error);
     }
@@ -21,13 +24,15 @@ export function systemView({ scopes, onLeave, fail }) {
   return [h("div", { class: "head" }, h("h1", {}, "System")), body];
 }
 
-function content(told) {
+function content(told, seen) {
   const waits = told.partitions.filter((each) => each.lag || !each.holder);
   return [
     told.wrong.length
       ? h("ul", { class: "findings" }, told.wrong.map((text) => h("li",
         { class: "finding", "data-finding": "jobs_held" }, h("strong", {}, capital(text)))))
       : h("p", { class: "calm" }, badge("completed").firstChild, "Nothing holds jobs up"),
+    seen?.findings.some(beyond) && h("section", { "aria-label": "Needs attention" },
+      findingCards({ ...seen, findings: seen.findings.filter(beyond) })),
     h("ul", { class: "tiles" }, tiles(told).map(([value, name]) => h("li", {}, h("b", {}, value),
       h("span", {}, name)))),
     h("section", { class: "card" }, h("h2", {}, "Processes"),
@@ -44,6 +49,9 @@ function content(told) {
           each.holder ?? ["none since ", ago(each.unassigned_since_ms)], number(each.lag), ago(each.moved_at_ms)])))),
   ];
 }
+
+// Findings that are told as sentences above already.
+const beyond = (found) => !SYSTEM.includes(found.code);
 
 const tiles = (told) => [
   [told.broker.answers ? number(told.broker.brokers) : "none",

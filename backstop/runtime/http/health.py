@@ -103,6 +103,11 @@ class Health:
         self._was_ready = self._was_ready or not reasons
         return reasons
 
+    def trouble(self) -> str | None:
+        """What the probes complain of, in one line; None if nothing. Conditions of a start are no trouble."""
+        found = self._complaints("ready") | self.not_live()
+        return "; ".join(found.values()) or None
+
     def notes(self) -> dict[str, str]:
         """Faults that stop no running process, by check; empty if there are none."""
         return self._complaints("note")

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from schemas.base import Message
+from schemas.results import JobResult, result_traceparent
+from schemas.traces import TRACEPARENT
 
 _SPECVERSION = ("ce_specversion", b"1.0")
 _CONTENT_TYPE = ("content-type", b"application/json")
@@ -12,7 +14,7 @@ _CONTENT_TYPE = ("content-type", b"application/json")
 def event_headers(message: Message, source: str) -> list[tuple[str, bytes]]:
     """Headers for `message`; a repeat of it has the same `ce_source` and `ce_id`."""
     second, ms = divmod(message.at_ms, 1000)
-    return [
+    headers = [
         _SPECVERSION,
         ("ce_id", message.id.encode()),
         _source(source),
@@ -21,6 +23,14 @@ def event_headers(message: Message, source: str) -> list[tuple[str, bytes]]:
         ("ce_time", b"%b.%03d+00:00" % (_second(second), ms)),
         _CONTENT_TYPE,
     ]
+    traceparent = _traceparent(message)
+    return headers if traceparent is None else [*headers, (TRACEPARENT, traceparent.encode())]
+
+
+def _traceparent(message: Message) -> str | None:
+    """What the message belongs to: a result to the span of its job."""
+    found: str | None = getattr(message, "traceparent", None)
+    return result_traceparent(message) if isinstance(message, JobResult) else found
 
 
 @lru_cache(64)

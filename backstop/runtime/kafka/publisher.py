@@ -15,7 +15,9 @@ from backstop.runtime.kafka.broker_clock import said
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.headers import event_headers
 from backstop.runtime.kafka.lifetimes import started
+from backstop.runtime.kafka.troubles import trouble_headers
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.probes import Probe
 from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from backstop.runtime.records import Record
 from backstop.runtime.settings import RuntimeSettings
@@ -58,10 +60,15 @@ def partition_of(key: bytes | None, partitions: Sequence[int], available: Sequen
 class KafkaPublisher:
     """One producer per process; safe for concurrent use. `stop` flushes and closes it."""
 
-    def __init__(self, settings: RuntimeSettings, source: str, blob_folder: str | None = None) -> None:
-        """`blob_folder`: the name of this process's blob folder, announced
-        to other processes (`backstop.runtime.blob_folders`).
+    def __init__(
+        self, settings: RuntimeSettings, source: str, blob_folder: str | None = None, trouble: Probe = lambda: None
+    ) -> None:
+        """Both are announced to other processes, on `clock`.
+
+        :param blob_folder: the name of this process's blob folder (`backstop.runtime.blob_folders`).
+        :param trouble: what this process complains of (`backstop.runtime.kafka.troubles`).
         """
+        self._trouble = trouble
         self._blob_folder = blob_folder
         self._prefix = settings.topic_prefix
         self._source = source
@@ -107,8 +114,9 @@ class KafkaPublisher:
         try:
             async with asyncio.timeout(SEND_TIMEOUT_MS / 1000):
                 landed = await producer.send_and_wait(
-                    f"{self._prefix}clock", value=said(self._source, self._blob_folder), partition=0
-                )
+                    f"{self._prefix}clock", value=said(self._source, self._blob_folder), partition=0,
+                    headers=trouble_headers(self._source, self._trouble),
+                )  # fmt: skip
         except (KafkaError, TimeoutError) as error:
             await self._renew_if_dead(producer)
             raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
@@ -121,6 +129,23 @@ class KafkaPublisher:
         try:
             async with asyncio.timeout(timeout_s or SEND_TIMEOUT_MS / 1000):
                 waits = [await self._send(producer, message) for message in messages]
+                for wait in waits:
+                    await wait
+        except (KafkaError, TimeoutError) as error:
+            await self._renew_if_dead(producer)
+            raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
+
+    async def erase(self, topic: str, keys: Sequence[str]) -> None:
+        """Write a tombstone for each key of a compacted topic; return when every one is acknowledged.
+
+        :raises BrokerUnavailableError: see `Publisher.publish`.
+        """
+        producer = self._producer
+        if producer is None:
+            raise BrokerUnavailableError("the producer is not started")
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_MS / 1000):
+                waits = [await producer.send(f"{self._prefix}{topic}", value=None, key=key.encode()) for key in keys]
                 for wait in waits:
                     await wait
         except (KafkaError, TimeoutError) as error:

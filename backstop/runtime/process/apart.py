@@ -12,7 +12,10 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import BinaryIO, Final, ParamSpec, TypeVar
+
+KEPT: Final = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "DYLD_", "PYTHON", "VIRTUAL_ENV")
+"""How the variables begin that a process of ours needs to start. It reads no settings, so it gets no secrets."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +55,7 @@ class Apart:
         process = await asyncio.create_subprocess_exec(
             self._python, "-P", "-m", self._module, *map(str, files), *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, pass_fds=files,
+            env={name: value for name, value in os.environ.items() if name.startswith(KEPT)},  # noqa: TID251
             start_new_session=True,  # Ctrl-C is for the parent.
         )  # fmt: skip
         try:

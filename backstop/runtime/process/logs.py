@@ -17,7 +17,9 @@ import orjson
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from backstop.runtime.traces import traceparent_now
 from schemas.text import printable, printable_json, printable_lines
+from schemas.traces import trace_id_of
 
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -32,6 +34,16 @@ _SECRETS = re.compile(
 )
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.\-]{1,20}://)[^\s/?#\"'<>]*:[^\s\"'<>]*@")
 """User name and password of a URL, up to its last @: an unescaped password may contain slashes and at signs."""
+_NAMED = re.compile(
+    r"(?i)((?:pass(?:word|wd|phrase)|pwd|secret|token|cookie|ticket|signature|credential|[?&;]sig"
+    r"|(?:api|access|account|private|secret|signing)[-_]?key)\\*[\"']?\s*[=:]\s*)(\\*[\"'])?"
+    r"(?!\[redacted\]|null\b|true\b|false\b|\d+[,}]|[\[{])(?(2)[^\"'\\]+|[^\s\"'\\,;&)}\]]+)"
+)
+"""A value behind a name that ends in a word for a secret, quoted or not, also as JSON in JSON."""
+_WHOLE = re.compile(
+    r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*"  # a signed token (JWT)
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?!-----)[\s\S])*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
+)
 _AUTHORIZATION = re.compile(
     r"(?i)(authorization[\"']?\s*[:=,]\s*[\"']?)(?!\[redacted\])[^\s\"',}]+(?:\s+[^\s\"',})]+)?"
 )
@@ -100,12 +112,13 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def redact(text: str) -> str:
-    """`text` with API keys, webhook secrets, authorization values and
-    passwords (also in URLs) replaced by `[redacted]`.
+    """`text` with API keys, webhook secrets, authorization values, passwords (also in URLs), and what stands behind a
+    secret's name replaced by `[redacted]`.
     """
     # A function, not a template: parsing one imports a module, which fails while the interpreter shuts down.
     text = _USERINFO.sub(lambda found: f"{found.group(1)}{REDACTED}@", _SECRETS.sub(REDACTED, text))
-    return _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, text)
+    text = _AUTHORIZATION.sub(lambda found: found.group(1) + REDACTED, _WHOLE.sub(REDACTED, text))
+    return _NAMED.sub(lambda found: f"{found.group(1)}{found.group(2) or ''}{REDACTED}", text)
 
 
 class _Seldom(logging.Filter):
@@ -167,10 +180,18 @@ def _shared_processors(process: str) -> list[Processor]:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         add_process,
+        _add_trace_id,
         _add_error_type,
         _hide_secret_fields,
         _print_only,
     ]
+
+
+def _add_trace_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    traceparent = traceparent_now()
+    if traceparent is not None:
+        event.setdefault("trace_id", trace_id_of(traceparent, ""))
+    return event
 
 
 def _add_error_type(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

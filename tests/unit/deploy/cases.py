@@ -32,6 +32,7 @@ CASES = (
     Case("BackstopAuditMissing", "26h", {"backstop_audit_proved_at_seconds": "0x1600"}),
     Case("BackstopPartitionUnassigned", "2m", {f"backstop_partition_unassigned{{{_AT}}}": "0 1x5"}, _PLACE),
     Case("BackstopReaderStandsStill", "3m", {f"backstop_partition_still_seconds{{{_AT}}}": "0 30 90 150"}, _PLACE),
+    Case("BackstopProcessInTrouble", "3m", {"backstop_processes_in_trouble": "0 1x5"}),
     Case("BackstopFoldStuck", "4m", {'backstop_oldest_batch_seconds{instance="w1"}': "0 61 120 180 240"},
          {"instance": "w1"}),
     Case("BackstopBrokerAway", "2m", {'backstop_broker_answers{instance="a"}': "1 0x5",

@@ -36,6 +36,7 @@ class Told:
         self.at_ms = NOW_MS
         self.written = 5
         self.snapshots = 0
+        self.missing: tuple[str, ...] = ()
 
     async def snapshot(self) -> Snapshot:
         self.snapshots += 1
@@ -48,8 +49,9 @@ class Told:
         poller = GroupSeen("poller", "Stable", (Member(A.replace("worker", "poller"), "10.0.0.1", frozenset()),),
                            {("polls", 0): self.polls})  # fmt: skip
         return Snapshot(
-            self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written}
-        )
+            self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written},
+            self.missing,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -120,6 +122,23 @@ def test_a_worker_that_stands_still_is_named(told: Told, watch: SystemWatch) -> 
     )
 
 
+def test_why_of_a_job_names_what_of_the_system_holds_it_up(told: Told, watch: SystemWatch) -> None:
+    once(watch)
+    row = evolve(evolve(None, submitted(), Position("jobs", 1, 0)).row, accepted(), Position("jobs", 1, 1)).row
+    assert row is not None
+    assert watch.holds_up(row, UNSEEN) == []
+    told.committed, told.members = 3, {A: PARTITIONS[::2]}
+    told.at_ms += 3_000
+    once(watch)
+    told.at_ms += STILL_MS_TOLD
+    once(watch)
+    frozen = "node-1:11 holds partition 0 of responses, and has not moved since 01:25:50 UTC: 2 records wait"
+    assert watch.holds_up(row, Sight(partition=0)) == ["no worker holds partition 1 since 01:25:50 UTC (jobs)", frozen]
+    told.answers = False
+    once(watch)
+    assert watch.holds_up(row, UNSEEN) == ["the broker at b:9092 did not answer, since 01:26:20 UTC"]
+
+
 def test_a_transaction_that_a_stranger_left_open_is_named(told: Told, watch: SystemWatch) -> None:
     told.written = 9
     once(watch)
@@ -134,6 +153,17 @@ def test_a_transaction_that_a_stranger_left_open_is_named(told: Told, watch: Sys
     told.written = 5
     once(watch)
     assert wrong(watch, told.at_ms) == []
+
+
+def test_a_topic_that_does_not_exist_is_named(told: Told, watch: SystemWatch) -> None:
+    told.missing = ("backstop.polls",)
+    once(watch)
+    assert wrong(watch, NOW_MS) == [
+        "the topic backstop.polls does not exist, or serve may not see it: `backstop topics create` makes it"
+    ]
+    told.missing = ()
+    once(watch)
+    assert wrong(watch, NOW_MS) == []
 
 
 def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: SystemWatch) -> None:
@@ -166,6 +196,21 @@ def test_a_closed_lane_is_told_with_its_reason(watch: SystemWatch) -> None:
     (lane,) = status(watch, NOW_MS)["lanes"]
     assert (lane["model"], lane["code"], lane["since_ms"]) == ("gpt-5", "invalid_api_key", NOW_MS)
     assert wrong(watch, NOW_MS) == ["creates of gpt-5 wait since 01:25:47 UTC: invalid_api_key No."]
+
+
+def test_what_a_process_complains_of_is_wrong_and_other_findings_need_attention(watch: SystemWatch) -> None:
+    once(watch)
+    watch.troubles.heard([("process", A.encode()), ("trouble", b"2 MiB left on the disk of /data")], NOW_MS)
+    assert wrong(watch, NOW_MS) == ["worker node-1:11: 2 MiB left on the disk of /data (since 01:25:47 UTC)"]
+    view: dict[str, Any] = {**status(watch, NOW_MS)}
+    view["findings"] = [
+        {"code": "runs_slow", "count": 5, "of": 6, "because": "5 of 6", "job_ids": ["a", "b", "c", "d"]},
+        {"code": "jobs_overdue", "count": 1},
+    ]
+    assert status_text(view).splitlines()[1:5] == [
+        "  worker node-1:11: 2 MiB left on the disk of /data (since 01:25:47 UTC)",
+        "Needs attention:", "  runs_slow, 5 of 6: 5 of 6 (a, b, c)", "  jobs_overdue, 1",
+    ]  # fmt: skip
 
 
 def test_the_command_shows_what_is_behind_and_what_is_wrong(told: Told, watch: SystemWatch) -> None:

@@ -227,6 +227,12 @@ def test_figures_are_a_tenants_own_and_of_the_time_asked_for(with_api: Any) -> N
         assert seen["models"][0]["detection"]["n"] == 2
         assert seen["models"][0]["webhook_lag"]["n"] == 1
         assert (seen["webhooks"]["webhook"], seen["webhooks"]["poll"], seen["webhooks"]["missed"]) == (2, 1, 1)
+        assert seen["course"] == [
+            {
+                "from_ms": 0, "submitted": 3, "ended": 3, "failed": 0, "running_p50_ms": 6_000,
+                "running_p95_ms": 6_000, "tokens": 36,
+            }
+        ]  # fmt: skip
         assert (await api.get(f"/v1/stats?since={ENDED_MS + 1}"))["ended"] == 0
         assert (await api.get(f"/v1/stats?since={ENDED_MS}"))["ended"] == 3
         assert (await api.get("/v1/stats", tenant="x"))["ended"] == 1
@@ -286,7 +292,9 @@ def test_dead_letters_come_newest_first_in_pages(with_api: Any) -> None:
         assert (await api.get("/v1/dead-letters?reason=invalid"))["data"] == []
         for wrong in ("state=closed", "reason=mood", "limit=0", "cursor=*"):
             assert (await api.get(f"/v1/dead-letters?{wrong}", 400))["code"] == "bad_parameter"
-        assert (await api.get("/v1/attention"))["findings"] == [{"code": "dead_letters", "count": 5}]
+        assert (await api.get("/v1/attention"))["findings"] == [
+            {"code": "dead_letters", "count": 5, "because": "5 × not_json from requests"}
+        ]
 
     with_api(body)
 

@@ -13,7 +13,7 @@ from moto.s3.models import s3_backends
 from pydantic import SecretStr
 from werkzeug.serving import make_server
 
-from backstop.runtime.bucket import BucketClient
+from backstop.runtime.bucket import ANSWER_S, BucketClient, Patience
 
 NAME = "bodies-of-tests"
 KEY_ID, SECRET = "test-key", "test-secret"
@@ -48,7 +48,7 @@ def client(endpoint: str) -> "boto3.client":
     )
 
 
-def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one") -> BucketClient:
+def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one", answer_s: float = ANSWER_S) -> BucketClient:
     return BucketClient(
         name,
         prefix,
@@ -56,7 +56,7 @@ def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one") -> B
         region="us-east-1",
         key_id=KEY_ID,
         secret_key=SecretStr(SECRET),
-        tries_again_max=1,
+        patience=Patience(1, answer_s),
     )
 
 

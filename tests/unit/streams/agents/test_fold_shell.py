@@ -33,7 +33,7 @@ class Table:
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         return iter(self.rows.items())
 
-    async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+    async def put(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         self.rows.update({key: row for key, row in rows.items() if row is not None})
 
 

@@ -1,4 +1,4 @@
-"""Which partitions the consumer's thread lets aiokafka walk through and fetch."""
+"""Which partitions the fetcher lets aiokafka walk through and fetch."""
 
 import asyncio
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.protocol.fetch import FetchResponse_v4
 from faust.types import TP
 
-from streams.faust.fetch import FetchThread
+from streams.faust.fetch import SourceFetcher
 from tests.hostile.batches import Batch, record
 
 LOG, CHANGELOG = TopicPartition("jobs", 0), TopicPartition("jobs-changelog", 0)
@@ -52,8 +52,8 @@ class Consumer:
         return found
 
 
-def thread_wanting(*wanted: TopicPartition) -> FetchThread:
-    thread = FetchThread.__new__(FetchThread)
+def thread_wanting(*wanted: TopicPartition) -> SourceFetcher:
+    thread = SourceFetcher.__new__(SourceFetcher)
     thread.wanted = frozenset(TP(*tp) for tp in wanted)
     return thread
 

@@ -118,7 +118,7 @@ def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str)
         (error(404, None, "invalid_request_error"), Missing()),
         (ProviderAnswer(404, {}, {"message": "Response not found", "type": "invalid_request_error"}), Missing()),
         (error(410, "gone"), Missing()),
-        (ProviderAnswer(404), AskAgain("http_404")),
+        (ProviderAnswer(404), Missing("http_404")),
         (ProviderAnswer(200, {}, completed(), broken=True), AskAgain("lost: the answer broke off")),
         (error(401, "invalid_api_key", None, "no"), Refused("invalid_api_key", "no")),
         (error(403, "no_access", None, "no"), Refused("no_access", "no")),
@@ -126,7 +126,8 @@ def test_the_object_at_the_address_counts_by_its_status(body: Any, outcome: str)
         (HTML_429, AskAgain("edge_block", 0, limited=True)),
         (error(429, "slow_down", None, "", retry_after="3"), AskAgain("slow_down", 3_000, limited=True)),
         (error(429, "insufficient_quota"), AskAgain("insufficient_quota", 0, limited=True)),
-        (error(400, "bad"), AskAgain("http_400")),
+        (error(400, "bad"), Missing("bad")),
+        (error(400, "conversation_locked"), AskAgain("http_400")),
         (error(500, "x", retry_after="1"), AskAgain("http_500", 1_000)),
         (HTML_502, AskAgain("http_502")),
         (ProviderAnswer(307), AskAgain("http_307")),
@@ -192,7 +193,7 @@ def test_what_a_running_response_shows_of_its_work() -> None:
 
 def test_odd_numbers_of_a_response_are_left_out() -> None:
     body = completed(created_at=float("inf"), metadata=None)
-    body |= {"completed_at": -1, "usage": {"input_tokens": True, "output_tokens": -4, "total_tokens": "9"}}
+    body |= {"completed_at": -1, "usage": {"input_tokens": True, "output_tokens": -4, "total_tokens": "9x"}}
     seen = read_poll(ProviderAnswer(200, {"openai-poll-after-ms": "-3"}, body), 0)
     assert isinstance(seen, Seen)
     assert (seen.created_at_ms, seen.ended_at_ms, seen.usage, seen.poll_after_ms) == (None, None, Tokens(), 0)

@@ -41,7 +41,7 @@ class MemoryRows:
     def items(self, partition: int) -> Any:
         return iter(self.rows[partition].items())
 
-    async def write(self, partition: int, rows: Any) -> None:
+    async def put(self, partition: int, rows: Any) -> None:
         self.rows[partition] |= rows
 
 
@@ -66,7 +66,7 @@ class Watched:
         raise AssertionError("no event")
 
     async def put(self, response_id: str, state: ResponseState, partition: int = 0) -> None:
-        await self.rows.write(partition, {response_id.encode(): encode_row(encode_response_state(state), 1)})
+        await self.rows.put(partition, {response_id.encode(): encode_row(encode_response_state(state), 1)})
 
     @property
     def partials(self) -> list[PartialOutput]:

@@ -25,7 +25,7 @@ class Table:
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         return iter(())
 
-    async def write(self, _partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+    async def put(self, _partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         self.written.append(rows)
 
 
@@ -49,7 +49,7 @@ def test_only_running_streams_of_owned_partitions_are_handed_out() -> None:
     rows.own({0})
     assert dict(rows.items(1)) == {}
     changes = {b"streams": row(stream=True, ended=True), b"new": row(stream=True)}
-    asyncio.run(rows.write(0, changes))
+    asyncio.run(rows.put(0, changes))
     assert table.written == [changes]
     assert dict(rows.items(0)) == {b"new": row(stream=True)}
     rows.opened(0)

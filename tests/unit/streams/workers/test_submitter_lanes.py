@@ -4,6 +4,9 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from schemas.jobs import AttemptAccepted, AttemptUnknown
 from schemas.lanes import CreateFailed, ProbeClaimed
 from streams.openai.provider import POLLED_MS
 from streams.policy.lanes import FAILURES_MAX
@@ -64,5 +67,28 @@ def test_a_probe_that_waits_for_its_turn_past_its_time_is_not_sent_and_gives_the
             assert probe.bench.server.posts == 0
             assert probe.is_given_back()
             assert [type(each) for each in probe.written] == [ProbeClaimed, CreateFailed]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"), [("resp_é", AttemptAccepted), ("x" * 1_025, AttemptAccepted), (None, AttemptUnknown)]
+)
+def test_a_create_that_was_taken_under_no_usable_id_is_sent_once_with_an_alarm(
+    told: str | None, kind: type[AttemptAccepted | AttemptUnknown], tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with submitting(tmp_path, server.answer(200, server.response(id=told))) as bench:
+            bench.commands.publish(create())
+            (fact,) = await bench.facts(1)
+            assert isinstance(fact, kind)
+            if isinstance(fact, AttemptAccepted):
+                assert fact.end is not None
+                assert (fact.response_id, fact.end.code, fact.end.said_by) == ("job_1/1", "unusable_id", "backstop")
+            else:
+                assert isinstance(fact, AttemptUnknown)
+                assert fact.taken
+            alarms = bench.registry.get_sample_value("backstop_openai_alarms_total", {"kind": "unusable_answer"})
+            assert (alarms, bench.server.posts) == (1, 1)
 
     asyncio.run(scenario())

@@ -1,0 +1,121 @@
+"""What a bucket, or a server in its place, may answer: nothing ends the process, and nothing but a body is a body."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from backstop.runtime.blobs import MARK
+from backstop.runtime.bucket import BucketBlobs, BucketClaims
+from backstop.runtime.errors import BlobMissingError, BlobStoreError
+from schemas.codec import sha256_hex
+from tests.unit.backstop.runtime.s3_server import bucket
+
+BODY = b"x" * 2_000
+SHA256 = sha256_hex(BODY)
+DATE = b"Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n"
+ELSEWHERE = b"Location: http://127.0.0.1:1/elsewhere\r\n"
+
+
+def answer(status: bytes, body: bytes = b"", *headers: bytes, length: int | None = None) -> bytes:
+    size = b"Content-Length: %d\r\n" % (len(body) if length is None else length)
+    return b"HTTP/1.1 " + status + b"\r\n" + size + b'ETag: "e"\r\n' + DATE + b"".join(headers) + b"\r\n" + body
+
+
+FALSE_BODIES: dict[str, bytes] = {
+    "an announced length that no machine has": answer(b"200 OK", BODY, length=1 << 45),
+    "an announced length over the limit": answer(b"200 OK", BODY, length=(1 << 30) + 1),
+    "an end before the announced length": answer(b"200 OK", BODY[:7], length=len(BODY)),
+    "a conflict": answer(b"409 Conflict"),
+    "a 404 that is not the store's": answer(b"404 Not Found", b"404 page not found"),
+    "not modified": answer(b"304 Not Modified"),
+    "a failed condition": answer(b"412 Precondition Failed"),
+    "a redirect to another host": answer(b"307 Temporary Redirect", b"", ELSEWHERE),
+    "a redirect to nowhere": answer(b"301 Moved Permanently"),
+    "no length": b"HTTP/1.1 200 OK\r\n" + DATE + b"Transfer-Encoding: chunked\r\n\r\n5\r\nxxxxx\r\n0\r\n\r\n",
+    "no HTTP": b"\0\1garbage\r\n\r\n",
+    "nothing": b"",
+}  # fmt: skip
+OTHER_BODIES: dict[str, bytes] = {
+    "another body": answer(b"200 OK", b"y" * len(BODY)),
+    "an error with 200": answer(b"200 OK", b"<Error><Code>InternalError</Code></Error>"),
+    "a longer body": answer(b"200 OK", BODY + b"x"),
+    "no body": answer(b"200 OK"),
+    "a 404 of the store": answer(b"404 Not Found", b"<Error><Code>NoSuchKey</Code></Error>"),
+}  # fmt: skip
+
+
+@contextmanager
+def answering(raw: bytes | None) -> Iterator[str]:
+    """A server that sends `raw` to each request and closes; with None it never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = []
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                held.append(connection)
+                with suppress(OSError):
+                    connection.recv(1 << 16)
+                    if raw is not None:
+                        connection.sendall(raw)
+                        connection.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in held:
+            connection.close()
+
+
+@pytest.mark.parametrize("raw", FALSE_BODIES.values(), ids=FALSE_BODIES)
+def test_an_answer_that_tells_nothing_of_the_blob_is_trouble_of_the_store(raw: bytes) -> None:
+    async def story(endpoint: str) -> None:
+        blobs = BucketBlobs(bucket(endpoint))
+        with pytest.raises(BlobStoreError):
+            await blobs.get(SHA256)
+        with pytest.raises(BlobStoreError):
+            await blobs.has(MARK)  # False would show a deleted response again
+
+    with answering(raw) as endpoint:
+        asyncio.run(story(endpoint))
+
+
+@pytest.mark.parametrize("raw", OTHER_BODIES.values(), ids=OTHER_BODIES)
+def test_what_is_not_the_body_is_missing(raw: bytes) -> None:
+    async def story(endpoint: str) -> None:
+        with pytest.raises(BlobMissingError):
+            await BucketBlobs(bucket(endpoint)).get(SHA256)
+
+    with answering(raw) as endpoint:
+        asyncio.run(story(endpoint))
+
+
+def test_a_put_that_met_a_conflict_is_not_stored_and_such_a_claim_is_left_to_the_log() -> None:
+    async def story(endpoint: str) -> None:
+        with pytest.raises(BlobStoreError):
+            await BucketBlobs(bucket(endpoint)).put(BODY)
+        assert await BucketClaims(bucket(endpoint)).claim("default:job", SHA256) is None
+
+    with answering(answer(b"409 Conflict")) as endpoint:
+        asyncio.run(story(endpoint))
+
+
+def test_a_bucket_that_never_answers_is_given_up_in_time() -> None:
+    async def story(endpoint: str) -> None:
+        silent = BucketBlobs(bucket(endpoint, answer_s=0.1))
+        async with asyncio.timeout(30):
+            for asking in (silent.get(SHA256), silent.put(BODY), silent.has(MARK)):
+                with pytest.raises(BlobStoreError, match=r"can't be reached.*no answer in time"):
+                    await asking
+
+    with answering(None) as endpoint:
+        asyncio.run(story(endpoint))
