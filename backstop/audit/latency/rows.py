@@ -16,6 +16,7 @@ from schemas.jobs import AttemptAccepted, AttemptSettled, JobSubmitted
 from schemas.responses import ResponseObserved, ResponseReleased, WebhookReceived
 from schemas.results import RESULT
 from schemas.statuses import GIVEN_UP_STATUSES, JobOutcome
+from streams.policy.latency import CLASS_PART_CHARS_MAX
 
 LOGS: Final = ("jobs", "responses", "results")
 """The order in which they must be taken."""
@@ -137,7 +138,9 @@ class LatencyReading:
         if job is None or fact.response_id in self.rows.runs:
             return
         create_ms = None if fact.sent_at_ms is None else max(0, fact.at_ms - fact.sent_at_ms)
-        run = self.rows.runs[fact.response_id] = ResponseRun(job.model, fact.at_ms, create_ms, fact.control is True)
+        run = self.rows.runs[fact.response_id] = ResponseRun(
+            _model_of(fact, job), fact.at_ms, create_ms, fact.control is True
+        )  # fmt: skip
         job.accepted_ms = job.accepted_ms or fact.at_ms
         end = fact.end
         if end is not None and end.provider_created_at_ms is not None and end.provider_ended_at_ms is not None:
@@ -162,3 +165,9 @@ class LatencyReading:
         if run is not None and (run.told_ms is None or run.told_ms >= fact.at_ms):
             run.released, run.run_ms = True, None
             run.seen_ms = max(run.seen_ms, fact.at_ms - run.accepted_ms)
+
+
+def _model_of(fact: AttemptAccepted, job: Job) -> str:
+    """The model that the attempt asked for: with a fallback another one than its job's. A class has it cut."""
+    asked = fact.latency_class[0] if fact.latency_class else ""
+    return job.model if not asked or job.model[:CLASS_PART_CHARS_MAX] == asked else asked

@@ -97,6 +97,18 @@ def test_groups_are_models_tiers_and_hours(summary: Summary) -> None:
     assert len([by for by, _ in found if by == "hour"]) >= 2
 
 
+def test_a_fallback_runs_under_its_own_model() -> None:
+    world, long = World(), "m" * 70
+    for name, asked, ran in (("fell", "m", "n"), ("plain", "m", "m"), ("long", long, long[:64]), ("untold", "m", "")):
+        world.tell(b.submitted(b.T0, job_id=name, model=asked))
+        world.work()
+        told = b.accepted(b.T0 + 1_000, job_id=name, response_id=f"resp_{name}", latency_class=(ran,) if ran else None)
+        world.tell(told)
+        world.work()
+    found = {name.removeprefix("resp_"): run.model for name, run in rows_of(world).runs.items()}
+    assert found == {"fell": "n", "plain": "m", "long": long, "untold": "m"}
+
+
 def test_a_response_that_backstop_cancelled_is_censored_where_it_was_last_seen(world: World) -> None:
     cut = World()
     cut.tell(b.submitted(b.T0, job_id="a"))
