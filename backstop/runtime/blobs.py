@@ -13,6 +13,7 @@ from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.files import sync_folder
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.threads import Threads
 from schemas.base import BlobBody, Body, InlineBody
 from schemas.codec import DEPTH_MAX, canonical, sha256_hex
 from schemas.shape import ShapeLimits, beyond
@@ -25,6 +26,9 @@ INLINE: Final = ShapeLimits(values_max=4_000, depth_max=INLINE_DEPTH_MAX)
 
 READ_AGAIN_S: Final = (0.05, 0.2)
 """Waits before a missing or torn blob is read again: a network file system may show it late."""
+
+ANSWER_S: Final = 30.0
+"""For the file system to write or read a blob: 64 MiB on a slow network file system. One that hangs never answers."""
 
 PART_SUFFIX: Final = ".part"
 SWEPT_SUFFIX: Final = ".swept"
@@ -67,16 +71,26 @@ class BlobStore(Protocol):
 class FolderBlobs:
     """A folder of two levels, shared by all processes of one deployment (on one machine, or a network file system)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, answer_s: float = ANSWER_S) -> None:
         self._root = root
+        self._answer_s = answer_s
+        self._threads = Threads("blobs")
 
     async def put(self, data: bytes | memoryview) -> str:
         sha256 = await asyncio.to_thread(sha256_hex, data)
-        await asyncio.to_thread(self._write, sha256, data)
+        try:
+            async with asyncio.timeout(self._answer_s):
+                await self._threads.run(self._write, sha256, data)
+        except TimeoutError as error:
+            raise BlobStoreError(f"blob {sha256} was not stored within {self._answer_s:g} s") from error
         return sha256
 
     async def get(self, sha256: str) -> bytes:
-        return await asyncio.to_thread(self._read, sha256)
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await self._threads.run(self._read, sha256)
+        except TimeoutError as error:
+            raise BlobStoreError(f"blob {sha256} was not read within {self._answer_s:g} s") from error
 
     async def has(self, mark: bytes) -> bool:
         try:
