@@ -17,6 +17,7 @@ _SAMPLED: Final = 1
 _HEADER_CHARS_MAX: Final = 200
 
 Traceparent = Annotated[str, StringConstraints(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+"""W3C Trace Context of a submission's request or record, or below it. A field is absent where it had none."""
 
 
 def parse_traceparent(text: str) -> str | None:

@@ -46,7 +46,7 @@ class JobSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _OfJob:
     """What the spans of a job share."""
 
     job_id: str
@@ -78,17 +78,17 @@ def spans_of(folded: Folded[Any], results_topic: str) -> list[JobSpan]:
     return spans
 
 
-def _job_of(result: JobResult | None, state: Any, job_id: str) -> _Job | None:
+def _job_of(result: JobResult | None, state: Any, job_id: str) -> _OfJob | None:
     if result is not None:
         submitted_at_ms = result.timings.submitted_at_ms
-        return _Job(job_id, result.tenant, result.model or "", submitted_at_ms, result.traceparent)
+        return _OfJob(job_id, result.tenant, result.model or "", submitted_at_ms, result.traceparent)
     if isinstance(state, Waiting | Active | BackingOff):
         spec = state.spec
-        return _Job(job_id, spec.tenant, spec.model, spec.submitted_at_ms, spec.traceparent)
+        return _OfJob(job_id, spec.tenant, spec.model, spec.submitted_at_ms, spec.traceparent)
     return None
 
 
-def _of_attempt(job: _Job, fact: Any, state: Any, result: JobResult | None) -> Iterator[JobSpan]:
+def _of_attempt(job: _OfJob, fact: Any, state: Any, result: JobResult | None) -> Iterator[JobSpan]:
     """The span of the attempt that `fact` ended, if it ended one."""
     if isinstance(fact, AttemptSettled):
         start_ms = _accepted_at_ms(fact, state, result)
@@ -110,7 +110,7 @@ def _accepted_at_ms(fact: AttemptSettled, state: Any, result: JobResult | None) 
 
 
 def _attempt(
-    job: _Job, fact: AttemptSettled | AttemptAccepted, times: tuple[int, int], status: str, code: str | None,
+    job: _OfJob, fact: AttemptSettled | AttemptAccepted, times: tuple[int, int], status: str, code: str | None,
     usage: Usage | None, seen: dict[str, Any],
 ) -> JobSpan:  # fmt: skip
     attributes: dict[str, Any] = {
@@ -129,7 +129,7 @@ def _attempt(
 
 def _of_result(result: JobResult, topic: str) -> Iterator[JobSpan]:
     timings, reason = result.timings, result.reason
-    job = _Job(result.job_id, result.tenant, result.model or "", timings.submitted_at_ms, result.traceparent)
+    job = _OfJob(result.job_id, result.tenant, result.model or "", timings.submitted_at_ms, result.traceparent)
     failed = result.outcome not in ("completed", "incomplete", "cancelled")
     yield JobSpan(
         "job", "internal", job.trace_id, job.span_id, parent_id_of(result.traceparent),

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 
 from backstop.runtime.errors import BackstopError
-from backstop.runtime.http.api_client import ApiError, ask
+from backstop.runtime.http.api_client import ApiError, ask, job_path
 from backstop.runtime.process.clock import monotonic_s
 
 ASK_AGAIN_S = 0.25
@@ -33,7 +33,7 @@ async def follow(session: aiohttp.ClientSession, job_id: str, changed: Show) -> 
     version, wait_s, well_s, began_s = -1, ASK_AGAIN_S, monotonic_s(), monotonic_s()
     while True:
         try:
-            job = await ask(session, "GET", f"/v1/jobs/{job_id}")
+            job = await ask(session, "GET", job_path(job_id))
         except ApiError as error:
             if error.status == 404 and monotonic_s() - began_s >= APPEARS_WITHIN_S and version < 0:
                 raise NotFoundError(f"no job {job_id}") from None

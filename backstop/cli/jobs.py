@@ -179,11 +179,11 @@ def show(
 
     async def run(session: aiohttp.ClientSession) -> int:
         if timeline:
-            facts = await http.ask(session, "GET", f"/v1/jobs/{job_id}/timeline")
+            facts = await http.ask(session, "GET", http.job_path(job_id, "/timeline"))
             emit([fact_row(fact) for fact in facts["entries"]] if output is Form.TABLE else facts["entries"], output,
                  FACT_COLUMNS)  # fmt: skip
         else:
-            _print(await http.ask(session, "GET", f"/v1/jobs/{job_id}"), output)
+            _print(await http.ask(session, "GET", http.job_path(job_id)), output)
         return DONE
 
     run_against(url, run)
@@ -247,7 +247,7 @@ def cancel(
     (job_id,) = ids
 
     async def run(session: aiohttp.ClientSession) -> int:
-        await http.ask(session, "POST", f"/v1/jobs/{job_id}/cancel", json={"reason": why} if why else {})
+        await http.ask(session, "POST", http.job_path(job_id, "/cancel"), json={"reason": why} if why else {})
         tell(f"{job_id}: the cancel is accepted", quiet=quiet)
         return DONE
 

@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 
 from backstop.cli.following import AWAY_FOR_S_MAX, NotFoundError
-from backstop.runtime.http.api_client import ApiError, refused
+from backstop.runtime.http.api_client import ApiError, job_path, refused
 from backstop.runtime.process.clock import monotonic_s
 
 OPEN_AGAIN_S = 0.5
@@ -49,7 +49,7 @@ async def _events(
     headers = {"Last-Event-ID": behind} if behind else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
     try:
-        async with session.get(f"/v1/jobs/{job_id}/stream", headers=headers, timeout=timeout) as answer:
+        async with session.get(job_path(job_id, "/stream"), headers=headers, timeout=timeout) as answer:
             if answer.status != 200:
                 raise refused(answer.status, await answer.read())
             rest = b""

@@ -15,7 +15,7 @@ PROCESSES: Final = ("process", "version", "parts", "partitions", "address")
 PARTITIONS: Final = ("topic", "partition", "read_by", "holder", "lag", "last_moved")
 NAMED_MAX: Final = 3
 TOLD_AS_WRONG: Final = frozenset(
-    {"broker_away", "workers_missing", "workers_behind", "retention_near", "process_in_trouble"}
+    {"broker_away", "topics_missing", "workers_missing", "workers_behind", "retention_near", "process_in_trouble"}
 )
 """Findings that the status tells already."""
 LANES: Final = ("model", "closed_since", "next_probe", "because")

@@ -18,7 +18,7 @@ def why(
     """
 
     async def run(session: aiohttp.ClientSession) -> int:
-        told = await http.ask(session, "GET", f"/v1/jobs/{job_id}/why")
+        told = await http.ask(session, "GET", http.job_path(job_id, "/why"))
         if output is Form.TABLE:
             say("\n".join(told["sentences"]))
         else:

@@ -25,6 +25,9 @@ over two and a half hours. The last count is above all edges.
 PERIODS_MS: Final = tuple(minutes * 60_000 for minutes in (1, 5, 15, 30, 60, 180, 360, 720, 1_440, 10_080))
 PERIODS_MAX = 60
 
+FAILED: Final = frozenset({"failed", "expired", "rejected"})
+"""Outcomes of jobs that did not do what was asked; a cancel is no failure."""
+
 Span = Literal["queued", "running", "webhook_lag", "detection"]
 SPANS: Final[tuple[Span, ...]] = get_args(Span)
 
@@ -41,6 +44,7 @@ class EndedJob:
     running_ms: int | None
     webhook_lag_ms: int | None
     detection_ms: int | None
+    tokens: int = 0
 
     def span_ms(self, span: Span) -> int | None:
         found: int | None = getattr(self, f"{span}_ms")
@@ -100,6 +104,18 @@ class ModelView(TypedDict):
     detection: DistributionView
 
 
+class CourseView(TypedDict):
+    """What happened in one period. Of runs: how long those took that ended in it."""
+
+    from_ms: int
+    submitted: int
+    ended: int
+    failed: int
+    running_p50_ms: int | None
+    running_p95_ms: int | None
+    tokens: int
+
+
 class StatsView(TypedDict):
     """The figures of the jobs that ended since an instant."""
 
@@ -112,11 +128,15 @@ class StatsView(TypedDict):
     edges_ms: list[int]
     models: list[ModelView]
     webhooks: WebhooksView
+    course: list[CourseView]
+    """By period of `webhooks.period_ms`. Periods in which nothing happened are left out."""
 
 
-def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -> StatsView:
-    """The figures of `jobs`, which are newest first. If there are `jobs_max` of them, older
-    ones may be missing: `since_ms` of the answer is then the end of the oldest.
+def stats(
+    jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int, submitted_ms: Sequence[int] = ()
+) -> StatsView:
+    """The figures of `jobs`, which are newest first, as are the times of submission. If there are `jobs_max` of them,
+    older ones may be missing: `since_ms` of the answer is then the end of the oldest.
     """
     cut = len(jobs) >= jobs_max
     from_ms = jobs[-1].finished_at_ms if cut and jobs else since_ms
@@ -136,7 +156,29 @@ def stats(jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int) -
         "edges_ms": list(EDGES_MS),
         "models": [_model(name, mine) for name, mine in sorted(by_model.items(), key=lambda item: -len(item[1]))],
         "webhooks": webhook_health(jobs, from_ms, now_ms),
+        "course": course(jobs, [at_ms for at_ms in submitted_ms if at_ms >= from_ms], period_of(now_ms - from_ms)),
     }
+
+
+def course(jobs: Iterable[EndedJob], submitted_ms: Iterable[int], period_ms: int) -> list[CourseView]:
+    """What happened, by period."""
+    begun = Counter(at_ms // period_ms * period_ms for at_ms in submitted_ms)
+    ended: dict[int, list[EndedJob]] = {}
+    for job in jobs:
+        ended.setdefault(job.finished_at_ms // period_ms * period_ms, []).append(job)
+    views: list[CourseView] = []
+    for from_ms in sorted(begun.keys() | ended.keys()):
+        mine = ended.get(from_ms, [])
+        ran = sorted(job.running_ms for job in mine if job.running_ms is not None)
+        views.append(
+            {
+                "from_ms": from_ms, "submitted": begun[from_ms], "ended": len(mine),
+                "failed": sum(job.status in FAILED for job in mine),
+                "running_p50_ms": quantile(ran, 0.5), "running_p95_ms": quantile(ran, 0.95),
+                "tokens": sum(job.tokens for job in mine),
+            }
+        )  # fmt: skip
+    return views
 
 
 def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> WebhooksView:

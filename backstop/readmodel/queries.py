@@ -201,11 +201,22 @@ def _dead_letters_where(wanted: DeadLetterFilter) -> tuple[str, tuple[Any, ...]]
 def ended_since(conn: Connection, tenant: str, since_ms: int, limit: int) -> list[EndedJob]:
     """The jobs that ended since then, latest first, at most `limit`. An index alone answers it."""
     found = conn.rows(
-        "SELECT model, status, found_by, finished_at_ms, queued_ms, running_ms, webhook_lag_ms, detection_ms FROM jobs "
+        "SELECT model, status, found_by, finished_at_ms, queued_ms, running_ms, webhook_lag_ms, detection_ms, "
+        "COALESCE(input_tokens, 0) + COALESCE(output_tokens, 0) FROM jobs "
         "WHERE tenant = ? AND finished_at_ms >= ? ORDER BY finished_at_ms DESC LIMIT ?",
         (tenant, since_ms, limit),
     )
     return [EndedJob(*values) for values in found]
+
+
+def submitted_since(conn: Connection, tenant: str, since_ms: int, limit: int) -> list[int]:
+    """When the tenant's jobs were submitted since then, latest first, at most `limit`. An index alone answers it."""
+    found = conn.rows(
+        "SELECT submitted_at_ms FROM jobs WHERE tenant = ? AND submitted_at_ms >= ? "
+        "ORDER BY submitted_at_ms DESC LIMIT ?",
+        (tenant, since_ms, limit),
+    )
+    return [row[0] for row in found]
 
 
 def timeline_of(conn: Connection, job_id: str) -> list[TimelineEntry]:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database
-from backstop.readmodel.figures import EndedJob, StatsView, stats, webhook_health, webhooks_since_ms
+from backstop.readmodel.figures import FAILED, EndedJob, StatsView, stats, webhook_health, webhooks_since_ms
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.queries import (
     DeadLetterFilter,
@@ -20,6 +20,7 @@ from backstop.readmodel.queries import (
     dead_letter_groups,
     ended_since,
     list_dead_letters,
+    submitted_since,
 )
 from backstop.readmodel.reasons import EndedGroup, ended_groups, reasons
 from backstop.readmodel.rows import DeadLetterRow
@@ -35,11 +36,10 @@ from receiver.reads import overview_routes as declared
 from receiver.reads import problems
 from receiver.reads.overview_routes import AttentionView, DeadLetterPage, DeadLetterView, FindingCode, FindingView
 from receiver.reads.parameters import guarded, page_mark
-from receiver.reads.status import (
-    SystemWatch,
-    near_end_of_retention,
+from receiver.reads.status import SystemWatch, near_end_of_retention, still
+from receiver.reads.system_text import (
+    missing_sentences,
     near_sentences,
-    still,
     still_sentences,
     trouble_sentences,
     unassigned_sentences,
@@ -60,7 +60,6 @@ SILENT_MIN = 10
 """So many ends in a row without a webhook mean that none comes, whatever the share of the hour."""
 DEAD_LETTER_GROUPS_MAX = 5
 
-FAILED: Final = frozenset({"failed", "expired", "rejected"})
 FAILED_SHARE_MAX = 0.2
 FAILED_OF_MIN = 5
 """With fewer ends the share of failed jobs is not meaningful."""
@@ -166,7 +165,9 @@ class _Overview:
         since_ms = now_ms - STATS_SPAN_MS if given is None else given
 
         def count(conn: Connection) -> StatsView:  # in the database's thread: it would block the event loop
-            return stats(ended_since(conn, tenant, since_ms, STATS_JOBS_MAX), since_ms, now_ms, STATS_JOBS_MAX)
+            ended = ended_since(conn, tenant, since_ms, STATS_JOBS_MAX)
+            begun = submitted_since(conn, tenant, since_ms, STATS_JOBS_MAX)
+            return stats(ended, since_ms, now_ms, STATS_JOBS_MAX, begun)
 
         return problems.answer(await self._database.read(count))
 
@@ -270,6 +271,7 @@ def system_findings(watch: SystemWatch, now_ms: int) -> list[FindingView]:
         return [{"code": "broker_away", "count": 1, "because": held.away[:BECAUSE_CHARS_MAX]}]
     near = near_end_of_retention(held)
     return [
+        _of_sentences("topics_missing", missing_sentences(held.missing)),
         _of_sentences("workers_missing", unassigned_sentences(held.unassigned()), len(held.unassigned())),
         _of_sentences("workers_behind", still_sentences(still(held, now_ms))),
         _of_sentences("retention_near", near_sentences(near)),

@@ -15,10 +15,10 @@ from schemas.statuses import OpenJobStatus
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 FindingCode = Literal[
-    "broker_away", "workers_missing", "workers_behind", "retention_near", "process_in_trouble", "blob_stores_differ",
-    "provider_refuses", "provider_unavailable", "creates_paused", "jobs_failing", "runs_slow", "tenant_floods",
-    "jobs_overdue", "jobs_without_next_action", "jobs_finishing_too_long", "dead_letters", "webhooks_missed",
-    "keys_expire_soon", "budget_nearly_spent",
+    "broker_away", "topics_missing", "workers_missing", "workers_behind", "retention_near", "process_in_trouble",
+    "blob_stores_differ", "provider_refuses", "provider_unavailable", "creates_paused", "jobs_failing", "runs_slow",
+    "tenant_floods", "jobs_overdue", "jobs_without_next_action", "jobs_finishing_too_long", "dead_letters",
+    "webhooks_missed", "keys_expire_soon", "budget_nearly_spent",
 ]  # fmt: skip
 Since = Annotated[int, Field(ge=0, le=SINCE_MS_MAX), WHOLE]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -28,6 +28,15 @@ from receiver.reads.status_routes import (
     ProcessView,
     StatusView,
 )
+from receiver.reads.system_text import (
+    blocked_sentences,
+    missing_sentences,
+    near_sentences,
+    place_of,
+    still_sentences,
+    trouble_sentences,
+    unassigned_sentences,
+)
 from streams.policy import lanes
 
 SNAPSHOT_EVERY_S: Final = 3.0
@@ -41,7 +50,6 @@ OF_JOBS: Final = ("jobs", "submissions", "results")
 OF_RESPONSES: Final = ("responses", "polls")
 """Topics with the job's id, and with its response's, as key: equal keys have equal partitions."""
 RATE_MS: Final = 60_000
-CLIENT_CHARS_MAX: Final = 100
 
 log = get_logger("receiver.status")
 
@@ -144,7 +152,12 @@ class SystemWatch:
 
     def _something_wrong(self) -> bool:
         held = self._holdings
-        return bool(held.away is not None or held.moving_since_ms or any(map(self._is_wrong, held.held.values())))
+        return bool(
+            held.away is not None
+            or held.missing
+            or held.moving_since_ms
+            or any(map(self._is_wrong, held.held.values()))
+        )
 
     def _is_wrong(self, each: Holding) -> bool:
         """Whether a partition has no reader, or nothing has moved since the last snapshot."""
@@ -254,7 +267,8 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     held = watch.holdings
     if held.away is not None:
         return [f"{held.away[:300]}, since {time_of(held.away_since_ms or now_ms)}"]
-    told = unassigned_sentences(held.unassigned())
+    told = missing_sentences(held.missing)
+    told += unassigned_sentences(held.unassigned())
     told += still_sentences(still(held, now_ms))
     told += near_sentences(near_end_of_retention(held))
     told += blocked_sentences(blocked(held, now_ms))
@@ -262,21 +276,6 @@ def wrong(watch: SystemWatch, now_ms: int) -> list[str]:
     return told + [
         f"creates of {lane['model']} wait since {time_of(lane['since_ms'])}: {lane['code']} {lane['message']}".rstrip()
         for lane in _closed(watch.lanes)
-    ]
-
-
-def unassigned_sentences(unassigned: Sequence[Holding]) -> list[str]:
-    """`no worker holds partitions 0, 2 since 01:25:47 UTC (jobs, responses)`; what moves together is told together."""
-    topics: dict[tuple[str, int, int], list[str]] = {}
-    for each in unassigned:
-        topics.setdefault((each.group, each.unassigned_since_ms or 0, each.partition), []).append(each.topic)
-    numbers: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
-    for (group, since_ms, number), names in topics.items():
-        numbers.setdefault((group, since_ms, tuple(names)), []).append(number)
-    return [
-        f"no {reader_of(group)} holds partition{'s' if len(found) > 1 else ''} "
-        f"{', '.join(map(str, sorted(found)))} since {time_of(since_ms)} ({', '.join(names)})"
-        for (group, since_ms, names), found in sorted(numbers.items(), key=lambda each: (each[0][0], min(each[1])))
     ]
 
 
@@ -298,47 +297,6 @@ def blocked(held: Holdings, now_ms: int) -> list[Holding]:
     if held.away is not None:
         return []
     return sorted((each for each in held.held.values() if each.blocked_ms(now_ms) >= STILL_MS_TOLD), key=_order)
-
-
-def blocked_sentences(found: Sequence[Holding]) -> list[str]:
-    return [
-        f"a transaction that its producer left open at offset {each.end} of partition {each.partition} of {each.topic} "
-        f"blocks {each.blocked} records for the {reader_of(each.group)} since "
-        f"{time_of(each.blocked_since_ms)}: the broker aborts it after the producer's transaction.timeout.ms, or "
-        "`kafka-transactions.sh abort` does"
-        for each in found
-    ]
-
-
-def still_sentences(found: Sequence[Holding]) -> list[str]:
-    return [
-        f"{place_of(each.holder or '')} holds partition {each.partition} of {each.topic}, and has not moved since "
-        f"{time_of(each.moved_at_ms)}: {each.lag} records wait"
-        for each in found
-    ]
-
-
-def near_sentences(found: Sequence[Holding]) -> list[str]:
-    return [
-        f"retention may soon delete records of partition {each.partition} of {each.topic} that the "
-        f"{reader_of(each.group)} has not read"
-        for each in found
-    ]
-
-
-def trouble_sentences(troubles: Troubles) -> list[str]:
-    return [f"{each.component} {each.place}: {each.said} (since {time_of(each.since_ms)})" for each in troubles.now()]
-
-
-def reader_of(group: str) -> str:
-    """What a member of the group is called."""
-    return {"readmodel": "projection"}.get(group, group)
-
-
-def place_of(client_id: str) -> str:
-    """Host and process id; the client id where it tells none."""
-    name = name_from(client_id)
-    return name.place if name is not None else client_id[:CLIENT_CHARS_MAX]
 
 
 def _order(each: Holding) -> tuple[str, str, int]:

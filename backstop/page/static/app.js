@@ -9,6 +9,7 @@ import { deadLettersView } from "./dead_letters.js";
 import { addressOf, searchView } from "./search.js";
 import { sessionView } from "./session.js";
 import { systemView } from "./system.js";
+import { webhooksView } from "./webhooks.js";
 import { tick } from "./words.js";
 
 const VIEWS = [
@@ -18,6 +19,7 @@ const VIEWS = [
   [/^\/search$/, "Search", searchView],
   [/^\/dead-letters$/, "Dead letters", deadLettersView],
   [/^\/costs$/, "Costs", costsView],
+  [/^\/webhooks$/, "Webhooks", webhooksView],
   [/^\/health$/, "Health", healthView],
   [/^\/system$/, "System", systemView],
 ];

@@ -1,4 +1,4 @@
-// Two plots. Series also differ by dash, parts of a bar by pattern; a table beside each has the same content.
+// Plots. Series also differ by dash, parts of a bar by pattern; a table beside each has the same content.
 import { s } from "./dom.js";
 import { span } from "./words.js";
 
@@ -72,12 +72,48 @@ export function bars(found, from, to, width) {
         height: tall(n) }, s("title", {}, `${n} ${kind}`)));
     }
   }
-  const name = (at) => new Date(at).toLocaleString("en-GB", to - from > 90_000_000 ? { day: "numeric", month: "short" }
+  timeAxis(picture, first, to, periods * found.period_ms, width, height);
+  return picture;
+}
+
+function timeAxis(picture, first, to, whole_ms, width, height) {
+  const name = (at) => new Date(at).toLocaleString("en-GB", to - first > 90_000_000 ? { day: "numeric", month: "short" }
     : { hour: "2-digit", minute: "2-digit" });
   for (const [at, anchor] of [[first, "start"], [(first + to) / 2, "middle"], [to, "end"]]) {
-    picture.append(s("text",
-      { class: "axis", x: LEFT + ((at - first) / (periods * found.period_ms)) * (width - LEFT - 8), y: height - 5,
+    picture.append(s("text", { class: "axis", x: LEFT + ((at - first) / whole_ms) * (width - LEFT - 8), y: height - 5,
       "text-anchor": anchor }, name(at)));
   }
+}
+
+/** Values over time, a stepped line for each of `series` ({name, of}). Periods that `course` leaves out count as 0, or
+ * where `gaps` is set as not known. */
+export function lines(course, series, { from, to, period_ms, width, label, told, gaps = false }) {
+  const height = 150;
+  const first = Math.floor(from / period_ms) * period_ms;
+  const periods = Math.max(1, Math.ceil((to - first) / period_ms));
+  const step = (width - LEFT - 8) / periods;
+  const most = Math.max(...course.flatMap((period) => series.map(({ of }) => of(period) ?? 0)), 1);
+  const y = (value) => height - BOTTOM - (value / most) * (height - TOP - BOTTOM);
+  const picture = s("svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+    "aria-label": label });
+  for (const value of [0, most]) {
+    picture.append(s("line", { class: "grid", x1: LEFT, x2: width - 8, y1: y(value), y2: y(value) }),
+      s("text", { class: "axis", x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, value ? told(value) : "0"));
+  }
+  const by = new Map(course.map((period) => [(period.from_ms - first) / period_ms, period]));
+  series.forEach(({ of }, number) => {
+    let [path, pen] = ["", "M"];
+    for (let place = 0; place < periods; place++) {
+      const value = by.has(place) ? of(by.get(place)) : gaps ? null : 0;
+      if (value === null) {
+        pen = "M";
+        continue;
+      }
+      path += `${pen}${LEFT + place * step} ${y(value)}H${LEFT + (place + 1) * step}`;
+      pen = "L";
+    }
+    picture.append(s("path", { class: `line s${number}`, d: path }));
+  });
+  timeAxis(picture, first, to, periods * period_ms, width, height);
   return picture;
 }

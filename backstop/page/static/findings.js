@@ -4,6 +4,7 @@ import { badge, capital, count, number, share } from "./words.js";
 
 const FINDINGS = {
   broker_away: (found) => ["The broker does not answer", `${found.because}.`],
+  topics_missing: (found) => [`${count(found.count, "topic is", "topics are")} missing`, `${capital(found.because)}.`],
   workers_missing: (found) => [`${count(found.count, "partition has", "partitions have")} no worker`,
     `${capital(found.because)}.`],
   workers_behind: (found) => [`${count(found.count, "partition does", "partitions do")} not move`,
@@ -42,7 +43,9 @@ const FINDINGS = {
     `${found.because}. Jobs go on.`],
 };
 
-const SYSTEM = ["broker_away", "workers_missing", "workers_behind", "retention_near", "process_in_trouble"];
+/** Findings that `/v1/status` tells as sentences, too. */
+export const SYSTEM = ["broker_away", "topics_missing", "workers_missing", "workers_behind", "retention_near",
+  "process_in_trouble"];
 
 /** A card for each finding of `/v1/attention`, or a calm line. */
 export function findingCards(seen) {

@@ -1,6 +1,6 @@
 // Durations by model, and how ends were found, of the jobs that ended in a period.
 import { ask, every } from "./api.js";
-import { bars, ecdf } from "./charts.js";
+import { bars, ecdf, lines } from "./charts.js";
 import { h, put } from "./dom.js";
 import { ago, badge, count, now, number, share, span } from "./words.js";
 
@@ -12,6 +12,15 @@ const PLOTS = [
   ["running", "Run", "at the provider, by its own timestamps"],
   ["webhook_lag", "Webhook", "from the end at the provider until the webhook arrived"],
   ["detection", "Seen", "from the end at the provider until Backstop saw it, by webhook or poll"],
+];
+
+const COURSES = [
+  ["Jobs", "Submitted, ended and failed, each PERIOD", number, [{ name: "submitted", of: (each) => each.submitted },
+    { name: "ended", of: (each) => each.ended }, { name: "failed", of: (each) => each.failed }]],
+  ["Runs", "How long runs took that ended in each PERIOD", span, [{ name: "p50", of: (each) => each.running_p50_ms },
+    { name: "p95", of: (each) => each.running_p95_ms }], true],
+  ["Tokens", "Input and output of jobs that ended, each PERIOD", number,
+    [{ name: "tokens", of: (each) => each.tokens }]],
 ];
 
 export function healthView({ query, onLeave, fail }) {
@@ -44,6 +53,7 @@ export function healthView({ query, onLeave, fail }) {
     const models = stats.models.slice(0, MODELS_SHOWN);
     return [
       tiles(stats),
+      over(stats),
       stats.truncated && h("p", { class: "hint" },
         `Only the last ${count(stats.ended, "job")} are counted, since `, ago(stats.since_ms),
         "."),
@@ -52,6 +62,21 @@ export function healthView({ query, onLeave, fail }) {
       h("div", { class: "plots" }, PLOTS.map(([name, title, meaning]) => plot(name, title, meaning, stats, models))),
       webhooks(stats),
     ];
+  }
+
+  /** The course over time: three charts, and the same as a table. */
+  function over({ course, since_ms: from, until_ms: to, webhooks: { period_ms } }) {
+    const chart = ([title, meaning, told, series, gaps]) => h("section", { class: "card plot" }, h("h2", {}, title),
+      h("p", { class: "hint" }, meaning.replace("PERIOD", span(period_ms))),
+      lines(course, series, { from, to, period_ms, told, gaps, width: plotWidth(body), label: `${title} over time` }),
+      h("div", { class: "legend" }, series.map(({ name }, n) => h("span", { class: `series s${n}` }, h("i", {}),
+        name))));
+    return h("div", {}, h("div", { class: "plots" }, COURSES.map(chart)),
+      h("details", {}, h("summary", {}, "The course as a table"), h("div", { class: "scroll" },
+        table(["From", "Submitted", "Ended", "Failed", "Run p50", "Run p95", "Tokens"], course.map((each) => [
+          new Date(each.from_ms).toLocaleString("en-GB"), number(each.submitted), number(each.ended),
+          number(each.failed), each.running_p50_ms === null ? "–" : span(each.running_p50_ms),
+          each.running_p95_ms === null ? "–" : span(each.running_p95_ms), number(each.tokens)])))));
   }
 
   function plot(name, title, meaning, stats, models) {

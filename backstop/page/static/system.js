@@ -1,7 +1,7 @@
 // The processes of this Backstop, the partitions that they hold, closed lanes, and what holds jobs up.
 import { ask, every } from "./api.js";
 import { h, put } from "./dom.js";
-import { findingCards } from "./findings.js";
+import { SYSTEM, findingCards } from "./findings.js";
 import { ago, badge, capital, count, number, span } from "./words.js";
 
 const STATUS_MS = 3_000;
@@ -51,8 +51,7 @@ function content(told, seen) {
 }
 
 // Findings that are told as sentences above already.
-const OF_SYSTEM = ["broker_away", "workers_missing", "workers_behind", "retention_near", "process_in_trouble"];
-const beyond = (found) => !OF_SYSTEM.includes(found.code);
+const beyond = (found) => !SYSTEM.includes(found.code);
 
 const tiles = (told) => [
   [told.broker.answers ? number(told.broker.brokers) : "none",

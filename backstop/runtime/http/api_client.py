@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -37,6 +38,12 @@ def authorization() -> dict[str, str]:
     """The header with the caller's API key; empty if the environment has none (a development system needs none)."""
     key = secret_of(os.environ, "BACKSTOP_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def job_path(job_id: str, rest: str = "") -> str:
+    """The path of a job. An id with any character stays one segment of it, so that it names no other route."""
+    named = quote(job_id, safe="")
+    return f"/v1/jobs/{named if named.strip('.') else named.replace('.', '%252E')}{rest}"
 
 
 async def submit(session: aiohttp.ClientSession, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:

@@ -34,12 +34,15 @@ class GroupReader:
         self._consumer: Any = None
         self._uncommitted: Any = None
         self._partitions: list[TopicPartition] = []
+        self._missing: tuple[str, ...] = ()
 
     async def snapshot(self) -> Snapshot:
         """:raises BrokerUnavailableError: no answer, or not all of it, within `SNAPSHOT_WITHIN_S`."""
         try:
             async with asyncio.timeout(SNAPSHOT_WITHIN_S):
                 await self._connect()
+                if self._missing:
+                    await self._find_partitions()
                 cluster = await self._admin.describe_cluster()
                 groups = [await self._group(name) for name in self._groups]
                 ends = await self._consumer.end_offsets(self._partitions) if self._partitions else {}
@@ -52,7 +55,7 @@ class GroupReader:
             ) from error
         return Snapshot(
             self._now_ms(), tuple(groups), self._by_partition(ends), len(cluster.get("brokers", ())),
-            self._by_partition(starts), self._by_partition(written),
+            self._by_partition(starts), self._by_partition(written), self._missing,
         )  # fmt: skip
 
     def _by_partition(self, offsets: Mapping[TopicPartition, int]) -> dict[Partition, int]:
@@ -70,18 +73,23 @@ class GroupReader:
             return
         options = client_options(self._settings) | {"client_id": "backstop-status"}
         self._admin = await started(AIOKafkaAdminClient(**options, request_timeout_ms=REQUEST_TIMEOUT_MS))
-        # All topics, not ours by name: with auto.create.topics.enable a broker creates every topic named.
-        described = await self._admin.describe_topics()
-        wanted = {f"{self._prefix}{topic}" for topic in self._topics}
-        self._partitions = [
-            TopicPartition(topic["topic"], part["partition"])
-            for topic in described
-            if topic["topic"] in wanted and topic["error_code"] == 0
-            for part in topic["partitions"]
-        ]
+        await self._find_partitions()
         # Ends differ between the two where a transaction is open.
         self._consumer = await started(self._made(options, "read_committed"))
         self._uncommitted = await started(self._made(options, "read_uncommitted"))
+
+    async def _find_partitions(self) -> None:
+        # All topics, not ours by name: with auto.create.topics.enable a broker creates every topic named.
+        described = await self._admin.describe_topics()
+        found = {topic["topic"]: topic for topic in described if topic["error_code"] == 0}
+        names = [f"{self._prefix}{topic}" for topic in self._topics]
+        self._missing = tuple(name for name in names if name not in found)
+        self._partitions = [
+            TopicPartition(name, part["partition"])
+            for name in names
+            if name in found
+            for part in found[name]["partitions"]
+        ]
 
     def _made(self, options: Mapping[str, Any], isolation_level: str) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(

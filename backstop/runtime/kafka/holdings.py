@@ -68,6 +68,8 @@ class Snapshot:
     """The offset of the first record that retention has left."""
     written: Mapping[Partition, int] = field(default_factory=dict)
     """The offset after the last record, which a transaction may still hold back."""
+    missing: tuple[str, ...] = ()
+    """Topics that do not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class Holdings:
     """Since when a group rebalances."""
     away: str | None = None
     """Why the last snapshot failed."""
+    missing: tuple[str, ...] = ()
+    """Topics that do not exist."""
     away_since_ms: int | None = None
 
     def saw(self, snapshot: Snapshot) -> "Holdings":
@@ -141,7 +145,7 @@ class Holdings:
                     held[key] = replace(
                         found, near_end_of_retention=near, end=end, blocked=back, blocked_since_ms=since_ms
                     )
-        return Holdings(snapshot.at_ms, snapshot.brokers, snapshot.groups, held, moving)
+        return Holdings(snapshot.at_ms, snapshot.brokers, snapshot.groups, held, moving, missing=snapshot.missing)
 
     def missed(self, reason: str, at_ms: int) -> "Holdings":
         """A snapshot failed."""

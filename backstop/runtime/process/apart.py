@@ -55,7 +55,7 @@ class Apart:
         process = await asyncio.create_subprocess_exec(
             self._python, "-P", "-m", self._module, *map(str, files), *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, pass_fds=files,
-            env=_environment(),
+            env={name: value for name, value in os.environ.items() if name.startswith(KEPT)},  # noqa: TID251
             start_new_session=True,  # Ctrl-C is for the parent.
         )  # fmt: skip
         try:
@@ -76,11 +76,6 @@ async def _in_thread(work: Callable[P, T], *args: P.args, **options: P.kwargs) -
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
-
-
-def _environment() -> dict[str, str]:
-    given = os.environ.items()  # noqa: TID251 - no settings
-    return {name: value for name, value in given if name.startswith(KEPT)}
 
 
 def _unnamed(name: str) -> BinaryIO:

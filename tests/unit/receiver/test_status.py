@@ -36,6 +36,7 @@ class Told:
         self.at_ms = NOW_MS
         self.written = 5
         self.snapshots = 0
+        self.missing: tuple[str, ...] = ()
 
     async def snapshot(self) -> Snapshot:
         self.snapshots += 1
@@ -48,8 +49,9 @@ class Told:
         poller = GroupSeen("poller", "Stable", (Member(A.replace("worker", "poller"), "10.0.0.1", frozenset()),),
                            {("polls", 0): self.polls})  # fmt: skip
         return Snapshot(
-            self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written}
-        )
+            self.at_ms, (worker, poller), dict.fromkeys(PARTITIONS, 5), 3, {}, {PARTITIONS[0]: self.written},
+            self.missing,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -151,6 +153,17 @@ def test_a_transaction_that_a_stranger_left_open_is_named(told: Told, watch: Sys
     told.written = 5
     once(watch)
     assert wrong(watch, told.at_ms) == []
+
+
+def test_a_topic_that_does_not_exist_is_named(told: Told, watch: SystemWatch) -> None:
+    told.missing = ("backstop.polls",)
+    once(watch)
+    assert wrong(watch, NOW_MS) == [
+        "the topic backstop.polls does not exist, or serve may not see it: `backstop topics create` makes it"
+    ]
+    told.missing = ()
+    once(watch)
+    assert wrong(watch, NOW_MS) == []
 
 
 def test_a_broker_that_does_not_answer_is_all_that_is_told(told: Told, watch: SystemWatch) -> None:

@@ -227,6 +227,12 @@ def test_figures_are_a_tenants_own_and_of_the_time_asked_for(with_api: Any) -> N
         assert seen["models"][0]["detection"]["n"] == 2
         assert seen["models"][0]["webhook_lag"]["n"] == 1
         assert (seen["webhooks"]["webhook"], seen["webhooks"]["poll"], seen["webhooks"]["missed"]) == (2, 1, 1)
+        assert seen["course"] == [
+            {
+                "from_ms": 0, "submitted": 3, "ended": 3, "failed": 0, "running_p50_ms": 6_000,
+                "running_p95_ms": 6_000, "tokens": 36,
+            }
+        ]  # fmt: skip
         assert (await api.get(f"/v1/stats?since={ENDED_MS + 1}"))["ended"] == 0
         assert (await api.get(f"/v1/stats?since={ENDED_MS}"))["ended"] == 3
         assert (await api.get("/v1/stats", tenant="x"))["ended"] == 1
