@@ -3,9 +3,11 @@
 import asyncio
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
 
 import orjson
 
@@ -13,9 +15,12 @@ from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.files import sync_folder
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.threads import Threads
 from schemas.base import BlobBody, Body, InlineBody
 from schemas.codec import DEPTH_MAX, canonical, sha256_hex
 from schemas.shape import ShapeLimits, beyond
+
+T = TypeVar("T")
 
 INLINE_DEPTH_MAX = DEPTH_MAX - 16
 """Leaves room for the records and rows that embed it."""
@@ -25,6 +30,9 @@ INLINE: Final = ShapeLimits(values_max=4_000, depth_max=INLINE_DEPTH_MAX)
 
 READ_AGAIN_S: Final = (0.05, 0.2)
 """Waits before a missing or torn blob is read again: a network file system may show it late."""
+
+ANSWER_S: Final = 30.0
+"""For the file system to write or read a blob: 64 MiB on a slow network file system. One that hangs never answers."""
 
 PART_SUFFIX: Final = ".part"
 SWEPT_SUFFIX: Final = ".swept"
@@ -78,16 +86,18 @@ class BlobRemover(Protocol):
 class FolderBlobs:
     """A folder of two levels, shared by all processes of one deployment (on one machine, or a network file system)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, answer_s: float = ANSWER_S) -> None:
         self._root = root
+        self._answer_s = answer_s
+        self._threads = Threads("blobs")
 
     async def put(self, data: bytes | memoryview) -> str:
         sha256 = await asyncio.to_thread(sha256_hex, data)
-        await asyncio.to_thread(self._write, sha256, data)
+        await self.put_as(sha256, data)
         return sha256
 
     async def put_as(self, name: str, data: bytes | memoryview) -> None:
-        await asyncio.to_thread(self._write, name, data)
+        await self._in_time(name, partial(self._write, name, data))
 
     async def get(self, sha256: str) -> bytes:
         data = await self.get_as_it_is(sha256)
@@ -96,7 +106,14 @@ class FolderBlobs:
         return data
 
     async def get_as_it_is(self, name: str) -> bytes:
-        return await asyncio.to_thread(self._read, name)
+        return await self._in_time(name, partial(self._read, name))
+
+    async def _in_time(self, name: str, work: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await self._threads.run(work)
+        except TimeoutError as error:
+            raise BlobStoreError(f"blob {name}: the folder did not answer within {self._answer_s:g} s") from error
 
     async def has(self, mark: bytes) -> bool:
         try:

@@ -12,10 +12,13 @@ from typing import Final, Protocol
 
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
+from backstop.runtime.process.threads import Threads
 from schemas.codec import sha256_hex
 
 KEPT_MS: Final = 24 * 3_600_000
 SWEEP_S: Final = 3_600.0
+CLAIM_S: Final = 10.0
+"""For the file system to make a claim. One that hangs never answers."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -30,20 +33,23 @@ class Claims(Protocol):
 
 
 class FolderClaims:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, within_s: float = CLAIM_S) -> None:
         self._root = root
+        self._within_s = within_s
+        self._threads = Threads("claims")
         self._last: dict[str, asyncio.Future[None]] = {}
         """The latest claim of each id that is being written. One process makes the claims of one id in their order."""
 
     async def claim(self, job_id: str, sha256: str) -> str | None:
-        """As `Claims.claim`. None if the folder can't be used: then the log alone decides."""
+        """As `Claims.claim`. None if the folder can't be used within `within_s`: then the log alone decides."""
         before, done = self._last.get(job_id), asyncio.get_running_loop().create_future()
         self._last[job_id] = done
         try:
-            if before is not None:
-                await asyncio.wait((before,))
-            return await asyncio.to_thread(self._claim, self._path(job_id), sha256)
-        except OSError as error:
+            async with asyncio.timeout(self._within_s):
+                if before is not None:
+                    await asyncio.wait((before,))
+                return await self._threads.run(self._claim, self._path(job_id), sha256)
+        except OSError as error:  # a TimeoutError, too
             log.warning("claim_not_stored", job_id=job_id, errno=error.errno)
             return None
         finally:

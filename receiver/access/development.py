@@ -25,7 +25,7 @@ OF_CLIENTS: Final = frozenset({
     "access-control-request-headers", "access-control-request-method", "access-control-request-private-network", "dnt",
     "device-memory", "downlink", "dpr", "ect", "last-event-id", "origin", "postman-token", "priority", "purpose",
     "referer", "rtt", "save-data", "service-worker", "upgrade-insecure-requests", "viewport-width", "width",
-    "x-devtools-emulate-network-conditions-client-id", "x-requested-with",
+    "x-devtools-emulate-network-conditions-client-id", "x-requested-with", "x-schemathesis-testcaseid",
     # SDKs and traces.
     "b3", "baggage", "elastic-apm-traceparent", "idempotency-key", "langsmith-trace", "newrelic", "sentry-trace",
     "traceparent", "tracestate", "uber-trace-id", "x-client-request-id",

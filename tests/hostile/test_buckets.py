@@ -1,16 +1,22 @@
-"""What a bucket, or a server in its place, may answer: nothing ends the process, and nothing but a body is a body."""
+"""What a bucket, a server in its place, or a folder may answer, or not: nothing ends the process or hangs, and nothing
+but a body is a body.
+"""
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
-from backstop.runtime.blobs import MARK
+from backstop.runtime.blobs import MARK, FolderBlobs
 from backstop.runtime.bucket import BucketBlobs, BucketClaims
+from backstop.runtime.claims import FolderClaims
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
+from backstop.runtime.process.threads import THREADS_MAX
 from schemas.codec import sha256_hex
 from tests.unit.backstop.runtime.s3_server import bucket
 
@@ -119,3 +125,34 @@ def test_a_bucket_that_never_answers_is_given_up_in_time() -> None:
 
     with answering(None) as endpoint:
         asyncio.run(story(endpoint))
+
+
+def test_a_folder_that_hangs_is_given_up_in_time_and_holds_up_no_other_thread(tmp_path: Path) -> None:
+    sha256 = sha256_hex(b"")
+    hung = tmp_path / sha256[:2] / sha256
+    hung.parent.mkdir()
+    os.mkfifo(hung)
+
+    async def story() -> None:
+        blobs = FolderBlobs(tmp_path, answer_s=0.1)
+        asked = [*(blobs.get(sha256) for _ in range(40)), *(blobs.put(b"") for _ in range(40))]
+        heard = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(one) for one in heard} == {BlobStoreError}
+        assert await asyncio.to_thread(int) == 0
+
+    try:
+        asyncio.run(story())
+    finally:
+        os.close(os.open(hung, os.O_WRONLY | os.O_NONBLOCK))  # the threads that wait hear an end
+
+
+def test_a_claim_that_hangs_is_left_to_the_log(tmp_path: Path) -> None:
+    async def story() -> None:
+        over, claims = threading.Event(), FolderClaims(tmp_path, within_s=0.1)
+        hung = [asyncio.ensure_future(claims._threads.run(over.wait)) for _ in range(THREADS_MAX)]
+        assert await asyncio.gather(*(claims.claim("default:job", SHA256) for _ in range(20))) == [None] * 20
+        over.set()
+        await asyncio.gather(*hung)
+        assert await FolderClaims(tmp_path).claim("default:job", SHA256) == SHA256
+
+    asyncio.run(story())
