@@ -190,6 +190,7 @@ bench: install ## measure the whole system on this machine (minutes; needs an id
 	$(BIN)/python bench/system.py burst
 	$(BIN)/python bench/system.py memory
 	$(BIN)/python -m bench.takeover
+	$(BIN)/python -m bench.sizes
 	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000
 	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000 --postgres
 	$(BIN)/python bench/readers.py get

@@ -2,9 +2,9 @@
 
     python deploy/production_requirements.py runtime | build
 
-`runtime` starts from [project] dependencies and the extras `s3` and `otel`, `build` from [build-system] requires. The
-lock lists the dependents of each package ("# via"), so the needed packages are known without a package index. Standard
-library only.
+`runtime` starts from [project] dependencies and the extras `s3`, `otel` and `encryption`, `build` from [build-system]
+requires. The lock lists the dependents of each package ("# via"), so the needed packages are known without a package
+index. Standard library only.
 """
 
 import re
@@ -45,12 +45,12 @@ def reachable(lock: str, roots: set[str]) -> dict[str, str]:
 
 def roots(project: str, part: str) -> set[str]:
     """The requirements in pyproject.toml for the part of that name. The image supports each setting, so also a
-    bucket and a collector of traces.
+    bucket, a collector of traces, and bodies encrypted at rest.
     """
     read = tomllib.loads(project)
     extras = read["project"]["optional-dependencies"]
     asked = {
-        "runtime": read["project"]["dependencies"] + extras["s3"] + extras["otel"],
+        "runtime": read["project"]["dependencies"] + extras["s3"] + extras["otel"] + extras["encryption"],
         "build": read["build-system"]["requires"],
     }
     return {canonical(one) for one in asked[part]}

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from backstop.runtime.authority import authority_of, owner_now
-from backstop.runtime.blobs import BlobStore
+from backstop.runtime.blobs import BlobStore, blobs_of, name_of
 from backstop.runtime.shares import Owner, Shares
 from receiver.limits import PLAIN_COST, Limits
 from receiver.problems import Refusal, unavailable
@@ -95,6 +95,12 @@ class CountedBlobs:
     def __init__(self, blobs: BlobStore, memory: ReadMemory) -> None:
         self._blobs = blobs
         self._memory = memory
+
+    def of(self, tenant: str) -> "CountedBlobs":
+        return CountedBlobs(blobs_of(self._blobs, tenant), self._memory)
+
+    def name_of(self, tenant: str, sha256: str) -> str:
+        return name_of(self._blobs, tenant, sha256)
 
     async def put(self, data: bytes | memoryview) -> str:
         return await self._blobs.put(data)

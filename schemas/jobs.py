@@ -24,11 +24,13 @@ from schemas.base import (
     Usage,
     cause_of_older,
 )
+from schemas.erasures import JobErased
 from schemas.fallbacks import Fallbacks
 from schemas.hedges import HedgePermit
 from schemas.prompt_cache import PromptCache
 from schemas.spend_caps import SpendCap
 from schemas.statuses import EndResponseStatus, SettledStatus
+from schemas.told_limits import ToldLimits
 from schemas.traces import Traceparent
 
 
@@ -83,15 +85,6 @@ class Turn(Frozen):
     request_bytes: Int64 = Field(default=0, ge=0)
     output_tokens_max: Int64 | None = None
     """`max_output_tokens` of the request."""
-
-
-class ToldLimits(Frozen):
-    """What the answer to a create told of the limits of its account and model. Absent: it told nothing of that."""
-
-    requests_per_min: Int64 | None = Field(default=None, ge=1)
-    requests_left: Int64 | None = Field(default=None, ge=0)
-    tokens_per_min: Int64 | None = Field(default=None, ge=1)
-    tokens_left: Int64 | None = Field(default=None, ge=0)
 
 
 class RetryOf(Frozen):
@@ -383,22 +376,9 @@ class JobFoundTooLate(JobMessage):
 
 
 JobFact = Annotated[
-    JobSubmitted
-    | ResponseAdopted
-    | AdoptionRefused
-    | JobRefused
-    | CancelRequested
-    | JobChanged
-    | AttemptAccepted
-    | AttemptRejected
-    | AttemptUnknown
-    | AttemptSettled
-    | HedgePermitted
-    | UsageBooked
-    | JobAdmitted
-    | JobFoundTooLate
-    | FallbackTaken
-    | JobTimerFired,
+    JobSubmitted | ResponseAdopted | AdoptionRefused | JobRefused | CancelRequested | JobChanged | AttemptAccepted
+    | AttemptRejected | AttemptUnknown | AttemptSettled | HedgePermitted | UsageBooked | JobAdmitted
+    | JobFoundTooLate | FallbackTaken | JobErased | JobTimerFired,
     Field(discriminator="type"),
-]
+]  # fmt: skip
 JOB_FACT: TypeAdapter[JobFact] = TypeAdapter(JobFact)

@@ -100,6 +100,9 @@ class JobResult(JobMessage):
     traceparent: Traceparent | SkipJsonSchema[None] = None
     """W3C Trace Context as the submission had it. Left out if it had none. The record's own header `traceparent` names
     the job's span in that trace."""
+    erased_at_ms: Int64 | SkipJsonSchema[None] = None
+    """When the job was erased: response, texts, tags and session are gone. Never on `results`, where an erased job has
+    a tombstone."""
 
 
 RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)

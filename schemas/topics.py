@@ -10,7 +10,7 @@ FOR_EVER_MS = -1
 
 TopicName = Literal[
     "requests", "jobs", "responses", "submissions", "polls", "results", "dead-letters", "clock", "partials",
-    "webhook-endpoints", "deliveries", "lanes", "pauses",
+    "webhook-endpoints", "deliveries", "lanes", "pauses", "erasures",
 ]  # fmt: skip
 ChangelogName = Literal["worker-jobs-changelog", "worker-responses-changelog"]
 
@@ -70,6 +70,8 @@ TOPICS: tuple[Topic, ...] = (
     Topic("pauses", "pause id", "pauses of creates by operators and budgets, with who and why",
           ("receiver", "projection"), FOR_EVER_MS,
           cleanup="compact", fixed=False, config=(("min.compaction.lag.ms", str(90 * DAY_MS)),)),
+    Topic("erasures", "erasure id", "what operators had erased, with who and why", ("operator", "projection"),
+          FOR_EVER_MS, cleanup="compact", fixed=False, vital=False),
 )  # fmt: skip
 CHANGELOG_CONFIG: tuple[tuple[str, str], ...] = (
     ("delete.retention.ms", str(TOMBSTONE_RETENTION_MS)),

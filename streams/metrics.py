@@ -54,6 +54,12 @@ HEDGES = Counter(
     "Second attempts beside slow ones: `permitted` by the scheduler, and those that `won` or `lost`.",
     ["outcome"],
 )
+HEDGES_STUCK = Gauge(
+    "backstop_hedges_stuck_ratio",
+    "The share of responses that run for 20 medians and longer, as a multiple of BACKSTOP_HEDGE_SHARE. Above 1 hedges "
+    "gain nothing: raise that share.",
+    ["model"],
+)
 ATTEMPTS_UNKNOWN = Counter(
     "backstop_attempts_unknown_outcome",
     "Attempts of finished jobs whose create had an unknown outcome; adopted later, or repeated.",

@@ -11,8 +11,8 @@ from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
 from schemas.base import Cause, Terms
-from schemas.jobs import ToldLimits
 from schemas.statuses import END_RESPONSE_STATUSES, SeenOutcome
+from schemas.told_limits import ToldLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,11 @@ class AskAgain:
 
 
 @dataclass(frozen=True, slots=True)
+class Deleted:
+    """The provider has the response no more; or it never had it."""
+
+
+@dataclass(frozen=True, slots=True)
 class NotCancelled:
     """The cancel was declined; a poll tells why."""
 
@@ -235,6 +240,10 @@ class Provider(Protocol):
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused: ...
 
+    async def delete(self, response_id: str) -> Deleted | AskAgain | Refused:
+        """Delete the stored response. Idempotent."""
+        ...
+
     async def answers(self) -> bool:
         """Whether the provider answers calls at all, asked by a call that costs nothing. True where nothing shows
         that it would answer such a call.
@@ -269,7 +278,7 @@ class CallLimits:
     """Of all answers that are read at one time."""
 
 
-Operation = Literal["create", "retrieve", "cancel"]
+Operation = Literal["create", "retrieve", "cancel", "delete"]
 Alarm = Literal[
     "answer_too_large",
     "blob_missing",

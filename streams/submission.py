@@ -302,7 +302,7 @@ async def to_submitted(
         tenant=tenant,
         ingress=ingress,
         model=model,
-        request=await bodies.put_canonical(request, request_json),
+        request=await bodies.of(tenant).put_canonical(request, request_json),
         request_sha256=sha256,
         deadline_at_ms=min(deadline_at_ms, at_ms + TIMEOUT_MS_MAX),
         policy=policy.stamp(submit.retries_max, tagged=bool(submit.tags), hedge=policy.hedges(submit)),

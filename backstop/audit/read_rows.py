@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 
 from backstop.audit.differences import Difference, FieldDifference, Kind
 from backstop.runtime.records import Partition, Record
-from schemas.codec import PoisonError, decode, sha256_hex
+from schemas.codec import PoisonError, decode, encode, sha256_hex
+from schemas.erasures import JobErased
 from schemas.jobs import JOB_FACT
 from schemas.results import RESULT, JobResult
 from streams.fold.job import Absent, JobState, due_ms, status, step
@@ -48,6 +49,7 @@ class _Job:
     version: int
     place: str
     ended: bool = False
+    erased: bool = False
     settled: ReadRow | None = None
     ended_at_ms: int | None = None
 
@@ -111,6 +113,8 @@ class ReadRows:
             return
         job = self._jobs.get(fact.job_id)
         if job is not None and job.ended:
+            if isinstance(fact, JobErased):
+                self._erase(job, fact, record)
             return
         taken = step(Absent() if job is None else job.state, fact)
         if taken.ignored is not None:
@@ -132,6 +136,20 @@ class ReadRows:
                 self._settle(job, record, result)
         else:
             self._held.setdefault(result.job_id, (record, result))
+
+    def _erase(self, job: _Job, fact: JobErased, record: Record) -> None:
+        """The row without content, once; whether the result was read before makes no difference."""
+        if job.erased:
+            return
+        job.erased, job.ended_at_ms = True, fact.result.timings.finished_at_ms
+        job.settled = ReadRow(
+            status=fact.result.outcome,
+            version=job.version + 2,
+            state_sha256=sha256_hex(encode_job_state(job.state)),
+            result_sha256=sha256_hex(encode(fact.result)),
+            next_action_at_ms=None,
+            place=record.place,
+        )
 
     def _settle(self, job: _Job, record: Record, result: JobResult) -> None:
         assert record.value is not None

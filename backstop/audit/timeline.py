@@ -33,6 +33,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "adoption_refused": ("response_id",),
     "job_refused": ("tenant", "code"),
     "cancel_requested": ("tenant", "ingress", "asked_by"),
+    "job_erased": ("tenant", "erasure_id", "why", "by"),
     "job_changed": ("tenant", "asked_by", "priority", "deadline_at_ms", "why", "by"),
     "attempt_accepted": ("attempt", "response_id", "status", "adopted", "poll_at_ms", "control", "provider_request_id"),
     "attempt_rejected": ("attempt", "cause", "code", "http_status", "wait_ms"),

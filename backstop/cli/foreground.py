@@ -24,7 +24,7 @@ POLL_EVERY_S: Final = 1.0
 """In the background an end is known this much later at most."""
 
 
-class _Uncounted:
+class Uncounted:
     """No metrics: the command ends with its answers."""
 
     def request(self, operation: Operation, status_class: str, seconds: float) -> None:
@@ -45,7 +45,7 @@ def ask_twice(requests: Sequence[SampledRequest], *, quiet: bool) -> list[Answer
     found: list[AnswerPair] = []
 
     async def run() -> None:
-        provider = open_openai(settings, CallLimits(calls_max=4 * PAIRS_AT_ONCE), _Uncounted(), make_clock())
+        provider = open_openai(settings, CallLimits(calls_max=4 * PAIRS_AT_ONCE), Uncounted(), make_clock())
         places = asyncio.Semaphore(PAIRS_AT_ONCE)
 
         async def pair(request: SampledRequest) -> None:

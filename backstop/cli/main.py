@@ -35,6 +35,7 @@ SUBCOMMANDS = (
     "report",
     "audit",
     "dlq",
+    "erase",
     "topics",
     "schemas",
     "keys",

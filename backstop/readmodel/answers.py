@@ -112,6 +112,8 @@ class ResultView(TypedDict):
     """A second attempt that was begun beside a slow one. Left out if the job had none."""
     fallbacks: NotRequired[list[FallbackBrief]]
     """Other models that the job went on with, in order. Left out if there were none."""
+    erased_at_ms: NotRequired[int]
+    """When the job was erased: its request, response and texts are gone. Left out if it was not."""
     response_url: NotRequired[str]
     """The URL of the provider's response object."""
     response: NotRequired[Any]

@@ -5,18 +5,24 @@ from collections.abc import Sequence
 
 from backstop.readmodel.budget_stops import BudgetStops
 from backstop.readmodel.budgets import Spending
+from backstop.readmodel.erasing import Eraser, ErasingParts, ResponseDeletes
 from backstop.readmodel.metrics import ProjectionMetrics
 from backstop.readmodel.opening import database_at
 from backstop.readmodel.projector import Projector
 from backstop.readmodel.retention import DAY_MS
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.readmodel.sweep import Kept, Sweeper
+from backstop.runtime.blob_stores import open_storage, store_id
 from backstop.runtime.http.health import Health, HealthServer
 from backstop.runtime.kafka.lifetimes import broker_errors
 from backstop.runtime.kafka.publisher import KafkaPublisher
+from backstop.runtime.process.chance import random_hex
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
 from schemas.base import Message
+
+ERASES_WITH = ("jobs", 0)
+"""The projection that owns this partition erases: one of them does."""
 
 log = get_logger("readmodel")
 
@@ -29,11 +35,18 @@ class _Rarely:
         self._started = False
 
     async def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> None:
+        await self._start()
+        await self._publisher.publish(messages, timeout_s)
+
+    async def erase(self, topic: str, keys: Sequence[str]) -> None:
+        await self._start()
+        await self._publisher.erase(topic, keys)
+
+    async def _start(self) -> None:
         if not self._started:
             with broker_errors("the producer could not start"):
                 await self._publisher.start()
             self._started = True
-        await self._publisher.publish(messages, timeout_s)
 
     async def stop(self) -> None:
         await self._publisher.stop()
@@ -43,8 +56,10 @@ class Projection:
     """All writers of the read model, as one task."""
 
     def __init__(
-        self, settings: ProjectionSettings, now_ms: NowMs, metrics: ProjectionMetrics, health: Health
+        self, settings: ProjectionSettings, now_ms: NowMs, metrics: ProjectionMetrics, health: Health,
+        deletes: ResponseDeletes | None = None,
     ) -> None:  # fmt: skip
+        """:param deletes: deletes responses at the provider. None: there is no key."""
         self._database = database_at(settings.readmodel_url, now_ms)
         self._publisher = _Rarely(settings)
         self.projector = Projector(settings, self._database, self._publisher, now_ms, metrics)
@@ -65,6 +80,12 @@ class Projection:
             ),
             spending=spending,
         )
+        erasing = ErasingParts(
+            self._database, self._publisher, open_storage(settings).remover, deletes, now_ms,
+            acts=lambda: ERASES_WITH in self.projector.owned and self.projector.not_ready() is None,
+            store=store_id(settings, random_hex),
+        )  # fmt: skip
+        self._eraser = Eraser(settings, erasing)
         health.watch("readmodel", self.projector.not_ready)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -77,6 +98,7 @@ class Projection:
                 tasks.create_task(self._project(stop), name="readmodel-projector")
                 tasks.create_task(self._sweeper.run(stop), name="readmodel-sweep")
                 tasks.create_task(self._stops.run(stop), name="budget-stops")
+                tasks.create_task(self._eraser.run(stop), name="eraser")
         except* Exception as group:
             raise group.exceptions[0] from None
         finally:
@@ -89,11 +111,13 @@ class Projection:
             await self._publisher.stop()
 
 
-async def serve(settings: ProjectionSettings, now_ms: NowMs, stop: asyncio.Event) -> None:
+async def serve(
+    settings: ProjectionSettings, now_ms: NowMs, stop: asyncio.Event, deletes: ResponseDeletes | None = None
+) -> None:  # fmt: skip
     """Run the projection until `stop`; serve health and metrics on their own port, if one is set."""
     health = Health("readmodel")
     server = HealthServer(health, settings.readmodel_health_port, settings.health_host)
-    projection = Projection(settings, now_ms, ProjectionMetrics(), health)
+    projection = Projection(settings, now_ms, ProjectionMetrics(), health, deletes)
     await server.start()
     try:
         await projection.run(stop)

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from backstop.readmodel.dead_letters import dead_letter_row
-from backstop.readmodel.project import Evolved, evolve, owner_of, settle, told_to
+from backstop.readmodel.project import Evolved, evolve, is_erased, owner_of, settle, told_to
 from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, TimelineEntry, UnclaimedEntry
 from backstop.readmodel.spending import Ledger, Spend, SpendKey, facts_spends
 from backstop.readmodel.timeline import summarise
 from schemas.base import Body
 from schemas.codec import decode
 from schemas.dead_letters import DeadLetter, DeadLetterResolved
+from schemas.erasures import JobErased
 from schemas.jobs import JobFact, JobSubmitted, UsageBooked
 from schemas.responses import ResponseClaimed, ResponseFact
 from schemas.results import RESULT, JobResult
@@ -70,6 +71,8 @@ class Writes:
     """Job ids of new rows."""
     requests: dict[str, Body] = field(default_factory=dict)
     """Job id → its request, as it is sent to the provider."""
+    erased: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Job id → its tags. The row is written anew, as a terminal one can't be changed."""
     held: dict[str, HeldResult] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
     """Job ids whose held result now has its row."""
@@ -152,6 +155,9 @@ class _Projection:
         row = evolved.row
         if row is None or row is before:
             return
+        if before is not None and isinstance(fact, JobErased):
+            self.writes.requests.pop(job_id, None)
+            self.writes.erased[job_id] = before.tags
         if before is None:
             self.writes.begun.append(job_id)
             if isinstance(fact, JobSubmitted):
@@ -193,7 +199,8 @@ class _Projection:
         held = HeldResult(job_id, result.at_ms, record.value, record.position)
         row = self._known.rows.get(job_id)
         if (row is not None and row.terminal) or job_id in self._known.held:
-            self.writes.repeated_results.append(job_id)
+            if row is None or not is_erased(row):  # its erasure may be read before its result
+                self.writes.repeated_results.append(job_id)
         elif row is not None and row.ended:
             self._finish(row, held, result)
         else:

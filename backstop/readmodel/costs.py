@@ -48,8 +48,8 @@ SUMS_MAX: Final = 200_000
 PRICED_BY: Final = ("day", "model", "served", "tier", "window", "long")
 """The columns that decide a price; every question reads at least these."""
 _COLUMNS: Final[dict[By, str]] = {
-    "tenant": "tenant", "model": "served", "asked_model": "model", "tag": "name", "day": "day", "outcome": "outcome", "service_tier": "tier",
-    "window": "window", "cache_policy": "cache_policy", "cache_key": "name",
+    "tenant": "tenant", "model": "served", "asked_model": "model", "tag": "name", "day": "day", "outcome": "outcome",
+    "service_tier": "tier", "window": "window", "cache_policy": "cache_policy", "cache_key": "name",
 }  # fmt: skip
 
 Dollars = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]{1,18})?$")]
@@ -95,7 +95,7 @@ class CostGroup(CostView):
     asked_model: NotRequired[str]
     """The model of the submission."""
     asked_models: NotRequired[list[str]]
-    """In groups by `model` and not by `asked_model`: the models of the submissions, where another than `model` is one of
+    """In groups by `model` and not by `asked_model`: the models of the submissions, where another than `model` is among
     them; at most 20.
     """
     tag: NotRequired[str]

@@ -150,4 +150,4 @@ def _spend(values: Sequence[Any]) -> Spend:
     parts = orjson.loads(bytes(detail))
     usage = Usage.model_validate(parts["usage"]) if reported else NO_USAGE
     terms = Terms.model_validate(parts["terms"]) if parts["terms"] else NO_TERMS
-    return Spend(job_id, attempt, response_id, day, outcome, reported, usage, terms, parts["model"])
+    return Spend(job_id, attempt, response_id, day, outcome, reported, usage, terms, parts.get("model", ""))

@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from backstop.readmodel.database import Database, DatabaseAwayError, RequestReads, Work
 from backstop.readmodel.queries import last_seq
-from backstop.readmodel.schema import SCHEMA_VERSION, statements
+from backstop.readmodel.schema import JOBS_VIEW, JOBS_VIEW_COLUMNS, SCHEMA_VERSION, statements
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process.clock import NowMs
 
@@ -223,6 +223,8 @@ class PostgresDatabase:
                 create(raw, self._name, build)
                 point(raw, self._name, build)
             self._enter(raw)
+            if raw.execute("SELECT to_regclass(%s)", (f"{self._name}.{JOBS_VIEW}",)).fetchone() == (None,):
+                show(raw, self._name, self._build)  # An earlier release made the build.
 
     def _sql(self, text: LiteralString) -> sql.Composed:
         return _naming(text, self._name)
@@ -294,6 +296,17 @@ def point(raw: psycopg.Connection, name: str, build: int) -> None:
             "ON CONFLICT (one) DO UPDATE SET build = excluded.build, schema_version = excluded.schema_version"
         ).format(sql.Identifier(name)),
         (build, SCHEMA_VERSION),
+    )
+    show(raw, name, build)
+
+
+def show(raw: psycopg.Connection, name: str, build: int) -> None:
+    """Let the view for other programs show this build's jobs."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, JOBS_VIEW_COLUMNS.split(", ")))
+    raw.execute(
+        sql.SQL("CREATE OR REPLACE VIEW {} AS SELECT {} FROM {}").format(
+            sql.Identifier(name, JOBS_VIEW), columns, sql.Identifier(f"{name}_{build}", "jobs")
+        )
     )
 
 

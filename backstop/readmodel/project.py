@@ -9,7 +9,8 @@ from typing import Any, Final, assert_never
 from backstop.readmodel.rows import HeldResult, JobRow, Position
 from backstop.readmodel.spending import SpendOwner
 from backstop.readmodel.waits import cut, wait_after
-from schemas.codec import decode
+from schemas.codec import decode, encode
+from schemas.erasures import JobErased
 from schemas.jobs import (
     AdoptionRefused,
     AttemptAccepted,
@@ -54,6 +55,8 @@ def evolve(row: JobRow | None, fact: JobFact, position: Position) -> Evolved:
 
     Facts after the end change no row: the end is final, and late facts appear on the timeline only.
     """
+    if isinstance(fact, JobErased) and row is not None and row.ended:
+        return Evolved(_erased(row, fact, position))
     if row is not None and row.ended:
         return Evolved(row, Ignored.LATE)
     before: JobState = Absent() if row is None else decode_job_state(row.fold_state)
@@ -139,6 +142,22 @@ def settle(row: JobRow, held: HeldResult, result: JobResult | None = None) -> Jo
     )
 
 
+def is_erased(row: JobRow) -> bool:
+    return row.result is not None and decode(RESULT, row.result).erased_at_ms is not None
+
+
+def _erased(row: JobRow, fact: JobErased, position: Position) -> JobRow:
+    """The row without the texts of caller and provider. It is the same whether the record on `results` was read."""
+    record = encode(fact.result)
+    ended = row if row.terminal else settle(row, HeldResult(row.job_id, fact.at_ms, record, position), fact.result)
+    if row.terminal and is_erased(row):
+        return row
+    return ended._replace(
+        version=ended.version + 1, updated_at_ms=fact.at_ms, position=position, result=record, session_id=None,
+        tags=(), cache_key=None, reason_message=None if ended.reason_code is None else "",
+    )  # fmt: skip
+
+
 def _public(state: JobState) -> JobStatus | None:
     """None: the job does not exist, or no longer."""
     seen = status(state)
@@ -210,6 +229,7 @@ def _first(fact: JobFact, position: Position) -> JobRow | None:
             | JobAdmitted()
             | JobFoundTooLate()
             | FallbackTaken()
+            | JobErased()
             | JobTimerFired()
         ):
             return None

@@ -141,6 +141,17 @@ _GUARDS: dict[Dialect, tuple[str, ...]] = {
 }
 
 
+JOBS_VIEW = "backstop_jobs"
+JOBS_VIEW_COLUMNS = (
+    "job_id, tenant, status, model, session_id, tags, submitted_at_ms, updated_at_ms, deadline_at_ms, finished_at_ms, "
+    "attempts, found_by, queued_ms, running_ms, input_tokens, output_tokens, priority, reason_code, reason_message, "
+    "retry_of"
+)
+"""For SQL of other programs (docs/sql.md): a column never leaves the view or changes its meaning, and a new one comes
+last. Not a part of the tables' version.
+"""
+
+
 def statements(dialect: Dialect) -> tuple[str, ...]:
     """The statements that create an empty read model, in order."""
     types = _TYPES[dialect]

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from backstop.readmodel.database import Database, DatabaseAwayError, RequestReads, Work
 from backstop.readmodel.queries import last_seq
-from backstop.readmodel.schema import SCHEMA_VERSION, statements
+from backstop.readmodel.schema import JOBS_VIEW, JOBS_VIEW_COLUMNS, SCHEMA_VERSION, statements
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process.clock import NowMs, monotonic_s
 
@@ -27,6 +27,7 @@ READERS = 4
 BUSY_TIMEOUT_S = 5.0
 PROGRESS_STEPS = 20_000
 """Virtual machine steps between two checks of the time limit: about a millisecond."""
+VIEW = f"CREATE VIEW IF NOT EXISTS {JOBS_VIEW} AS SELECT {JOBS_VIEW_COLUMNS} FROM jobs"
 TAIL_S = 0.02
 """How often a process that does not write looks for writes of other processes. A look is two calls of the system."""
 
@@ -224,7 +225,12 @@ class SqliteDatabase:
     def _open_writer(self) -> _Handle:
         if not self._path.exists():
             self._make()
-        return self._follow(self._writer, self._current())
+        file = self._current()
+        is_new = file != self._writer.file
+        handle = self._follow(self._writer, file)
+        if is_new and handle.raw is not None:
+            handle.raw.execute(VIEW)  # An earlier release may have made the build.
+        return handle
 
     def _current(self) -> Path:
         """The file that the link names."""
@@ -311,6 +317,7 @@ def create(file: Path, build: int) -> None:
             "INSERT INTO meta (name, value) VALUES (?, ?)",
             [("build", str(build)), ("schema_version", str(SCHEMA_VERSION))],
         )
+        raw.execute(VIEW)
         raw.execute("COMMIT")
     finally:
         raw.close()

@@ -232,6 +232,7 @@ def _advance(conn: Connection, move: Move) -> None:
 
 
 def _write(conn: Connection, writes: Writes) -> None:
+    _remove_erased(conn, writes)
     conn.execute_many(_UPSERT_JOB, [row_values(row) for row in writes.rows.values()])
     conn.execute_many(
         "INSERT INTO job_tags (tag, job_id) VALUES (?, ?) ON CONFLICT DO NOTHING",
@@ -267,6 +268,16 @@ def _write(conn: Connection, writes: Writes) -> None:
     conn.execute_many(
         "UPDATE dead_letters SET resolution = ?, resolved_at_ms = ? WHERE dead_letter_id = ?",
         [(fact.resolution, fact.at_ms, dead_letter_name(fact.dead_letter_id)) for fact in writes.resolved],
+    )
+
+
+def _remove_erased(conn: Connection, writes: Writes) -> None:
+    for marks, ids in in_lists(tuple(writes.erased)):
+        for table in ("jobs", "requests", "held_results"):
+            conn.execute(f"DELETE FROM {table} WHERE job_id IN ({marks})", ids)
+    conn.execute_many(
+        "DELETE FROM job_tags WHERE tag = ? AND job_id = ?",
+        [(tag, job_id) for job_id, tags in writes.erased.items() for tag in tags],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from schemas.base import PollBasis
 from schemas.codec import canonical
+from schemas.erasures import JobErased
 from schemas.jobs import (
     AdoptionRefused,
     AttemptAccepted,
@@ -76,8 +77,9 @@ def _of_job(fact: JobFact) -> dict[str, Any]:
                 **({} if fact.retry is None else fact.retry.model_dump(exclude_none=True, exclude={"job_id"})),
                 "retry_of": None if fact.retry is None else fact.retry.job_id,
             }
-        case CancelRequested() | JobChanged():
-            return fact.model_dump(include={"ingress", "asked_by", "priority", "deadline_at_ms", "why", "by"})
+        case CancelRequested() | JobChanged() | JobErased():
+            named = {"ingress", "asked_by", "priority", "deadline_at_ms", "erasure_id", "why", "by"}
+            return fact.model_dump(include=named)
         case ResponseAdopted() | AdoptionRefused() | UsageBooked() | HedgePermitted():
             return _beside(fact)
         case JobRefused():

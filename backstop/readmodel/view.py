@@ -90,7 +90,18 @@ def _reason(row: JobRow) -> BecauseView | None:
 
 def result_view(record: dict[str, Any]) -> ResultView:
     """The record on `results`, without envelope and body."""
-    shown = ("outcome", "reason", "usage", "found_by", "timings", "attempts", "rejections", "hedge", "fallbacks")
+    shown = (
+        "outcome",
+        "reason",
+        "usage",
+        "found_by",
+        "timings",
+        "attempts",
+        "rejections",
+        "hedge",
+        "fallbacks",
+        "erased_at_ms",
+    )
     return cast("ResultView", {name: record[name] for name in shown if name in record})
 
 

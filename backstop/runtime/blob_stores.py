@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from backstop.runtime.blob_folders import own_folder
-from backstop.runtime.blobs import BlobStore, FolderBlobs
+from backstop.runtime.blobs import BlobRemover, BlobStore, FolderBlobs
 from backstop.runtime.claims import Claims, FolderClaims
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process.chance import RandomHex
@@ -13,11 +14,17 @@ from backstop.runtime.process.probes import Probe
 from backstop.runtime.settings import BUCKET, RuntimeSettings
 from schemas.codec import sha256_hex
 
+if TYPE_CHECKING:
+    from backstop.runtime.bucket import BucketBlobs
+    from backstop.runtime.encrypted_blobs import EncryptedBlobs
+
 
 @dataclass(frozen=True, slots=True)
 class Storage:
     blobs: BlobStore
     claims: Claims
+    remover: BlobRemover
+    """Removes what was stored in `blobs`."""
     complaint: Probe
     """For `/readyz`."""
     sweeping: tuple[Callable[[NowMs], Coroutine[None, None, None]], ...] = ()
@@ -49,7 +56,8 @@ def open_storage(settings: RuntimeSettings) -> Storage:
         endpoint=settings.blobs_endpoint, region=settings.blobs_region,
         key_id=settings.blobs_key_id, secret_key=settings.blobs_secret_key,
     )  # fmt: skip
-    return Storage(BucketBlobs(bucket), BucketClaims(bucket), bucket.complaint, probing=(bucket.probe_for_ever,))
+    blobs = _encrypted(settings, BucketBlobs(bucket))
+    return Storage(blobs, BucketClaims(bucket), blobs, bucket.complaint, probing=(bucket.probe_for_ever,))
 
 
 def store_id(settings: RuntimeSettings, random_hex: RandomHex) -> str | None:
@@ -65,4 +73,22 @@ def _folder(settings: RuntimeSettings) -> Storage:
     sweeping: list[Callable[[NowMs], Coroutine[None, None, None]]] = [claims.sweep_for_ever]
     if settings.blob_keep_days:
         sweeping.append(lambda now_ms: blobs.sweep_for_ever(settings.blob_keep_ms, now_ms))
-    return Storage(blobs, claims, lambda: None, tuple(sweeping))
+    stored = _encrypted(settings, blobs)
+    return Storage(stored, claims, stored, lambda: None, tuple(sweeping))
+
+
+def _encrypted(
+    settings: RuntimeSettings, blobs: "FolderBlobs | BucketBlobs"
+) -> "FolderBlobs | BucketBlobs | EncryptedBlobs":
+    if settings.payload_keys is None:
+        return blobs
+    try:
+        from backstop.runtime.encrypted_blobs import (  # noqa: PLC0415 - an optional extra, as above
+            EncryptedBlobs,
+            payload_keys,
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"BACKSTOP_PAYLOAD_KEYS needs the package {error.name}: install backstop-jobs with its extra `encryption`"
+        ) from None
+    return EncryptedBlobs(blobs, payload_keys(settings.payload_keys.get_secret_value()))

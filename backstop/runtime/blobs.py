@@ -3,9 +3,9 @@
 import asyncio
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import orjson
 
@@ -64,6 +64,17 @@ class BlobStore(Protocol):
         """
 
 
+Removal = Literal["removed", "absent", "recent"]
+
+
+class BlobRemover(Protocol):
+    async def remove(self, sha256: str, before_ms: int) -> Removal:
+        """Remove a blob, unless it was last put at `before_ms` or later (`recent`): another job may refer to it.
+
+        :raises OSError: it may still be there.
+        """
+
+
 class FolderBlobs:
     """A folder of two levels, shared by all processes of one deployment (on one machine, or a network file system)."""
 
@@ -75,8 +86,17 @@ class FolderBlobs:
         await asyncio.to_thread(self._write, sha256, data)
         return sha256
 
+    async def put_as(self, name: str, data: bytes | memoryview) -> None:
+        await asyncio.to_thread(self._write, name, data)
+
     async def get(self, sha256: str) -> bytes:
-        return await asyncio.to_thread(self._read, sha256)
+        data = await self.get_as_it_is(sha256)
+        if await asyncio.to_thread(sha256_hex, data) != sha256:
+            raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
+        return data
+
+    async def get_as_it_is(self, name: str) -> bytes:
+        return await asyncio.to_thread(self._read, name)
 
     async def has(self, mark: bytes) -> bool:
         try:
@@ -84,6 +104,9 @@ class FolderBlobs:
         except BlobMissingError:
             return False
         return True
+
+    async def remove(self, sha256: str, before_ms: int) -> Removal:
+        return await asyncio.to_thread(self._remove, sha256, before_ms)
 
     async def sweep_for_ever(self, keep_ms: int, now_ms: NowMs) -> None:
         while True:
@@ -112,6 +135,20 @@ class FolderBlobs:
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256
 
+    def _remove(self, sha256: str, before_ms: int) -> Removal:
+        path = self._path(sha256)
+        aside = path.with_name(path.name + SWEPT_SUFFIX)
+        try:
+            if _changed_ms(path) >= before_ms:
+                return "recent"
+            path.rename(aside)
+        except FileNotFoundError:
+            if not aside.exists():  # else a removal was killed between its two steps
+                return "absent"
+        removed = _swept(aside, before_ms)
+        sync_folder(path.parent)
+        return "removed" if removed else "recent"
+
     def _write(self, sha256: str, data: bytes | memoryview) -> None:
         path = self._path(sha256)
         if _is_stored(path, data):
@@ -136,14 +173,11 @@ class FolderBlobs:
 
     def _read(self, sha256: str) -> bytes:
         try:
-            data = self._path(sha256).read_bytes()
+            return self._path(sha256).read_bytes()
         except FileNotFoundError as error:
             raise BlobMissingError(f"blob {sha256}: {error.strerror or error}") from error
         except OSError as error:  # of the disk or a network file system: the blob may exist
             raise BlobStoreError(f"blob {sha256} can't be read: {error.strerror or error}") from error
-        if sha256_hex(data) != sha256:
-            raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
-        return data
 
 
 def _swept(aside: Path, before_ms: int) -> bool:
@@ -183,6 +217,26 @@ def _is_stored(path: Path, data: bytes | memoryview) -> bool:
         return False
 
 
+@runtime_checkable
+class BlobsPerTenant(Protocol):
+    """A store in which each tenant has blobs of its own."""
+
+    def of(self, tenant: str) -> BlobStore:
+        """The store; what is put there is this tenant's."""
+
+    def name_of(self, tenant: str, sha256: str) -> str:
+        """The name of the tenant's body with this hash."""
+
+
+def blobs_of(blobs: BlobStore, tenant: str) -> BlobStore:
+    return blobs.of(tenant) if isinstance(blobs, BlobsPerTenant) else blobs
+
+
+def name_of(blobs: object, tenant: str, sha256: str) -> str:
+    """The name by which a store gives the tenant's body with this hash."""
+    return blobs.name_of(tenant, sha256) if isinstance(blobs, BlobsPerTenant) else sha256
+
+
 @dataclass(frozen=True, slots=True)
 class Bodies:
     """Stores bodies: inline up to `inline_bytes_max` bytes of canonical JSON, else as a blob.
@@ -192,6 +246,10 @@ class Bodies:
 
     blobs: BlobStore
     inline_bytes_max: int
+
+    def of(self, tenant: str) -> "Bodies":
+        """For bodies of this tenant."""
+        return replace(self, blobs=blobs_of(self.blobs, tenant))
 
     async def put(self, value: Any) -> Body:
         """`value` (JSON) as a body. A blob is stored when this returns.

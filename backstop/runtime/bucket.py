@@ -9,20 +9,21 @@ prefixes, because lifecycle rules select by prefix: `bodies/`, `marks/`, `claims
 import asyncio
 from collections.abc import Awaitable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, S3Store
 from pydantic import SecretStr
 
-from backstop.runtime.blobs import is_mark
+from backstop.runtime.blobs import Removal, is_mark
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.process.logs import get_logger
 from schemas.codec import sha256_hex
 
 if TYPE_CHECKING:
+    from obstore import GetResult
     from obstore.store import AzureConfig, ClientConfig, RetryConfig, S3Config
 
 CONNECT_S: Final = 3.0
@@ -44,7 +45,8 @@ HASH_CHARS: Final = 64
 Trouble = Literal["denied", "no_bucket", "throttled", "unreachable", "failed"]
 
 SENTENCES: Final[dict[Trouble, str]] = {
-    "denied": "the bucket refuses this key: check BACKSTOP_BLOBS_KEY_ID, its secret, and that it may get, put and list",
+    "denied": "the bucket refuses this key: check BACKSTOP_BLOBS_KEY_ID, its secret, and that it may get, put and list "
+    "(and delete, for erasures)",
     "no_bucket": "the bucket does not exist: make it, or correct BACKSTOP_BLOBS",
     "throttled": "the bucket asks for fewer requests",
     "unreachable": "the bucket can't be reached: check BACKSTOP_BLOBS_ENDPOINT and the network",
@@ -74,13 +76,23 @@ def _said(error: Exception) -> str:
     return str(error).partition("Debug source")[0]  # the rest quotes settings of the client
 
 
+class Patience(NamedTuple):
+    """How often a request is repeated, and how long its answer is waited for, without the time of its bytes."""
+
+    tries_again_max: int = TRIES_AGAIN_MAX
+    answer_s: float = ANSWER_S
+
+
+USUAL: Final = Patience()
+
+
 class BucketClient:
     """Sends requests to the store, classifies its errors, and keeps the latest for the readiness probe."""
 
     def __init__(
         self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None,
-        key_id: str | None = None, secret_key: SecretStr | None = None, tries_again_max: int = TRIES_AGAIN_MAX,
-        azure: bool = False, answer_s: float = ANSWER_S,
+        key_id: str | None = None, secret_key: SecretStr | None = None, azure: bool = False,
+        patience: Patience = USUAL,
     ) -> None:  # fmt: skip
         below = prefix.strip("/") or None
         client: ClientConfig = {
@@ -89,7 +101,7 @@ class BucketClient:
             "timeout": timedelta(seconds=REQUEST_S),
         }
         retry: RetryConfig = {
-            "max_retries": tries_again_max,
+            "max_retries": patience.tries_again_max,
             "retry_timeout": timedelta(seconds=RETRY_S),
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
         }
@@ -100,7 +112,7 @@ class BucketClient:
         else:
             s3 = _s3(endpoint, region, key_id, secret_key)
             self.store = S3Store(bucket, prefix=below, config=s3, client_options=client, retry_config=retry)
-        self._answer_s = answer_s
+        self._answer_s = patience.answer_s
         self._troubles: dict[str, tuple[Trouble, float]] = {}
         """The latest failure by operation (get, put), with its time. A success removes it."""
 
@@ -143,8 +155,31 @@ class BucketClient:
         """:raises FileNotFoundError: the key does not exist.
         :raises BlobStoreError: the outcome is unknown.
         """
+        found = await self._found(key)
+        size_bytes = found.meta["size"]
+        if size_bytes > OBJECT_BYTES_MAX:
+            raise self._failed("get", "failed", ValueError(f"{size_bytes} bytes announced, {OBJECT_BYTES_MAX} allowed"))
+        return memoryview(await self._asked("get", found.bytes_async(), size_bytes))
+
+    async def remove(self, key: str, before_ms: int) -> Removal:
+        """Delete a key, unless it was put at `before_ms` or later. S3 has no removal on a condition: a put in between
+        is lost, so `before_ms` must be some seconds ago where others may put.
+
+        :raises BlobStoreError: it may still be there.
+        """
         try:
-            found = await self._asked("get", obstore.get_async(self.store, key), 0)
+            found = await self._found(key)
+            if found.meta["last_modified"].timestamp() * 1000 >= before_ms:
+                return "recent"
+            await self._asked("delete", obstore.delete_async(self.store, key), 0)
+        except FileNotFoundError:
+            return "absent"
+        return "removed"
+
+    async def _found(self, key: str) -> "GetResult":
+        """What is there, whose bytes are not read yet. Errors: see `get`."""
+        try:
+            return await self._asked("get", obstore.get_async(self.store, key), 0)
         except AlreadyExistsError as error:  # a 409
             raise self._failed("get", "failed", error) from error
         except FileNotFoundError as error:
@@ -154,10 +189,6 @@ class BucketClient:
                 raise self._failed("get", "unreachable", error) from error
             self._troubles.pop("get", None)
             raise
-        size_bytes = found.meta["size"]
-        if size_bytes > OBJECT_BYTES_MAX:
-            raise self._failed("get", "failed", ValueError(f"{size_bytes} bytes announced, {OBJECT_BYTES_MAX} allowed"))
-        return memoryview(await self._asked("get", found.bytes_async(), size_bytes))
 
     async def _asked(self, what: str, asking: Awaitable[Done], size_bytes: int) -> Done:
         try:
@@ -212,11 +243,17 @@ class BucketBlobs:
         await self._bucket.put(_key(place, sha256), data)
         return sha256
 
-    async def get(self, sha256: str) -> memoryview:
+    async def put_as(self, name: str, data: bytes | memoryview) -> None:
+        await self._bucket.put(_key("bodies", name), data)
+
+    async def get_as_it_is(self, name: str) -> memoryview:
         try:
-            data = await self._get(sha256)
+            return await self._get(name)
         except FileNotFoundError as error:
-            raise BlobMissingError(f"blob {sha256}: not in the bucket") from error
+            raise BlobMissingError(f"blob {name}: not in the bucket") from error
+
+    async def get(self, sha256: str) -> memoryview:
+        data = await self.get_as_it_is(sha256)
         if await asyncio.to_thread(sha256_hex, data) != sha256:
             raise BlobMissingError(f"blob {sha256}: the content has another hash; restore it from a copy")
         return data
@@ -226,6 +263,9 @@ class BucketBlobs:
             return await self._bucket.get(_key("bodies", sha256))
         except FileNotFoundError:
             return await self._bucket.get(_key("marks", sha256))  # a small body that begins like a mark
+
+    async def remove(self, sha256: str, before_ms: int) -> Removal:
+        return await self._bucket.remove(_key("bodies", sha256), before_ms)
 
     async def has(self, mark: bytes) -> bool:
         try:

@@ -95,6 +95,12 @@ class RuntimeSettings(BrokerSettings):
     inline_bytes_max: int = Field(
         default=65_536, ge=0, le=524_288, description="Bytes above which a body goes to the blob store."
     )
+    payload_keys: SecretStr | None = Field(
+        default=None,
+        description="Keys that encrypt bodies at rest, as TENANT:KEY, comma-separated or a line each in the file of "
+        "BACKSTOP_PAYLOAD_KEYS_FILE; the first key of a tenant encrypts, a tenant without one uses that of `default`. "
+        "Needs BACKSTOP_INLINE_BYTES_MAX=0. `openssl rand -base64 32` makes a key.",
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: columns on a terminal, JSON otherwise."
     )
@@ -127,6 +133,15 @@ class RuntimeSettings(BrokerSettings):
     def _in_clear_text(self) -> Self:
         if not self.clear_text and self.blobs_endpoint is not None:
             check_bucket(self.blobs_endpoint)
+        return self
+
+    @model_validator(mode="after")
+    def _bodies_encrypted(self) -> Self:
+        if self.payload_keys is not None and self.inline_bytes_max:
+            raise ValueError(
+                "BACKSTOP_PAYLOAD_KEYS encrypts the blob store, and bodies in records would stay readable: set "
+                "BACKSTOP_INLINE_BYTES_MAX=0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from backstop.runtime.blobs import Bodies
+from backstop.runtime.blobs import Bodies, blobs_of
 from backstop.runtime.claims import Claims
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.reporting import Reporting
@@ -292,7 +292,7 @@ class Submissions:
     ) -> Verdict:
         try:
             for data in keep:
-                await self._bodies.blobs.put(data)
+                await blobs_of(self._bodies.blobs, tenant).put(data)
             fact = await self._fact(prepared, job_id, tenant, at_ms)
         except CapRefusedError as error:
             self._quotas.release(tenant, job_id)

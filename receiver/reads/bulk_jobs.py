@@ -164,7 +164,7 @@ class BulkJobs:
     async def mean_costs(self, tenant: str) -> Mapping[str, Decimal]:
         """The mean cost of an attempt with known price in the last days, by model."""
         day = self.now_ms() // DAY_MS
-        question = CostQuestion(tenant, ("model",), max(0, day - ESTIMATE_DAYS + 1), day)
+        question = CostQuestion(tenant, ("asked_model",), max(0, day - ESTIMATE_DAYS + 1), day)
         return await self.database.read(lambda conn: _mean_costs(conn, question, self.prices))
 
     async def publish(self, facts: Sequence[Message], what: str) -> None:
@@ -263,5 +263,5 @@ def _mean_costs(conn: Connection, question: CostQuestion, prices: Prices) -> dic
     for group in ask_costs(conn, question, prices)["data"]:
         priced = group["attempts"] - group["unmeasured"] - group["unpriced"]
         if priced > 0 and "cost_usd" in group:
-            means[group["model"]] = Decimal(str(group["cost_usd"])) / priced
+            means[group["asked_model"]] = Decimal(str(group["cost_usd"])) / priced
     return means

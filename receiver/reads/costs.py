@@ -58,9 +58,9 @@ Groups = Annotated[
 class CostsQuery(Query):
     by: Groups = Field(
         default=("model",),
-        description="How to group: `tenant`, `model` (that ran), `asked_model` (of the submission), `tag`, `day`, `outcome` "
-        "(of the attempt), `service_tier`, `window`, `cache_policy`, `cache_key`, separated by commas; not both `tag` "
-        "and `cache_key`.",
+        description="How to group: `tenant`, `model` (that ran), `asked_model` (of the submission), `tag`, `day`, "
+        "`outcome` (of the attempt), `service_tier`, `window`, `cache_policy`, `cache_key`, separated by commas; not "
+        "both `tag` and `cache_key`.",
     )
     since: Day | None = Field(
         default=None, description="The first day (UTC), for example 2026-01-31; 29 days before `until` if unset."

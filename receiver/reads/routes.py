@@ -140,6 +140,8 @@ class _Reads:
             status = "submitting" if row is None else row.status
             return problems.problem(409, "not_finished", f"The job is {status}; it has no output yet.")
         result = decode(RESULT, row.result)
+        if result.erased_at_ms is not None:
+            return problems.problem(404, "output_missing", "The job was erased, with its output.")
         if result.response is None:
             return problems.problem(404, "no_output", f"The job ended as {row.status}, without an output.")
         try:

@@ -242,7 +242,7 @@ class ResponsesIngress:
         if self._streams is None:
             raise refusal("stream", "This process does not stream; poll without stream and starting_after.")
         shown = await self._find(tenant, _path_id(request))
-        await self._streams.refuse_unstreamed(shown)
+        await self._streams.refuse_unstreamed(tenant, shown)
         obfuscated = asked.include_obfuscation == "true"
         return await self._streams.serve(request, tenant, shown.document, asked.starting_after, obfuscated=obfuscated)
 
@@ -298,7 +298,8 @@ class ResponsesIngress:
         wanted = _page_of(request)
         shown = await self._find(tenant, response_id)
         sha256 = shown.request_sha256
-        found = "input" if sha256 is None else await self._responses.items.page(response_id, sha256, wanted)
+        name = None if sha256 is None else self._responses.kept_as(tenant, sha256)
+        found = "input" if name is None else await self._responses.items.page(response_id, name, wanted)
         if found == "input":
             raise Refusal(Problem(404, "input_missing", "The input of this response is no longer stored."))
         if found == "after":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backstop.runtime.blobs import BlobStore
+from backstop.runtime.blobs import BlobStore, name_of
 from receiver.ingress.previous import FIELD, PreviousResponses
 from receiver.ingress.submissions import APPEAR_POLL_S, Submissions
 from receiver.limits import Limits
@@ -54,7 +54,8 @@ class Responses:
         self._hidden: OrderedDict[str, None] = OrderedDict()
 
     async def find(self, tenant: str, response_id: str, *, hidden_too: bool = False) -> ShownResponse | None:
-        """The response; None if the tenant has no such response, or (without `hidden_too`) has deleted it.
+        """The response; None if the tenant has no such response, or (without `hidden_too`) has deleted it, or if an
+        operator has erased it.
 
         :raises ReadsAwayError: the read model is not reachable, and this process did not accept the response recently.
         """
@@ -65,6 +66,8 @@ class Responses:
         deadline_s = loop.time() + self._limits.appear_s
         while True:
             seen, away = await self._seen(tenant, job_id)
+            if seen is not None and seen.result is not None and seen.result.erased_at_ms is not None:
+                return None
             if seen is not None:
                 return await self._shown(tenant, response_id, seen)
             accepted = self._submissions.accepted(job_id, tenant)
@@ -88,9 +91,13 @@ class Responses:
         seen = None if self._reads is None else await self._reads.job(tenant, qualified_job_id(tenant, response_id))
         return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
 
-    async def asked_in_short(self, request_sha256: str) -> dict[str, Any] | None:
+    def kept_as(self, tenant: str, request_sha256: str) -> str:
+        """The name of the blob that holds the submission with this hash."""
+        return name_of(self._blobs, tenant, request_sha256)
+
+    async def asked_in_short(self, tenant: str, request_sha256: str) -> dict[str, Any] | None:
         """The request as it was submitted, without the large members of a large one; None if it is not stored."""
-        read = await self._stored.member(request_sha256, "request")
+        read = await self._stored.member(self.kept_as(tenant, request_sha256), "request")
         return None if read is None else read.members
 
     async def hide(self, tenant: str, response_id: str) -> None:
@@ -159,7 +166,7 @@ class Responses:
         remembered = self._echoes.get(f"{tenant}\n{request_sha256}")
         if remembered is not None:
             return remembered
-        asked = await self.asked_in_short(request_sha256)
+        asked = await self.asked_in_short(tenant, request_sha256)
         if asked is None:
             return {}
         echo = {name: value for name, value in asked.items() if name != "input"}

@@ -63,11 +63,12 @@ class ResponseStreams:
                 self._limits, self._live.metrics, view.first(), recent=self._is_recent, headers=headers,
             )  # fmt: skip
 
-    async def refuse_unstreamed(self, shown: ShownResponse) -> None:
+    async def refuse_unstreamed(self, tenant: str, shown: ShownResponse) -> None:
         """:raises Refusal: 422 (400 at OpenAI's API), the response was not created with `stream: true`. If its request
         is no longer stored, it is not refused.
         """
-        asked = await self._responses.asked_in_short(shown.request_sha256) if shown.request_sha256 is not None else None
+        sha256 = shown.request_sha256
+        asked = None if sha256 is None else await self._responses.asked_in_short(tenant, sha256)
         if asked is not None and asked.get("stream") is not True:
             raise refusal("stream", "This response cannot be streamed because it was not created with stream=true.")
 

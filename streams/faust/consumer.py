@@ -182,6 +182,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped
         if lane is not None and self.flow_active and not self.app.rebalancing and lane.hand_over(record):
             self._deliver(tp, lane)
 
+    def sources(self) -> Iterable[TP]:
+        """The partitions of the source topics that are owned and sought."""
+        return self._lanes
+
     def _deliver(self, tp: TP, lane: SourceLane) -> None:
         if lane.out is not None or not lane.pending or not self.flow_active or self.app.rebalancing:
             return

@@ -24,7 +24,14 @@ from faust.types import TP
 from mode import Service
 from mode.utils.futures import maybe_async
 
-from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FETCH_GAP_MS, FetchWait, records_come
+from backstop.runtime.kafka.fetch_wait import (
+    BUSY_WAIT_MS,
+    FETCH_GAP_MS,
+    HOLD_MS,
+    FetchWait,
+    GatheringPace,
+    records_come,
+)
 from backstop.runtime.records import Record, record_of
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
@@ -108,7 +115,8 @@ class SourceFetcher(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is u
         """As `_keepalive2`."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
-        self._fetch_wait = FetchWait()
+        # The changelogs are paused when they are recovered, and no fetch has them.
+        self._fetch_wait = GatheringPace(FETCH_GAP_MS, HOLD_MS, of=lambda _: self.consumer.sources())
         consumer = super()._create_worker_consumer(transport)
         # Without its own transactions Faust reads uncommitted records, and has no setting for it. Set before the start.
         consumer._isolation_level = "read_committed"

@@ -34,6 +34,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from schemas.base import Cause, Usage
+from schemas.erasures import JobErased
 from schemas.jobs import (
     AdoptionRefused,
     AttemptAccepted,
@@ -134,8 +135,8 @@ def _advance(state: Open, event: JobFact) -> Step[JobState]:
             return Step(state, ignored=Ignored.DUPLICATE if same else Ignored.CONFLICT)
         case AdoptionRefused():
             return _not_adopted(state, event)
-        case JobRefused():
-            return Step(state, ignored=Ignored.CONFLICT)
+        case JobRefused() | JobErased():
+            return Step(state, ignored=Ignored.CONFLICT)  # Only ended jobs are erased.
         case CancelRequested() | JobChanged():
             return _asked(state, event)
         case AttemptAccepted():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
+from schemas.erasures import JobErased
 from schemas.jobs import (
     AdoptionRefused,
     AttemptAccepted,
@@ -62,7 +63,7 @@ def after_end(state: Finished, event: JobFact) -> Step[JobState]:
             return _settled_late(state, event)
         case UsageBooked():
             return Step(state, ignored=Ignored.DUPLICATE)
-        case JobAdmitted() | JobFoundTooLate() | FallbackTaken() | HedgePermitted() | JobChanged():
+        case JobAdmitted() | JobFoundTooLate() | FallbackTaken() | HedgePermitted() | JobChanged() | JobErased():
             return Step(state, ignored=Ignored.LATE)
         case JobRefused() | AdoptionRefused() | CancelRequested() | AttemptRejected() | AttemptUnknown():
             return Step(state, ignored=Ignored.LATE)

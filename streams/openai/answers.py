@@ -35,7 +35,18 @@ from streams.openai.observations import (
 )
 from streams.openai.told_limits import told_limits
 from streams.openai.waits import body_wait_ms, limit_reset_ms, retry_after_ms, text_wait_ms
-from streams.provider import Accepted, AskAgain, Missing, NotCancelled, NotStreamable, Refused, Rejected, Seen, Unknown
+from streams.provider import (
+    Accepted,
+    AskAgain,
+    Deleted,
+    Missing,
+    NotCancelled,
+    NotStreamable,
+    Refused,
+    Rejected,
+    Seen,
+    Unknown,
+)
 
 _RESPONSE_ID = re.compile(RESPONSE_ID_PATTERN)
 BROKEN_OFF = "lost: the answer broke off"
@@ -134,6 +145,16 @@ def read_cancel(
         return NotCancelled(_error_of(reply).code)
     answer = read_poll(reply, now_ms, job_id, rules)
     return NotCancelled("missing") if isinstance(answer, Missing) else answer
+
+
+def read_delete(reply: Reply, now_ms: int) -> Deleted | AskAgain | Refused:
+    """The outcome of a delete. A 404 of the provider: the response is gone, by an earlier delete or by its age."""
+    if isinstance(reply, ProviderAnswer) and 200 <= reply.status < 300 and isinstance(reply.body, dict):
+        return Deleted()
+    read = read_poll(reply, now_ms)
+    if isinstance(read, Missing):
+        return Deleted()
+    return AskAgain("not_deleted") if isinstance(read, Seen) else read
 
 
 def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused:

@@ -142,6 +142,14 @@ class OpenAIClient:
 
         return await self._observed("cancel", call, self._poll_timeout_s)
 
+    async def delete(self, response_id: str) -> Reply:
+        """`DELETE /responses/{id}`."""
+
+        async def call() -> httpx2.Response:
+            return await self._requests.send("DELETE", path_of(response_id), timeouts=self._poll_timeouts)
+
+        return await self._observed("delete", call, self._poll_timeout_s)
+
     async def close(self) -> None:
         await self._requests.close()
 

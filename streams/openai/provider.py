@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 
 from backstop.runtime.process.clock import NowMs
 from streams.openai.account import OpenAIAccount
-from streams.openai.answers import heard, read_cancel, read_create, read_follow, read_poll
+from streams.openai.answers import heard, read_cancel, read_create, read_delete, read_follow, read_poll
 from streams.openai.causes import Rule
 from streams.openai.client import OpenAIClient
 from streams.openai.settings import OpenAISettings
@@ -20,6 +20,7 @@ from streams.provider import (
     AskAgain,
     CallLimits,
     CallMetrics,
+    Deleted,
     Missing,
     NotCancelled,
     NotStreamable,
@@ -105,6 +106,9 @@ class OpenAIProvider:
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused:
         return read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, self._rules)
+
+    async def delete(self, response_id: str) -> Deleted | AskAgain | Refused:
+        return read_delete(await self._client.delete(response_id), self._now_ms())
 
     async def answers(self) -> bool:
         if self._polled_at_ms is None or heard(await self._client.retrieve(NO_RESPONSE)):

@@ -7,7 +7,7 @@ limits of answers are the same as in the SDK's own calls. Answers of every statu
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import httpx2
 from openai import AsyncOpenAI
@@ -15,7 +15,7 @@ from openai._models import FinalRequestOptions
 
 from streams.openai.unpacking import CODINGS
 
-Method = Literal["GET", "POST"]
+Method = Literal["GET", "POST", "DELETE"]
 
 WHOLE_BYTES_MAX: Final = 1 << 20
 PIECE_BYTES: Final = 256 << 10
@@ -32,7 +32,7 @@ class RequestSender:
         self._sdk = sdk
         self._http: httpx2.AsyncClient = sdk._client  # noqa: SLF001 - no public attribute has it
         self._base_url = str(sdk.base_url).rstrip("/")
-        self._headers = {method: httpx2.Headers(_headers(sdk, method)) for method in ("GET", "POST")}
+        self._headers = {method: httpx2.Headers(_headers(sdk, method)) for method in get_args(Method)}
 
     async def send(
         self, method: Method, path: str, *, timeouts: httpx2.Timeout, content: Sequence[bytes] = (),

@@ -8,7 +8,7 @@ organization and of its project the lower one counts, and so does the lower rema
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from schemas.jobs import ToldLimits
+from schemas.told_limits import ToldLimits
 
 DIGITS_MAX: Final = 13
 _TOKENS: Final = ("tokens", "project-tokens")

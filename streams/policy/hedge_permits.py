@@ -23,6 +23,7 @@ from streams.policy.hedging import (
     again_ms,
     ends_for_age,
     hedge_age,
+    stuck_share,
 )
 from streams.policy.lanes import breaks_of
 from streams.policy.latency import Latencies, LatencyClass, levels
@@ -153,6 +154,9 @@ class HedgePermits:
     def _counted(self, outcome: HedgeCount) -> None:
         """Called for each permission, and for each hedge that won or lost."""
 
+    def _found_stuck(self, model: str, of_share: float) -> None:
+        """Called with the stuck share of each model as it is estimated, as a multiple of the share to be hedged."""
+
     def ended(self, result: JobResult) -> None:
         """A job has ended."""
         hedge = result.hedge
@@ -207,6 +211,9 @@ class HedgePermits:
             many = self._latencies.curves(lacking, now_ms, ends_for_age(self._share))
             newest = self._latencies.curves(lacking, now_ms)
             self._ages |= {of: hedge_age(many[of], newest[of], self._share) for of in lacking}
+            for of in lacking:
+                if len(of) == 1:
+                    self._found_stuck(of[0], stuck_share(many[of]) / self._share)
         return next((age for of in wanted if (age := self._ages[of]) is not None), None)
 
 

@@ -29,6 +29,9 @@ six do, and chance moves the age by half.
 CONTRADICTION = 4.0
 """The newest 300 ends overrule the many if this times as many of them, or this times fewer, lie beyond the age."""
 
+STUCK_MEDIANS = 20
+"""A response that runs for so many medians is taken for stuck."""
+
 LEVEL_MAX = 10.0
 SAVED_MS = 1_800_000
 """The budget of so much time can be saved up. With less of it the budget is empty most of the time, as it is spent as
@@ -70,6 +73,9 @@ class RunTimeCurve(Protocol):
     def ends(self) -> int: ...
     @property
     def oldest_end_ms(self) -> float | None: ...
+    @property
+    def oldest_seen_ms(self) -> float: ...
+    def running(self, age_ms: float) -> float: ...
     def quantile_ms(self, share: float) -> float | None:
         """The run time that this share of responses does not exceed; None if it is not known."""
 
@@ -112,6 +118,17 @@ def hedge_age(many: RunTimeCurve, newest: RunTimeCurve, share: float) -> HedgeAg
         # An age of the newest that is not known yet is beyond all of them.
         after_ms = max(after_ms if most_ms is None else min(after_ms, most_ms), least_ms or 0)
     return HedgeAge(round(after_ms), many.ends, round(median_ms))
+
+
+def stuck_share(curve: RunTimeCurve) -> float:
+    """The share of responses that run for `STUCK_MEDIANS` and longer; 0 while none was seen to.
+
+    Where it is above the share that may be hedged, the age lies beyond all that is not stuck, and hedges gain nothing.
+    """
+    median_ms = curve.quantile_ms(0.5)
+    if curve.ends < ENDS_MIN or median_ms is None or curve.oldest_seen_ms < STUCK_MEDIANS * median_ms:
+        return 0.0
+    return curve.running(STUCK_MEDIANS * median_ms)
 
 
 @dataclass(slots=True)

@@ -102,6 +102,8 @@ class Curve:
     """The number of ends that the curve was made of, without pseudo-jobs."""
     oldest_end_ms: float | None
     """The greatest run time among these ends; None without any."""
+    oldest_seen_ms: float = 0.0
+    """The greatest run time or age of all responses: what is beyond it is not known."""
 
     def running(self, age_ms: float) -> float:
         """The share that runs longer than this age."""
@@ -144,7 +146,11 @@ def kaplan_meier(counts: Counts, prior: Curve | None = None, prior_jobs: float =
         survival.append(max(0.0, running))
         prior_before = prior_after
     oldest = max(counts.ended, default=None)
-    return Curve(tuple(survival), counts.ends, None if oldest is None else value_ms(oldest))
+    seen = max((*counts.ended, *counts.left), default=None)
+    return Curve(
+        tuple(survival), counts.ends, None if oldest is None else value_ms(oldest),
+        0.0 if seen is None else value_ms(seen),
+    )  # fmt: skip
 
 
 def _dense(counts: Mapping[int, int]) -> list[int]:

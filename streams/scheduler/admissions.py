@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from backstop.runtime.process.clock import NowMs
 from schemas.base import Priority
-from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptSettled, ToldLimits, Turn
+from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptSettled, Turn
+from schemas.told_limits import ToldLimits
 from streams.fold import job
 from streams.fold.attempts import OutcomeUnknown, Running, Submitting
 from streams.fold.batch import JOB_FOLD, Folded

@@ -6,11 +6,14 @@ Nothing is stored. After a restart the budget is empty, and all that was learned
 
 from typing import Any
 
+from backstop.runtime.process.bounded_labels import BoundedLabel
 from schemas.results import JobResult
 from streams import metrics
 from streams.fold import job
 from streams.fold.batch import Folded
 from streams.policy.hedge_permits import HedgeCount, HedgePermits
+
+MODELS = BoundedLabel(100)
 
 
 class Hedges(HedgePermits):
@@ -18,6 +21,9 @@ class Hedges(HedgePermits):
 
     def _counted(self, outcome: HedgeCount) -> None:
         metrics.HEDGES.labels(outcome=outcome).inc()
+
+    def _found_stuck(self, model: str, of_share: float) -> None:
+        metrics.HEDGES_STUCK.labels(model=MODELS.of(model)).set(of_share)
 
     def taken(self, _partition: int, folded: Folded[Any]) -> None:
         """Learn from a batch of the jobs log."""

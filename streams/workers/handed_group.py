@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError
 
 from backstop.runtime.kafka.consumer_group import ConsumerGroup, GroupRecords
-from backstop.runtime.kafka.fetch_wait import records_come
+from backstop.runtime.kafka.fetch_wait import FETCH_GAP_MS, HOLD_MS, GatheringPace, records_come, unpaused
 from backstop.runtime.records import Partition, Record, record_of
 from backstop.runtime.settings import RuntimeSettings
 from streams.workers.hand_over import HandOver
@@ -21,7 +21,7 @@ class HandedGroup(ConsumerGroup):
     """A member that reads one topic."""
 
     def __init__(self, settings: RuntimeSettings, *, topic: str, **options: Any) -> None:
-        super().__init__(settings, topics=[topic], **options)
+        super().__init__(settings, topics=[topic], pace=GatheringPace(FETCH_GAP_MS, HOLD_MS, unpaused), **options)
         self._topic = topic
         self._hand_over = HandOver()
         self._paused: set[int] = set()

@@ -20,7 +20,7 @@ from backstop.runtime.kafka.acknowledged import publish
 from backstop.runtime.kafka.dead_letters import dead_letter
 from backstop.runtime.process.failpoints import failpoint
 from backstop.runtime.records import Record
-from schemas.base import Body, Message
+from schemas.base import DEFAULT_TENANT, Body, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import POLL_COMMAND, CancelResponse, RetrieveResponse
 from streams.answer_memory import holding
@@ -257,7 +257,9 @@ class Poller(CommandWorker):
         body: Body | None = None
         if seen.outcome != "running":
             try:
-                body = await stored(self._bodies, seen)
+                body = await stored(
+                    self._bodies.of(seen.owner.tenant if seen.owner is not None else DEFAULT_TENANT), seen
+                )
             except (TypeError, ValueError, RecursionError) as error:
                 # Only nesting beyond the JSON writer's limit (254 levels) fails; no model's answer has it.
                 return self._failed(call, f"unstorable_object: {type(error).__name__}", 0)

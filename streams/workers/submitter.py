@@ -24,8 +24,9 @@ from schemas.base import BlobBody, Cause, Message
 from schemas.codec import PoisonError, decode
 from schemas.commands import SUBMISSION, CreateResponse
 from schemas.fallbacks import asked_instead
-from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown, ToldLimits
+from schemas.jobs import AttemptAccepted, AttemptEnd, AttemptRejected, AttemptUnknown
 from schemas.pauses import PAUSED_CODE, CreatesPaused
+from schemas.told_limits import ToldLimits
 from schemas.windows import in_window
 from streams.answer_memory import holding
 from streams.large_requests import LargeRequest, LargeRequests
@@ -288,7 +289,7 @@ class Submitter(CommandWorker):
     async def _ended(self, command: CreateResponse, seen: Seen) -> AttemptEnd | None:
         """The end that the answer contains; None if it can't be stored. Then a poll must find it at the provider."""
         try:
-            body = await stored(self._bodies, seen)
+            body = await stored(self._bodies.of(command.tenant), seen)
         except (OSError, TypeError, ValueError, RecursionError) as error:
             self._metrics.alarm("blob_not_stored")
             log.error("blob_not_stored", job_id=command.job_id, attempt=command.attempt, error=type(error).__name__)

@@ -49,7 +49,11 @@ def tenant_of(client: str, feature: str) -> str:
 @pytest.fixture(scope="session")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
-    tenants = [tenant_of(client.name, feature) for client in CLIENTS for feature in FEATURES] + ["generated", "kafka"]
+    tenants = [tenant_of(client.name, feature) for client in CLIENTS for feature in FEATURES] + [
+        "generated",
+        "kafka",
+        "services",
+    ]
     keys = write_keys(folder / "keys.json", tenants)
     with pytest.MonkeyPatch.context() as patched:
         for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:

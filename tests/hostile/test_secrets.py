@@ -131,7 +131,8 @@ def test_no_password_of_a_url_is_in_a_log_line_or_a_traceback(text: str) -> None
     "text",
     [
         "http://host:8080/path", "see https://a.example/x: user@b.example", "kafka-1:9092,kafka-2:9092",
-        '{"max_output_tokens":500,"prompt_cache_key":"abc","key_id":"0123","tokens":7}', '{"token":null,"secret":["a"]}',
+        '{"max_output_tokens":500,"prompt_cache_key":"abc","key_id":"0123","tokens":7}',
+        '{"token":null,"secret":["a"]}',
         "BACKSTOP_WEBHOOK_SECRETS, secret 1: 16 bytes", "tokens: 5 of 10", "webhook_refused reason=bad_signature",
     ],
 )  # fmt: skip

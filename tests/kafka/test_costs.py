@@ -298,9 +298,12 @@ def _of(tenant: str, job_ids: list[str]) -> set[str]:
     return {f"{tenant}:{job_id}" for job_id in job_ids}
 
 
-def backstop(running: Running, tenant: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def backstop(
+    running: Running, tenant: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
     return subprocess.run(
         [sys.executable, "-P", "-m", "backstop.cli", *arguments],
-        env={**os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant]}, cwd=ROOT,
-        capture_output=True, text=True, timeout=60, check=True,
+        env={
+            **os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant], **environment,
+        }, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape
 from tests.kafka.held import held
 from tests.kafka.sdk_rig import Running, write_keys
-from tests.kafka.test_costs import ask, lines
+from tests.kafka.test_costs import ask, backstop, lines
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -113,6 +113,16 @@ def test_a_worker_that_was_killed_knows_the_run_times_of_before(running: Running
     slow = submit(running, "slow-after", "run_stuck_in_progress@1")
     wait_until(partial(is_over, running, slow), 120, slow, poll_s=0.2)
     assert ask(running, f"/v1/jobs/{slow}")["result"]["hedge"]["won"] == "hedge"
+
+
+def test_the_audit_proves_a_log_that_holds_hedges(running: Running) -> None:
+    system = running.system
+    environment = {
+        "KAFKA_BOOTSTRAP_SERVERS": system.bootstrap, "BACKSTOP_TOPIC_PREFIX": system.runtime.topic_prefix,
+        "BACKSTOP_DATABASE_URL": f"sqlite:///{system.database}",
+    }  # fmt: skip
+    shown = backstop(running, "acme", "audit", "verify", **environment).stdout  # Fails where something differs.
+    assert "proved" in shown
 
 
 def test_a_hedge_that_would_do_harm_is_refused_with_the_reason(running: Running) -> None:

@@ -18,7 +18,7 @@ from backstop.readmodel import waiting, why
 from schemas import base, statuses, webhook_endpoints
 from streams.fold import job, response
 from streams.policy import lanes, retry
-from streams.workers import submitter
+from streams.workers import metrics
 from tests.unit import test_closed_sets
 
 ROOT: Final = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ MYPY: Final[dict[str, tuple[ModuleType, ...]]] = {
     "zz_end_response": (job, deliveries),
     "zz_given_up": (job,),
     "zz_seen": (response,),
-    "zz_cause": (lanes, retry, submitter, waiting, why),
+    "zz_cause": (lanes, metrics, retry, waiting, why),
 }
 """Member → modules that mypy must report.
 

@@ -91,6 +91,7 @@ DEVELOPMENT: Mapping[str, str] = {
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
+    "group.coordinator.append.linger.ms": "0",  # a create waits for a commit, which by default waits 5 ms for others
     "group.initial.rebalance.delay.ms": "0",  # by default a new group waits three seconds for more members
     "group.min.session.timeout.ms": "500",  # a test of a lost worker may ask for less than the usual six seconds
     # A killed node can register again only after its old session has expired: nine seconds, by default.

@@ -6,9 +6,11 @@ import { count, now, number, share } from "./words.js";
 const DAY_MS = 86_400_000;
 const READ_MS = 30_000;
 const PERIODS = [["1", "today"], ["7", "last 7 days"], ["30", "last 30 days"], ["90", "last 90 days"]];
-const GROUPS = [["model", "By model"], ["asked_model", "By model asked for"], ["tag", "By tag"], ["day", "By day"], ["outcome", "By outcome"],
+const GROUPS = [["model", "By model"], ["asked_model", "By model asked for"], ["tag", "By tag"], ["day", "By day"],
+  ["outcome", "By outcome"],
   ["service_tier", "By tier"], ["window", "By window"], ["cache_key", "By cache key"]];
-const NAMELESS = { tag: "(no tag)", model: "(not known yet)", asked_model: "(not known)", service_tier: "(not told)", window: "(none)",
+const NAMELESS = { tag: "(no tag)", model: "(not known yet)", asked_model: "(not known)", service_tier: "(not told)",
+  window: "(none)",
   cache_key: "(no key)" };
 
 export function costsView({ query, onLeave, fail }) {

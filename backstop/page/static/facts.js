@@ -18,6 +18,7 @@ const KINDS = {
   fallback_taken: ["Job", "up", "warn",
     (f) => `goes on with its fallback ${f.number}: creates were held for ${span(f.closed_ms)} (${f.code})`],
   cancel_requested: ["Job", "cross", "warn", (f) => `cancel requested over ${f.ingress}`],
+  job_erased: ["Job", "tick", "warn", (f) => `erased by ${f.by}: ${f.why}`],
   job_changed: ["Job", "tick", "warn", (f) => `changed: ${[f.priority && `priority ${f.priority}`,
     f.deadline_at_ms && `deadline ${clock(f.deadline_at_ms)}`].filter(Boolean).join(", ")}, as ${f.why}${
     f.by ? ` (by ${f.by})` : ""}`],

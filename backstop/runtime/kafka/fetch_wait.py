@@ -9,14 +9,15 @@ long.
 Under a steady flow, one fetch per record costs more than the record. A gap of `FETCH_GAP_MS` between fetches lets
 records, and the outputs and rows they cause, form batches. A record that arrives after the gap is fetched at once.
 
-A reader that gathers (`GatheringPace`) has a longer gap and no short holds but where they are needed: during the gap it
-hands out what the last fetch brought, so the next one has all partitions, and may be held. Many records cost few
-fetches then, and a record that comes alone is fetched at once.
+A `GatheringPace` has no short holds but where they are needed: during the gap the reader hands out what the last fetch
+brought, so the next one has all partitions, and may be held. A record that comes alone is fetched at once. With a
+longer gap, many records cost few fetches.
 """
 
 # ruff: noqa: SLF001 - see FetchWait
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from backstop.runtime.process.clock import monotonic_s
@@ -24,6 +25,8 @@ from backstop.runtime.process.clock import monotonic_s
 BUSY_WAIT_MS = 20
 IDLE_WAIT_MS = 500
 IDLE_AFTER_S = 3.0
+HOLD_MS = 100
+"""Of a reader whose partitions may be assigned, sought or resumed at any time: until the held fetch ends, they wait."""
 FETCH_GAP_MS = 5
 """From the start of one fetch to the start of the next."""
 
@@ -93,20 +96,29 @@ class FetchWait:
         """`fetches` (pairs of a node and aiokafka's request) are about to be sent."""
 
 
+def unpaused(assignment: Any) -> Iterable[Any]:
+    """For `GatheringPace`: the partitions that are fetched now. One that is resumed may wait for the held fetch."""
+    return (tp for tp in assignment.tps if not assignment.state_value(tp).paused)
+
+
 class GatheringPace(FetchWait):
     """For a reader that takes all records as they come, and may have them `gap_ms` later for fewer fetches."""
 
-    def __init__(self, gap_ms: int, hold_ms: int = IDLE_WAIT_MS) -> None:
+    def __init__(
+        self, gap_ms: int, hold_ms: int = IDLE_WAIT_MS, of: Callable[[Any], Iterable[Any]] = lambda a: a.tps
+    ) -> None:
         """:param hold_ms: the longest hold of an empty fetch. A partition that is assigned or sought meanwhile may wait
-        for so long.
+            for so long.
+        :param of: the partitions that a held fetch must have, of aiokafka's assignment.
         """
         super().__init__()
         self.gap_ms = gap_ms
         self._hold_ms = hold_ms
+        self._of = of
 
     def starts(self, fetcher: Any, fetches: Any, assignment: Any) -> None:
         """A fetch that leaves out a partition (its records are not taken yet, or it is paused) must end soon."""
-        here = Counter(map(fetcher._select_read_replica, assignment.tps))
+        here = Counter(map(fetcher._select_read_replica, self._of(assignment)))
         for node, request in fetches:
             if sum(len(partitions) for _, partitions in request.topics) == here[node]:
                 request._max_wait_ms = self._hold_ms

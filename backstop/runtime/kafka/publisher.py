@@ -135,6 +135,23 @@ class KafkaPublisher:
             await self._renew_if_dead(producer)
             raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
 
+    async def erase(self, topic: str, keys: Sequence[str]) -> None:
+        """Write a tombstone for each key of a compacted topic; return when every one is acknowledged.
+
+        :raises BrokerUnavailableError: see `Publisher.publish`.
+        """
+        producer = self._producer
+        if producer is None:
+            raise BrokerUnavailableError("the producer is not started")
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_MS / 1000):
+                waits = [await producer.send(f"{self._prefix}{topic}", value=None, key=key.encode()) for key in keys]
+                for wait in waits:
+                    await wait
+        except (KafkaError, TimeoutError) as error:
+            await self._renew_if_dead(producer)
+            raise BrokerUnavailableError(f"not acknowledged by the broker: {error!r}") from error
+
     async def _send(self, producer: Any, message: Message) -> "asyncio.Future[Any]":
         """Give a message to the producer; returns its acknowledgement."""
         key, value, headers = message.key.encode(), encode(message), event_headers(message, self._source)

@@ -55,7 +55,7 @@ class Apart:
         process = await asyncio.create_subprocess_exec(
             self._python, "-P", "-m", self._module, *map(str, files), *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, pass_fds=files,
-            env={name: value for name, value in os.environ.items() if name.startswith(KEPT)},  # noqa: TID251 - no settings
+            env={name: value for name, value in os.environ.items() if name.startswith(KEPT)},  # noqa: TID251
             start_new_session=True,  # Ctrl-C is for the parent.
         )  # fmt: skip
         try:

@@ -24,6 +24,7 @@ Failpoint = Literal[
     "scheduler.timer.acked", "scheduler.index.rebuilding",
     "results.begun", "results.sent", "results.committed", "results.tail.reading",
     "projection.in_transaction", "projection.committed", "projection.rebuilding",
+    "erasing.removed", "erasing.told",
     "outgoing.planned", "outgoing.taken", "outgoing.answered", "outgoing.reported",
 ]  # fmt: skip
 Action = Literal["kill", "stop", "raise", "hang"]

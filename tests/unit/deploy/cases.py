@@ -67,6 +67,7 @@ CASES = (
                                           'backstop_polls_total{result="running"}': "0+10x30"}),
     Case("BackstopCreatesPaused", "65m", {"backstop_pauses": "1x80"}),
     Case("BackstopCostUnpriced", "5m", {'backstop_cost_unpriced_attempts_total{model="m"}': "0 0 1x5"}, {"model": "m"}),
+    Case("BackstopHedgesTooFew", "25m", {'backstop_hedges_stuck_ratio{model="m"}': "0 1.4x30"}, {"model": "m"}),
     Case("BackstopBudgetSpent", "3m", {'backstop_budget_used_ratio{tenant="t",per="day"}': "0.9 1.1x5"},
          {"tenant": "t", "per": "day"}),
     Case("BackstopOutgoingAbandoned", "5m", {'backstop_outgoing_dead_total{reason="gone"}': "0 0 1x5"},

@@ -78,11 +78,11 @@ def merged(values: Any, changes: Any) -> Any:
     return {**values, **{name: merged(values.get(name), value) for name, value in changes.items()}}
 
 
-def pods() -> dict[str, dict[str, Any]]:
+def pods(**changes: Any) -> dict[str, dict[str, Any]]:
     """The template of each process's pods."""
     return {
         document["spec"]["template"]["spec"]["containers"][0]["name"]: document["spec"]["template"]
-        for document in rendered()
+        for document in rendered(**changes)
         if document["kind"] in {"Deployment", "StatefulSet", "Job"}
     }
 
@@ -132,6 +132,14 @@ def test_no_secret_is_in_an_environment_and_a_process_sees_only_its_own():
         "serve": {"database-url", "webhook-secrets", "keys.json", "ticket-secrets", "outgoing-keys"},
         "worker": {"openai-api-key"}, "projection": {"database-url"}, "outgoing": {"outgoing-keys"}, "topics": set(),
     }  # fmt: skip
+
+
+@NEEDS_HELM
+def test_a_projection_that_erases_at_the_provider_sees_its_key():
+    pod = pods(projection={"erasesAtProvider": True})["projection"]
+    (volume,) = (volume["secret"] for volume in pod["spec"]["volumes"] if volume["name"] == "secrets")
+    assert "openai-api-key" in {item["path"] for item in volume["items"]}
+    assert environment(pod)["OPENAI_API_KEY_FILE"] == "/secrets/openai-api-key"
 
 
 @NEEDS_HELM

@@ -18,7 +18,8 @@ from schemas.deliveries import (
     ResendAsked,
     ResendDone,
 )
-from schemas.jobs import JOB_FACT, RetryOf, ToldLimits, Turn, UsageBooked
+from schemas.erasures import ERASURE_FACT, ErasureDone, ErasureRequested, ErasureScope, JobErased
+from schemas.jobs import JOB_FACT, RetryOf, Turn, UsageBooked
 from schemas.lanes import (
     LANE_FACT,
     CreateFailed,
@@ -33,6 +34,7 @@ from schemas.partials import PARTIAL, PartialOutput
 from schemas.pauses import PAUSE_FACT, CreatesPaused, CreatesResumed, PauseScope
 from schemas.responses import RESPONSE_FACT
 from schemas.results import RESULT, AttemptBrief, JobResult, Reason, Timings
+from schemas.told_limits import ToldLimits
 from schemas.webhook_endpoints import (
     ENDPOINT_FACT,
     EndpointRemoved,
@@ -54,6 +56,7 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "partials": PARTIAL,
     "lanes": LANE_FACT,
     "pauses": PAUSE_FACT,
+    "erasures": ERASURE_FACT,
 }
 USAGE = Usage(
     input_tokens=1, output_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5, cache_write_tokens=6
@@ -70,6 +73,10 @@ DELIVERY: Any = {
         response_id="job_1",
         created_at_s=5, test=True,
     ),
+}  # fmt: skip
+ERASURE: Any = {
+    "scope": ErasureScope(tenant="acme", job_id="acme:j", session_id="s", tag="subject:ann"), "by": "Ann",
+    "why": "asked for", "at_provider": True, "submitted_until_ms": 4,
 }  # fmt: skip
 INLINE = InlineBody(value={"output": [{"text": "é\u2028 \U0001f600"}, None, 1.5, -0.0, 2**63]})
 
@@ -130,6 +137,13 @@ MESSAGES: tuple[Message, ...] = (
         ),
         attempts=(AttemptBrief(attempt=1, outcome="completed", response_id="resp_1", adopted=True),),
     ),
+    JobErased(
+        id="job_1/erased", at_ms=5, job_id="job_1", tenant="acme", erasure_id="erasure_0", by="Ann", why="asked for",
+        result=JobResult(
+            id="job_1/result", at_ms=5, job_id="job_1", tenant="acme", outcome="completed", erased_at_ms=5,
+            timings=Timings(submitted_at_ms=1, finished_at_ms=5),
+        ),
+    ),
     DeadLetter(
         id="d", at_ms=5, component="intake", reason="not_json", detail="no", key_base64="a2V5", value_base64="dg==",
         origin=Origin(topic="requests", partition=0, offset=7, timestamp_ms=4), headers=(("ce_id", "eA=="),),
@@ -176,6 +190,8 @@ MESSAGES: tuple[Message, ...] = (
         asked_by="0123456789ab", why="the key is rotated",
     ),
     CreatesResumed(id="p/2", at_ms=7, scope=PauseScope(), by="Ann", why="done", paused_at_ms=5),
+    ErasureRequested(id="e/1", at_ms=5, **ERASURE),
+    ErasureDone(id="e/1/done", at_ms=9, requested_at_ms=5, jobs=1, blobs=2, blobs_shared=0, responses=1, **ERASURE),
     DeliveryPlanned(id="w/1", at_ms=5, **DELIVERY),
     DeliveryAsked(id="w/2", at_ms=5, **DELIVERY),
     DeliveryFailed(id="w/3", at_ms=5, attempt=1, next_at_ms=9, failed_by="status", status=500, **DELIVERY),

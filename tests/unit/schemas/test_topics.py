@@ -2,6 +2,7 @@
 
 from schemas.base import JobMessage, Message, ResponseMessage
 from schemas.deliveries import DeliveryMessage
+from schemas.erasures import ErasureMessage
 from schemas.lanes import LaneMessage, ShareMessage
 from schemas.pauses import PauseMessage
 from schemas.topics import BY_NAME, TOPICS
@@ -17,6 +18,7 @@ BASES = {
     LaneMessage,
     ShareMessage,
     PauseMessage,
+    ErasureMessage,
 }
 
 

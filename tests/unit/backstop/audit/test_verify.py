@@ -8,7 +8,9 @@ import pytest
 from backstop.audit.refold import changelog
 from backstop.audit.report import Report
 from schemas.codec import canonical, encode
+from schemas.erasures import JobErased, without_content
 from schemas.requests import TIMEOUT_MS_MAX
+from schemas.results import RESULT
 from streams.fold.rows import decode_row, encode_row
 from tests.support import builders as b
 from tests.unit.backstop.audit.world import World, result_of
@@ -217,3 +219,23 @@ def test_a_cut_log_is_proved_as_far_as_it_reaches_and_says_so(world: World) -> N
     row = world.row("jobs", "late")
     world.replace(row, value=(row.value or b"").replace(b'"completed"', b'"cancelled"'))
     assert found(world.verify()) == [("table", "differs", "jobs/late")]
+
+
+def test_a_job_that_was_erased_is_proved_and_a_row_altered_after_it_is_named(world: World) -> None:
+    (result,) = [r for r in world.topic("results") if r.key == b"b"]
+    told = RESULT.validate_json(result.value or b"")
+    at_ms = b.T0 + 9_000
+    world.put("results", b"b", None)
+    world.tell(
+        JobErased(
+            id="b/erased", at_ms=at_ms, job_id="b", tenant=told.tenant, erasure_id="erasure_1", by="Ann", why="asked",
+            result=without_content(told, at_ms),
+        )
+    )  # fmt: skip
+    world.work()
+    rows = world.read_model()
+    assert world.verify(read_model=rows).verdict == "proved"
+    altered = replace(rows, rows={**rows.rows, "b": replace(rows.rows["b"], result_sha256="0" * 64)})
+    assert found(world.verify(read_model=altered)) == [("read_model", "differs", "b")]
+    world.remove(result)
+    assert world.verify(read_model=rows).verdict == "proved"

@@ -87,7 +87,7 @@ class World:
 
     def read_model(self) -> ReadModel:
         """The rows that the projection derives from these logs."""
-        placed = [*self.topic("jobs"), *self.topic("results")]
+        placed = [r for r in (*self.topic("jobs"), *self.topic("results")) if r.value is not None]
         records = [
             batch.ParsedRecord(
                 Position(r.topic, r.partition, r.offset),

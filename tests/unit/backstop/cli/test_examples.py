@@ -1,6 +1,7 @@
 """The examples import nothing of Backstop. The example for the SDK runs against the simulator."""
 
 import ast
+import difflib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[4]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 OURS = {"schemas", "streams", "receiver", "backstop"}
 
 
@@ -63,3 +64,12 @@ def test_the_official_sdk_runs_against_the_simulator_by_its_base_url_alone(tmp_p
         simulator.wait(10)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("completed: Echo: Say hello.")
+
+
+def test_a_service_needs_about_ten_lines_to_go_on_with_backstop() -> None:
+    before, after = [
+        (ROOT / f"examples/services/fastapi_{name}.py").read_text().split('"""', 2)[2].splitlines()
+        for name in ("before", "after")
+    ]
+    changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-" and line[2:].strip()]
+    assert len(changed) <= 11

@@ -51,7 +51,7 @@ def test_a_backslash_in_a_folder_survives_java_s_reading_of_properties() -> None
 def test_topics_are_not_made_by_asking_for_them_and_groups_do_not_wait() -> None:
     lines = told()
     assert lines["auto.create.topics.enable"] == "false"
-    assert lines["group.initial.rebalance.delay.ms"] == "0"
+    assert lines["group.initial.rebalance.delay.ms"] == lines["group.coordinator.append.linger.ms"] == "0"
     assert {lines[f"{one}.replication.factor"] for one in ("offsets.topic", "transaction.state.log")} == {"1"}
 
 

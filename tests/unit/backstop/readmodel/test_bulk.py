@@ -28,7 +28,7 @@ from receiver.reads.bulk_routes import BATCH_MAX, IDS_MAX
 from receiver.reads.lanes import Publishing
 from receiver.reads.lookups import DatabaseReads
 from receiver.responses_api.responses import Responses
-from schemas.base import Priority
+from schemas.base import Priority, Terms
 from schemas.jobs import CancelRequested
 from schemas.prompt_cache import CacheRule
 from streams.policy.prices import read_prices
@@ -114,7 +114,7 @@ def test_a_plan_counts_and_prices_and_changes_nothing(with_api: Any) -> None:
         at_ms = TODAY * DAY_MS
         await api.take(
             submitted("done", at_ms, model="m"), accepted("done", at_ms + 1, response_id="r0"),
-            settled("done", at_ms + 2, response_id="r0"),
+            settled("done", at_ms + 2, response_id="r0").model_copy(update={"terms": Terms(model="served-by-another")}),
         )  # fmt: skip
         for number in range(3):
             await api.take(

@@ -9,6 +9,7 @@ from backstop.readmodel import queries, store
 from backstop.readmodel.batch import ParsedRecord, RecordFailedError
 from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.lists import Cursor, JobFilter, list_rows
+from backstop.readmodel.sqlite import SqliteDatabase
 from backstop.readmodel.store import Move
 from tests.unit.backstop.readmodel.conftest import NOW_MS
 from tests.unit.backstop.readmodel.logs import (
@@ -35,6 +36,31 @@ def test_a_row_comes_back_as_it_was_written(run) -> None:
         writes = await one.take(Log().put(*facts, result_of(*facts)))
         assert await one.row("j") == writes.rows["j"]
         assert await one.row("unknown") is None
+
+    run(body)
+
+
+def test_the_view_for_other_programs_shows_the_current_build_and_an_older_build_gets_it(run, bench) -> None:
+    async def body(bench) -> None:
+        one = await projection(bench)
+        await one.take(Log().put(*whole_job("j", "resp_1", tags=("t",))))
+        where = "backstop_jobs"
+        if isinstance(one.database, SqliteDatabase):
+            await one.database.write(lambda conn: conn.execute("DROP VIEW backstop_jobs"))
+            await bench.another().open()
+        else:
+            ((path,),) = await one.database.read(lambda conn: conn.rows("SELECT current_setting('search_path')"))
+            where = f"{path.rpartition('_')[0]}.backstop_jobs"
+            await one.database.write(lambda conn: conn.execute(f"DROP VIEW {where}"))
+            await bench.another().open()
+            bench.now_ms += 1
+            rebuilt = one.database.for_rebuild()
+            await rebuilt.open()
+            await one.database.promote(rebuilt)
+            assert await one.database.read(lambda conn: conn.rows(f"SELECT * FROM {where}")) == []
+            return
+        asked = f"SELECT job_id, status, tags, input_tokens FROM {where}"
+        assert await one.database.read(lambda conn: conn.rows(asked)) == [("j", "completed", '["t"]', 5)]
 
     run(body)
 

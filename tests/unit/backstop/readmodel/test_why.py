@@ -316,7 +316,7 @@ def test_the_next_time_is_the_earlier_of_poll_and_timer() -> None:
 def test_a_job_is_shown_with_each_field_of_its_result() -> None:
     """But the envelope, what the job itself shows, and the output, which is read apart."""
     apart = {"v", "type", "id", "at_ms", "job_id", "tenant", "model", "session_id", "tags", "retry_of"}
-    apart |= {"response", "response_url"}
+    apart |= {"response", "response_url", "traceparent"}
     record = {name: name for name in JobResult.model_fields}
     assert set(JobResult.model_fields) - set(result_view(record)) == apart
     assert set(result_view(record)) <= set(ResultView.__annotations__)

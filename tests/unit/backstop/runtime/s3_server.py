@@ -13,7 +13,7 @@ from moto.s3.models import s3_backends
 from pydantic import SecretStr
 from werkzeug.serving import make_server
 
-from backstop.runtime.bucket import ANSWER_S, BucketClient
+from backstop.runtime.bucket import ANSWER_S, BucketClient, Patience
 
 NAME = "bodies-of-tests"
 KEY_ID, SECRET = "test-key", "test-secret"
@@ -56,8 +56,7 @@ def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one", answ
         region="us-east-1",
         key_id=KEY_ID,
         secret_key=SecretStr(SECRET),
-        tries_again_max=1,
-        answer_s=answer_s,
+        patience=Patience(1, answer_s),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
 
-from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait, GatheringPace
+from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait, GatheringPace, unpaused
 
 HERE, THERE = 1, 2
 ALL = [TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("results", 0)]
@@ -84,3 +84,12 @@ def test_a_fetch_without_one_of_its_partitions_ends_soon() -> None:
 def test_each_broker_holds_the_fetch_of_its_own_partitions() -> None:
     fetcher = Fetcher(ALL[:2], there=(ALL[1], ALL[2]))
     assert held_ms(paced(GatheringPace(50, hold_ms=700), fetcher)().fetches) == {HERE: 700, THERE: BUSY_WAIT_MS}
+
+
+def test_a_fetch_without_a_paused_partition_is_held_if_the_reader_says_so() -> None:
+    states = {tp: SimpleNamespace(paused=tp is ALL[2]) for tp in ALL}
+    fetcher = Fetcher(ALL[:2])
+    pace = GatheringPace(50, 700, unpaused)
+    pace.saw(SimpleNamespace(_fetcher=fetcher), records=True)
+    fetches = fetcher._get_actions_per_node(SimpleNamespace(tps=ALL, state_value=states.__getitem__))[0]
+    assert held_ms(fetches) == {HERE: 700}

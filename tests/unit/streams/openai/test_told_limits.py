@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.jobs import ToldLimits
+from schemas.told_limits import ToldLimits
 from streams.openai.answers import ProviderAnswer, read_create
 from streams.openai.foreign_json import NOT_JSON
 from streams.openai.told_limits import told_limits

@@ -22,6 +22,7 @@ from streams.policy.hedging import (
     LaneStop,
     ends_for_age,
     hedge_age,
+    stuck_share,
 )
 from streams.policy.latency_counts import Counts, Curve, kaplan_meier
 
@@ -31,6 +32,10 @@ class Known:
     ends: int = ENDS_MIN
     oldest_end_ms: float | None = 400_000.0
     high_ms: float | None = 300_000.0
+    oldest_seen_ms: float = 400_000.0
+
+    def running(self, age_ms: float) -> float:
+        return 0.0 if age_ms > self.oldest_seen_ms else 0.02
 
     def quantile_ms(self, share: float) -> float | None:
         return 60_000.0 if share == 0.5 else self.high_ms
@@ -47,6 +52,28 @@ def ended(count: int, scale: float = 1.0) -> Curve:
 
 def age_of(curve: Known) -> HedgeAge | None:
     return hedge_age(curve, curve, 0.02)
+
+
+def with_stuck(count: int, age_ms: float) -> Curve:
+    """1,000 runs of 50 to 150 s, and some that have not ended at this age."""
+    counts = Counts()
+    for number in range(1_000 + count):
+        counts.enter()
+        if number < 1_000:
+            counts.end(50_000 + 100 * number)
+        else:
+            counts.leave(age_ms)
+    return kaplan_meier(counts)
+
+
+@pytest.mark.parametrize(("count", "age_ms", "share"), [
+    (0, 0, 0.0), (10, 2_500_000, 0.01), (40, 2_500_000, 0.038), (40, 2_040_000, 0.038), (40, 1_960_000, 0.0),
+    (1_000, 150_000, 0.0),
+])  # fmt: skip
+def test_what_runs_for_twenty_medians_is_stuck_and_nothing_is_before_that(
+    count: int, age_ms: float, share: float
+) -> None:
+    assert stuck_share(with_stuck(count, age_ms)) == pytest.approx(share, abs=0.001)
 
 
 def test_the_age_is_the_quantile() -> None:

@@ -1,0 +1,294 @@
+"""Erasures, on both databases: what goes, what stays, and that nothing stays half done after a crash."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from backstop.readmodel.batch import Known, project
+from backstop.readmodel.erasing import Eraser, ErasingParts, NotErasedError
+from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.errors import BlobMissingError
+from backstop.runtime.process import failpoints
+from backstop.runtime.settings import RuntimeSettings
+from schemas.base import BlobBody, Message
+from schemas.erasures import ErasureDone, ErasureRequested, ErasureScope
+from schemas.jobs import CancelRequested
+from schemas.results import RESULT
+from streams.provider import AskAgain, Deleted, Refused
+from tests.support.memory_publisher import MemoryPublisher
+from tests.unit.backstop.readmodel.conftest import NOW_MS
+from tests.unit.backstop.readmodel.logs import Log, accepted, claimed, result_of, settled, submitted
+from tests.unit.backstop.readmodel.projection import Projection
+
+TAG = "subject:ann"
+SECRET = "what only the caller and the model may know"
+
+
+class Tombstones(MemoryPublisher):
+    """With the tombstones that would be on a compacted topic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.erased: list[tuple[str, str]] = []
+
+    async def erase(self, topic: str, keys: Sequence[str]) -> None:
+        self.erased += [(topic, key) for key in keys]
+
+
+class ProviderStore:
+    """The responses that the provider keeps."""
+
+    def __init__(self, *stored: str) -> None:
+        self.stored = set(stored)
+        self.refuses = False
+
+    async def delete(self, response_id: str) -> Deleted | AskAgain | Refused:
+        if self.refuses:
+            return Refused("invalid_api_key", "no")
+        self.stored.discard(response_id)
+        return Deleted()
+
+
+class Desk:
+    """A read model, a blob store and an eraser over them."""
+
+    def __init__(self, projection: Projection, folder: Path, recent_ms: int = -(1 << 50)) -> None:
+        self.projection = projection
+        self.log = Log()
+        self.blobs = FolderBlobs(folder)
+        self.topics = Tombstones()
+        self.provider = ProviderStore()
+        self.taken = 0
+        self.acts = True
+        self.recent_ms = recent_ms
+        self.now_ms = NOW_MS
+
+    def eraser(self, *, with_key: bool = True) -> Eraser:
+        parts = ErasingParts(
+            self.projection.database, self.topics, self.blobs, self.provider if with_key else None,
+            lambda: self.now_ms, lambda: self.acts,
+        )  # fmt: skip
+        return Eraser(RuntimeSettings(), parts, recent_ms=self.recent_ms)
+
+    async def take(self, *facts: Message) -> None:
+        await self.projection.take(self.log.put(*facts))
+
+    async def project(self) -> None:
+        """Let the projection read what was published since."""
+        fresh = [fact for fact in self.topics.landed[self.taken :] if fact.topic == "jobs"]
+        self.taken = len(self.topics.landed)
+        if fresh:
+            await self.take(*fresh)
+
+    async def blob(self, **value: Any) -> BlobBody:
+        data = orjson.dumps({**value, "text": SECRET})
+        return BlobBody(sha256=await self.blobs.put(data), size_bytes=len(data))
+
+    async def ended(self, job_id: str, request: BlobBody, **changes: Any) -> list[Message]:
+        """A whole job, with its bodies in the blob store."""
+        response_id = f"resp_{job_id}"
+        answer = await self.blob(id=response_id)
+        facts: list[Message] = [
+            submitted(job_id, request=request, **changes),
+            accepted(job_id, response_id=response_id),
+            settled(job_id, response_id=response_id).model_copy(update={"response": answer}),
+        ]
+        self.provider.stored.add(response_id)
+        await self.take(*facts[:2], claimed(job_id, response_id), facts[2], result_of(*facts))
+        return facts
+
+    async def content(self) -> str:
+        """All that the tables hold, as text."""
+
+        def read(conn: Any) -> str:
+            return str(
+                [
+                    [bytes(each) if isinstance(each, memoryview) else each for each in row]
+                    for table in ("jobs", "requests", "job_tags", "held_results", "timeline")
+                    for row in conn.rows(f"SELECT * FROM {table}")
+                ]
+            )
+
+        return await self.projection.database.read(read)
+
+
+async def desk(bench: Any, folder: Path, **given: Any) -> Desk:
+    return Desk(await Projection(bench.another()).take_over(), folder / "blobs", **given)
+
+
+def asked(**scope: Any) -> ErasureRequested:
+    named = ErasureScope(tenant="default", **scope)
+    return ErasureRequested(
+        id=f"{named.erasure_id}/1", at_ms=NOW_MS, scope=named, by="Ann", why="asked for by the person",
+        at_provider=True, submitted_until_ms=NOW_MS,
+    )  # fmt: skip
+
+
+async def finish(at: Desk, erasure: ErasureRequested) -> ErasureDone:
+    """Passes of one process, each after the projection has read what the last one wrote."""
+    eraser = at.eraser()
+    eraser.take(erasure, 0)
+    for _ in range(5):
+        if await eraser.pass_over(erasure):
+            break
+        await at.project()
+    (done,) = [fact for fact in at.topics.landed if isinstance(fact, ErasureDone)]
+    return done
+
+
+def test_a_persons_jobs_lose_their_content_everywhere_and_others_lose_nothing(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        shared, own = await at.blob(input="the same"), await at.blob(input="only hers")
+        await at.ended("a", shared, tags=(TAG,), session_id="s-ann", request_sha256=own.sha256)
+        await at.ended("b", own, tags=(TAG, "t"), request_sha256="b" * 64)
+        await at.ended("other", shared, tags=("t",))
+        before = await at.projection.there("other")
+
+        done = await finish(at, asked(tag=TAG))
+
+        assert (done.jobs, done.blobs, done.blobs_shared, done.responses) == (2, 3, 1, 2)
+        assert at.topics.erased == [("results", "b"), ("results", "a")]
+        assert at.provider.stored == {"resp_other"}
+        assert await at.blobs.get(shared.sha256)
+        with pytest.raises(BlobMissingError):
+            await at.blobs.get(own.sha256)
+        assert await at.projection.there("other") == before
+        row = await at.projection.there("a")
+        result = RESULT.validate_json(row.result or b"")
+        assert (row.status, row.tags, row.session_id, row.reason_message) == ("completed", (), None, None)
+        assert (result.response, result.erased_at_ms, result.outcome) == (None, NOW_MS, "completed")
+        assert (row.input_tokens, row.request_sha256) == (5, own.sha256)
+        left = await at.content()
+        assert TAG not in left
+        assert "s-ann" not in left
+        assert left.count(shared.sha256) == 1
+
+    run(body)
+
+
+def test_the_last_job_of_a_scope_takes_a_blob_that_they_shared(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        shared = await at.blob(input="the same")
+        await at.ended("a", shared, session_id="s")
+        await at.ended("b", shared, session_id="s")
+        done = await finish(at, asked(session_id="s"))
+        assert (done.jobs, done.blobs, done.blobs_shared) == (2, 3, 0)
+
+    run(body)
+
+
+def test_a_submission_that_another_job_repeats_word_for_word_stays_for_it(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        kept = await at.blob(request="as it came")
+        await at.ended("a", await at.blob(input=1), request_sha256=kept.sha256)
+        await at.ended("b", await at.blob(input=2), request_sha256=kept.sha256)
+        assert (await finish(at, asked(job_id="a"))).blobs_shared == 1
+        assert await at.blobs.get(kept.sha256)
+        at.topics.landed.clear()
+        at.taken = 0
+        assert (await finish(at, asked(job_id="b"))).blobs_shared == 0
+        with pytest.raises(BlobMissingError):
+            await at.blobs.get(kept.sha256)
+
+    run(body)
+
+
+def test_an_open_job_is_cancelled_and_erased_once_it_has_ended(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        await at.take(submitted("a"), accepted("a"))
+        eraser, erasure = at.eraser(), asked()
+        assert not await eraser.pass_over(erasure)
+        (cancel,) = at.topics.landed
+        assert isinstance(cancel, CancelRequested)
+        assert cancel.job_id == "a"
+        await at.project()
+        await at.take(result_of(submitted("a"), accepted("a"), cancel))
+        done = await finish(at, erasure)
+        assert (done.jobs, (await at.projection.there("a")).status) == (1, "cancelled")
+
+    run(body)
+
+
+@pytest.mark.parametrize("place", ["erasing.removed", "erasing.told"])
+def test_a_process_that_dies_in_the_middle_is_followed_by_one_that_finishes(run, tmp_path, place: str) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        for n in range(3):
+            await at.ended(f"j{n}", await at.blob(input=n))
+        failpoints.arm(f"{place}=raise")
+        try:
+            with pytest.raises(failpoints.FailpointError):
+                await at.eraser().pass_over(asked())
+        finally:
+            failpoints.arm("")
+        await at.project()
+        await finish(at, asked())
+        assert SECRET not in await at.content()
+        assert at.provider.stored == set()
+        assert not [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+
+    run(body)
+
+
+def test_what_the_provider_refuses_leaves_the_erasure_open_and_says_why(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        await at.ended("a", await at.blob(input=1))
+        at.provider.refuses = True
+        with pytest.raises(NotErasedError, match="invalid_api_key"):
+            await at.eraser().pass_over(asked())
+        with pytest.raises(NotErasedError, match="OPENAI_API_KEY"):
+            await at.eraser(with_key=False).pass_over(asked())
+        assert at.topics.landed == []
+        assert RESULT.validate_json((await at.projection.there("a")).result or b"").response is not None
+
+    run(body)
+
+
+def test_a_blob_that_was_put_a_moment_ago_may_be_anothers_and_waits(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path, recent_ms=1_000)
+        request = await at.blob(input=1)
+        await at.ended("a", request)
+        at.now_ms = int((tmp_path / "blobs" / request.sha256[:2] / request.sha256).stat().st_mtime * 1000)
+        erasure = asked().model_copy(update={"submitted_until_ms": at.now_ms})
+        assert not await at.eraser().pass_over(erasure)
+        assert at.topics.landed == []
+        at.now_ms += 2_000
+        assert (await finish(at, erasure)).jobs == 1
+
+    run(body)
+
+
+def test_a_job_of_later_is_left_alone_and_so_is_another_tenants(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        await at.take(submitted("late", at_ms=NOW_MS + 1), submitted("x:theirs", tenant="x"))
+        assert (await finish(at, asked())).jobs == 0
+        assert (await at.projection.there("late")).status == "submitting"
+
+    run(body)
+
+
+def test_an_erased_row_is_the_same_whether_its_result_was_read_or_not(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        facts = await at.ended("a", await at.blob(input=1), tags=(TAG,))
+        await finish(at, asked())
+        (erased,) = [fact for fact in at.topics.landed if fact.topic == "jobs"]
+        live = await at.projection.there("a")
+        result = result_of(*facts)
+        for order in ([*facts, result, erased], [*facts, erased, result], [*facts, erased], [*facts, erased, erased]):
+            records = Log().put(*order)
+            writes = project(records, Known())
+            assert writes.rows["a"]._replace(position=live.position) == live
+            assert (writes.requests, writes.repeated_results) == ({}, [])
+
+    run(body)

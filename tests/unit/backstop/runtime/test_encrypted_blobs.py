@@ -1,0 +1,140 @@
+"""Bodies encrypted at rest: what is on the disk, who can read it, and what a lost key or an altered blob says."""
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from backstop.runtime.blob_stores import Storage, open_storage
+from backstop.runtime.blobs import MARK, Bodies, FolderBlobs, blobs_of, get_body, name_of
+from backstop.runtime.errors import BlobMissingError, ConfigurationError
+from backstop.runtime.settings import RuntimeSettings
+from schemas.base import BlobBody
+from schemas.codec import sha256_hex
+from tests.unit.backstop.runtime.s3_server import KEY_ID, NAME, SECRET, s3_server
+
+TEXT = "what only the caller and the model may know"
+MARKED = MARK + b'deleted response","id":"r"}'
+
+
+def key(number: int) -> str:
+    return base64.b64encode(bytes([number]) * 32).decode()
+
+
+KEYS = f"default:{key(1)},acme:{key(2)}"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+def encrypted(folder: Path, keys: str = KEYS) -> Storage:
+    return open_storage(RuntimeSettings(blob_dir=folder, payload_keys=SecretStr(keys), inline_bytes_max=0))
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "folder":
+        return encrypted(tmp_path)
+    return open_storage(
+        RuntimeSettings(
+            blobs=f"s3://{NAME}/{tmp_path.name}", blobs_endpoint=request.getfixturevalue("endpoint"),
+            blobs_region="us-east-1", blobs_key_id=KEY_ID, blobs_secret_key=SecretStr(SECRET),
+            payload_keys=SecretStr(KEYS), inline_bytes_max=0,
+        )
+    )  # fmt: skip
+
+
+def on_disk(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_a_body_of_any_size_comes_back_and_a_repeat_is_the_same_blob(storage: Storage) -> None:
+    async def story() -> None:
+        of_acme = Bodies(storage.blobs, 0).of("acme")
+        for value in ({"input": TEXT}, {"input": TEXT * 5_000}, 1):
+            body, again = await of_acme.put(value), await of_acme.put(value)
+            assert isinstance(body, BlobBody)
+            assert body == again
+            assert await get_body(storage.blobs, body) == value
+            assert await storage.remover.remove(body.sha256, 1 << 60) == "removed"
+            with pytest.raises(BlobMissingError):
+                await storage.blobs.get(body.sha256)
+
+    asyncio.run(story())
+
+
+def test_the_disk_tells_nothing_and_tenants_share_no_blob(tmp_path: Path) -> None:
+    async def story() -> None:
+        blobs = encrypted(tmp_path).blobs
+        data = TEXT.encode()
+        names = [await blobs_of(blobs, tenant).put(data) for tenant in ("default", "acme", "without-a-key")]
+        assert len(set(names)) == 3
+        assert names == [name_of(blobs, tenant, sha256_hex(data)) for tenant in ("default", "acme", "without-a-key")]
+        assert [await blobs.get(name) for name in names] == [data] * 3
+
+    asyncio.run(story())
+    assert TEXT.encode() not in on_disk(tmp_path)
+
+
+def test_marks_stay_readable_and_bodies_from_before_the_keys_too(tmp_path: Path) -> None:
+    async def story() -> None:
+        plain = FolderBlobs(tmp_path)
+        before = await plain.put(TEXT.encode())
+        blobs = encrypted(tmp_path).blobs
+        await blobs.put(MARKED)
+        assert await plain.has(MARKED)
+        assert await blobs.has(MARKED)
+        assert await blobs.get(before) == TEXT.encode()
+        (tmp_path / before[:2] / before).write_bytes(b"torn")
+        with pytest.raises(BlobMissingError, match="another hash"):
+            await blobs.get(before)
+
+    asyncio.run(story())
+
+
+def test_a_lost_key_names_the_tenant_whose_data_are_gone_and_others_go_on(tmp_path: Path) -> None:
+    async def story() -> None:
+        blobs = encrypted(tmp_path).blobs
+        ours, theirs = [await blobs_of(blobs, tenant).put(TEXT.encode()) for tenant in ("default", "acme")]
+        without = encrypted(tmp_path, f"default:{key(1)}").blobs
+        assert await without.get(ours) == TEXT.encode()
+        with pytest.raises(BlobMissingError, match=r"key [0-9a-f]{12} of tenant acme.*give it back"):
+            await without.get(theirs)
+        turned = encrypted(tmp_path, f"default:{key(1)},acme:{key(3)},acme:{key(2)}").blobs
+        assert await turned.get(theirs) == TEXT.encode()
+
+    asyncio.run(story())
+
+
+def test_an_altered_blob_and_one_in_anothers_place_are_refused(tmp_path: Path) -> None:
+    async def story() -> None:
+        blobs = encrypted(tmp_path).blobs
+        one, other = await blobs.put(b"one"), await blobs.put(b"other")
+        path, place = tmp_path / one[:2] / one, tmp_path / other[:2] / other
+        sealed = path.read_bytes()
+        place.write_bytes(sealed)
+        with pytest.raises(BlobMissingError, match="altered"):
+            await blobs.get(other)
+        path.write_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
+        with pytest.raises(BlobMissingError, match="altered"):
+            await blobs.get(one)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("keys", ["acme", "acme:short", f"acme:{key(1)}", "default:" + "x" * 44])
+def test_wrong_keys_end_the_start_with_a_sentence_that_quotes_none(tmp_path: Path, keys: str) -> None:
+    with pytest.raises(ConfigurationError, match="BACKSTOP_PAYLOAD_KEYS") as caught:
+        encrypted(tmp_path, keys)
+    assert key(1) not in str(caught.value)
+
+
+def test_keys_without_the_setting_that_puts_each_body_in_the_store_are_refused() -> None:
+    with pytest.raises(ValidationError, match="BACKSTOP_INLINE_BYTES_MAX=0"):
+        RuntimeSettings(payload_keys=SecretStr(KEYS))
