@@ -311,7 +311,10 @@ async def _answer_with_problems(request: web.Request, handler: Handler) -> web.S
         log.warning("blob_store_trouble", method=request.method, reason=str(error))
         response = answer(storage_unavailable().problem)
     except Exception as error:
-        log_failure(error, method=request.method)
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            log.debug("client_left", method=request.method)  # A browser that leaves in the middle is no failure.
+        else:
+            log_failure(error, method=request.method)
         response = answer(Problem(500, "internal", SERVER_FAILED))
     if not request.content.is_eof():
         # Answered before the whole body was read: the rest of it must not be parsed as another request.

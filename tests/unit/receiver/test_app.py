@@ -1,17 +1,22 @@
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from backstop.runtime.errors import BrokerUnavailableError, ConfigurationError
-from receiver.app import HEALTH, build_app
+from receiver.app import HEALTH, _answer_with_problems, build_app
 from receiver.health import REMEMBER_FAILURE_S, WatchedPublisher
 from receiver.limits import Limits
 from receiver.lookups import KnownJob
 from receiver.settings import ReceiverSettings, check_relations
 from tests.support.memory_publisher import MemoryPublisher
+from tests.unit.backstop.readmodel.serving import served
 from tests.unit.receiver.ingress import OTHER_SECRET, SECRET, Ingress, raw_exchange, settings, with_ingress
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
 
@@ -139,6 +144,36 @@ def test_a_failure_of_ours_is_a_500_that_shows_and_logs_nothing_of_the_request()
         assert "canary-prompt" not in repr(logs)
 
     with_ingress(story, blobs=Broken(), find_job=broken)
+
+
+@pytest.mark.parametrize(("leaves", "events"), [(True, ["client_left"]), (False, ["request_failed"])])
+def test_a_browser_that_leaves_in_the_middle_is_no_failure(*, leaves: bool, events: list[str]) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if leaves and request.transport is not None:
+            request.transport.abort()
+            await asyncio.sleep(0)
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    async def story() -> list[str]:
+        done = asyncio.Event()
+
+        @web.middleware
+        async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            finally:
+                done.set()
+
+        app = web.Application(middlewares=[outermost, _answer_with_problems])
+        app.router.add_post("/", answer)
+        with structlog.testing.capture_logs() as logs:
+            async with served(app) as session:
+                with suppress(aiohttp.ServerDisconnectedError):
+                    assert (await session.post("/")).status == 500
+                await done.wait()
+        return [line["event"] for line in logs]
+
+    assert asyncio.run(story()) == events
 
 
 def test_an_old_failure_lets_traffic_try_again() -> None:
