@@ -14,7 +14,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -57,7 +57,7 @@ class PayloadKey:
     tenant: str
     id: str
     seals: AESGCM
-    nonces: bytes
+    nonces: bytes = field(repr=False)
 
     def nonce(self, data: bytes | memoryview) -> bytes:
         return hmac.digest(self.nonces, data, "sha256")[:NONCE_BYTES]

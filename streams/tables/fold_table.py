@@ -134,10 +134,16 @@ class FoldTable:
         return self._owned(partition).items()
 
     def chunk(self, partition: int, after: bytes | None, rows_max: int) -> list[tuple[bytes, bytes]]:
-        """As `streams.ports.WalkedRows.chunk`, of the written keys. Errors as in `get`."""
-        gathered = self._gathered.get(partition, {})
+        """As `streams.ports.WalkedRows.chunk`, of written and of gathered rows. Errors as in `get`."""
+        written = self._owned(partition).chunk(after, rows_max)
+        end = written[-1][0] if len(written) == rows_max else None
         # A key whose deletion is not written yet shows its last row: a chunk must be full, except at the end.
-        return [(key, gathered.get(key) or row) for key, row in self._owned(partition).chunk(after, rows_max)]
+        newer = {
+            key: row
+            for key, row in self._gathered.get(partition, {}).items()
+            if row is not None and (after is None or key > after) and (end is None or key <= end)
+        }
+        return sorted({**dict(written), **newer}.items())[:rows_max]
 
     async def put(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Take rows (None deletes one), whose outputs are acknowledged. They are read from now on, and written later.

@@ -95,6 +95,23 @@ def test_a_walk_shows_the_newest_rows(tmp_path: Path) -> None:
     run(tmp_path, scene)
 
 
+@pytest.mark.parametrize("rows_max", [1, 2, 3, 10])
+def test_a_walk_passes_every_row_once_also_those_that_are_not_written(tmp_path: Path, rows_max: int) -> None:
+    """A row that a walk misses has no timer: the due times of its partition are read by walks."""
+
+    async def scene(table: FoldTable, _changelog: Acknowledged) -> None:
+        await table.write(0, {b"b": b"1", b"d": b"1", b"f": b"1"})
+        await table.put(0, {b"a": b"2", b"c": b"2", b"d": b"2", b"e": b"2", b"g": b"2"})
+        seen: list[tuple[bytes, bytes]] = []
+        while rows := table.chunk(0, seen[-1][0] if seen else None, rows_max):
+            seen += rows
+            if len(rows) < rows_max:
+                break
+        assert seen == [(bytes([key]), b"1" if key in b"bf" else b"2") for key in b"abcdefg"]
+
+    run(tmp_path, scene)
+
+
 @pytest.mark.parametrize("rows", [{b"k%d" % n: b"1" for n in range(501)}, {b"a": b"1".rjust(4 * 1024 * 1024 + 1)}])
 def test_too_many_rows_are_written_before_the_next_batch(tmp_path: Path, rows: Rows) -> None:
     async def scene(table: FoldTable, changelog: Acknowledged) -> None:
