@@ -30,6 +30,7 @@ IN_ORDER: dict[str, tuple[str, ...]] = {
     "streams/results.py": ("results.begun", "results.sent", "results.committed", "results.tail.reading"),
     "backstop/readmodel/projector.py": ("projection.committed", "projection.in_transaction"),
     "backstop/readmodel/rebuild.py": ("projection.rebuilding",),
+    "backstop/readmodel/erasing.py": ("erasing.removed", "erasing.told"),
     "backstop/outgoing/service.py": ("outgoing.planned",),
     "backstop/outgoing/attempts.py": ("outgoing.taken", "outgoing.answered", "outgoing.reported"),
 }  # fmt: skip
