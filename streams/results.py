@@ -6,8 +6,8 @@ It needs both of these:
 - The *tail*, read after the fence: the results at the end of the partition. After a crash between the commit here and
   the write of the row, the fold produces the same result again; the tail contains it, and it is skipped.
 
-The tail must cover what one crash can repeat: the results of one batch (`BATCH_RECORDS_MAX` of the transport, 500).
-It covers `TAIL_RECORDS_MAX` records.
+The tail must cover what one crash can repeat: the results of one batch (`BATCH_RECORDS_MAX` of the transport, 500) and
+of the rows that are gathered (`GATHERED_ROWS_MAX` of the table, 500). It covers `TAIL_RECORDS_MAX` records.
 """
 
 import asyncio

@@ -58,6 +58,8 @@ def test_every_secret_may_come_out_of_a_file(
     value = {"database_url": "postgresql://localhost/x"}.get(field, "x" * 40)
     path = tmp_path / "secret"
     path.write_text(f"{value}\n")
+    if field == "payload_keys":
+        monkeypatch.setenv("BACKSTOP_INLINE_BYTES_MAX", "0")
     if field == "blobs_secret_key":
         monkeypatch.setenv("BACKSTOP_BLOBS_KEY_ID", "AKIA")
     monkeypatch.setenv(f"{variable}_FILE", str(path))

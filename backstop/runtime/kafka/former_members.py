@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import orjson
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, NoError, UnknownMemberIdError
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from backstop.runtime.kafka.lifetimes import running
@@ -40,12 +40,20 @@ class FormerMembers:
             self._alone = False
 
     def joined(self, group: str, member_id: str) -> None:
-        """Note that this process is a member of `group`, as it is called at the broker."""
-        if self._alone and self._ids.get(group) != member_id:
-            self._ids[group] = member_id
-            half_done = self._path.with_suffix(".part")
-            half_done.write_bytes(orjson.dumps(self._ids))
+        """Note that this process is a member of `group`, as it is called at the broker.
+
+        Where it can't be noted (a full disk), the next process waits for the end of the session, as without a note.
+        """
+        if not self._alone or self._ids.get(group) == member_id:
+            return
+        ids, half_done = {**self._ids, group: member_id}, self._path.with_suffix(".part")
+        try:
+            half_done.write_bytes(orjson.dumps(ids))
             half_done.replace(self._path)
+        except OSError as error:
+            log.warning("member_not_noted", group=group, error=repr(error))
+        else:
+            self._ids = ids
 
     async def leave(self, options: Mapping[str, Any]) -> None:
         """Leave the groups of the former process. Where that fails, they wait for the end of its sessions.
@@ -60,8 +68,11 @@ class FormerMembers:
                 for group, member_id in former.items():
                     coordinator = await admin.find_coordinator(group)
                     # aiokafka 0.14 has no public way to remove a member.
-                    await admin._send_request(LeaveGroupRequest(group, member_id), coordinator)  # noqa: SLF001
-                    log.info("left_for_the_former_process", group=group)
+                    left = await admin._send_request(LeaveGroupRequest(group, member_id), coordinator)  # noqa: SLF001
+                    if left.error_code in (NoError.errno, UnknownMemberIdError.errno):
+                        log.info("left_for_the_former_process", group=group)
+                    else:
+                        log.warning("former_process_not_left", group=group, error_code=left.error_code)
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("former_process_not_left", error=repr(error))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,9 +29,10 @@ class Admin:
     async def find_coordinator(self, group: str) -> str:
         return f"coordinator of {group}"
 
-    async def _send_request(self, request: Any, node: str) -> None:
+    async def _send_request(self, request: Any, node: str) -> SimpleNamespace:
         assert node == f"coordinator of {request._group}"
         Admin.left.append((request._group, request._member_id))
+        return SimpleNamespace(error_code=0)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,18 @@ def test_a_file_that_tells_nothing_is_passed_over(tmp_path: Path, text: bytes) -
     members = FormerMembers(tmp_path)
     assert leave(members) == []
     members.close()
+
+
+def test_a_member_that_cannot_be_noted_ends_no_rebalance_and_is_noted_later(tmp_path: Path) -> None:
+    first = FormerMembers(tmp_path)
+    (tmp_path / "members.part").mkdir()
+    first.joined("a", "a-1")
+    (tmp_path / "members.part").rmdir()
+    first.joined("a", "a-1")
+    first.close()
+    second = FormerMembers(tmp_path)
+    assert leave(second) == [("a", "a-1")]
+    second.close()
 
 
 def test_a_broker_that_does_not_answer_is_no_failure(tmp_path: Path) -> None:
