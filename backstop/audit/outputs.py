@@ -31,6 +31,7 @@ _OUTPUTS_ON_LOGS = {
         b'"type":"attempt_accepted"',
         b'"type":"usage_booked"',
         b'"type":"adoption_refused"',
+        b'"type":"hedge_permitted"',
     ),
     "responses": (
         b'"type":"response_claimed"',
