@@ -166,6 +166,7 @@ def test_a_browser_that_leaves_in_the_middle_is_no_failure(*, leaves: bool, even
 
         app = web.Application(middlewares=[outermost, _answer_with_problems])
         app.router.add_post("/", answer)
+        structlog.reset_defaults()  # Else a level that another test has set would hide what is of the level debug.
         with structlog.testing.capture_logs() as logs:
             async with served(app) as session:
                 with suppress(aiohttp.ServerDisconnectedError):
