@@ -196,6 +196,8 @@ class FoldConsumer:
             if not self._wrong.acknowledges_failures:
                 self._life.kill(f"ended by {error!r}")
                 return False
+            for table in self._tables:
+                table._begin_gathering()  # noqa: SLF001 - it takes what failed for written
         return True
 
 
