@@ -197,7 +197,7 @@ class FoldConsumer:
                 self._life.kill(f"ended by {error!r}")
                 return False
             for table in self._tables:
-                table._begin_gathering()  # noqa: SLF001 - it takes what failed for written
+                table._begin_gathering()  # It takes what failed for written.
         return True
 
 
