@@ -218,7 +218,7 @@ FAULTS = {
     ),
     "poisoned": Fault(
         f"{POISONED} records on `requests` that can't be read",
-        r"unreadable|invalid|dead letter",
+        r"not_json",
         lambda scene: scene.poison(),
         lambda _scene: nothing(),
     ),
