@@ -149,12 +149,21 @@ def read_cancel(
 
 def read_delete(reply: Reply, now_ms: int) -> Deleted | AskAgain | Refused:
     """The outcome of a delete. A 404 of the provider: the response is gone, by an earlier delete or by its age."""
-    if isinstance(reply, ProviderAnswer) and 200 <= reply.status < 300 and isinstance(reply.body, dict):
+    if isinstance(reply, ProviderAnswer) and _deletes(reply):
         return Deleted()
     read = read_poll(reply, now_ms)
     if isinstance(read, Missing):
-        return Deleted()
+        return Deleted() if read.code is None else AskAgain(read.code)
     return AskAgain("not_deleted") if isinstance(read, Seen) else read
+
+
+def _deletes(answer: ProviderAnswer) -> bool:
+    """Whether a 2xx says that the response is deleted: by no body (204), or by an object that denies it nowhere."""
+    body = answer.body
+    if answer.status == 204:
+        return True
+    says_so = isinstance(body, dict) and not is_error(body) and body.get("deleted") is not False
+    return 200 <= answer.status < 300 and says_so
 
 
 def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused:
