@@ -349,7 +349,8 @@ def _refuses(answer: ProviderAnswer, error: _Error, told_ms: int, rules: Iterabl
     if 200 <= status < 300 or status in (429, 501):
         return True
     page = not error.from_api and answer.text.lstrip().startswith("<")
-    if (status >= 500 or status in _GAVE_UP_4XX) and not page and says_no(error.said, rules):
+    said_no = not page and says_no(error.said, rules) and verdict(error.said, rules).cause not in ("faulty", "odd")
+    if said_no and (status >= 500 or status in _GAVE_UP_4XX):
         return True
     if status in (502, 503, 504, 507, 529):
         return told_ms > 0 or "retry-after" in answer.headers or error.from_api

@@ -160,6 +160,8 @@ def test_what_is_forbidden_is_tried_once_with_a_500_too(answer: ProviderAnswer) 
 @pytest.mark.parametrize("answer", [
     error(500, "server_error"), error(500, None, "invalid_request_error", "bad"),
     error(500, "500", "InternalServerError"),
+    error(500, None, "server_error", "Failed to reach safety system"), error(500, "invalid_state", "server_error"),
+    error(500, "upstream_not_found"), error(500, "missing_worker"), error(408, "backend_not_found"),
     ProviderAnswer(500, text="<html><title>content policy</title>"), error(500, None, None, "try again later"),
 ])  # fmt: skip
 def test_other_500s_prove_nothing(answer: ProviderAnswer) -> None:
