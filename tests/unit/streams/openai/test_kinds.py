@@ -168,7 +168,7 @@ def test_other_500s_prove_nothing(answer: ProviderAnswer) -> None:
     assert isinstance(read_create(answer, NOW_MS), Unknown)
 
 
-PASSING: Final = frozenset({401, 403, 407, 408, 409, 423, 424, 425, 429, 499})
+PASSING: Final = frozenset({401, 402, 403, 407, 408, 409, 423, 424, 425, 429, 499})
 
 
 @given(
