@@ -136,6 +136,11 @@ class Attempts:
         items = tuple(attempt if item.number == attempt.number else item for item in self.items)
         return replace(self, items=_bounded(items), unknowns=unknowns)
 
+    def taken(self, unknown: OutcomeUnknown, said: str) -> "Attempts":
+        """Note that the provider took an attempt whose outcome is unknown: that is counted already."""
+        known = replace(unknown, taken=True, said=said)
+        return replace(self, items=tuple(known if item is unknown else item for item in self.items))
+
     def reject(self, number: int) -> "Attempts":
         """Remove a refused attempt."""
         return replace(self, items=tuple(item for item in self.items if item.number != number))
@@ -202,6 +207,14 @@ class Attempts:
 
     def live(self) -> bool:
         return any(isinstance(item, Submitting | OutcomeUnknown | Running) for item in self.items)
+
+    def awaited(self) -> bool:
+        """Whether a live attempt holds the next one back: all do but a hedge that was taken and named no response."""
+        return any(
+            isinstance(item, Submitting | OutcomeUnknown | Running)
+            for item in self.items
+            if not (self.hedge and item.number == self.hedge.number and isinstance(item, OutcomeUnknown) and item.taken)
+        )
 
     def abandoned(self) -> bool:
         """Whether an attempt is abandoned, and so may have an unclaimed response that runs."""

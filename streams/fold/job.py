@@ -12,7 +12,8 @@ Rules, before the code:
 - An abandoned attempt may still be adopted. Then it runs beside its successor: the first one to complete wins, and the
   other one is released.
 - A job that may be hedged can have one attempt beside a slow one, its *hedge* (`streams.fold.job_hedges`). The first to
-  complete wins; while one of the two lives, no failure and no cancel of the other one ends the job.
+  complete wins; while one of the two lives, no failure and no cancel of the other one ends the job. A hedge that was
+  taken and named no response holds no retry back: it is granted beside the retries.
 - A missing response is given up, and counts as paid. A stuck response is given up only if the job may spend another
   attempt. A response that is given up is released; if it completes while the job is open, it wins after all.
 - A new attempt begins only while no other one is submitting, unknown or running. Whether and when:
@@ -65,6 +66,7 @@ from streams.fold.job_fallbacks import fallback_taken
 from streams.fold.job_hedges import hedge_granted, terms_of
 from streams.fold.job_next import again, begin, finish
 from streams.fold.job_states import (
+    UNUSABLE_ID,
     Absent,
     Active,
     BackingOff,
@@ -213,7 +215,7 @@ def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
     after = replace(state, attempts=state.attempts.reject(event.attempt))
     if event.cause != "held":
         after = replace(after, attempts=after.attempts.count(event.attempt, "refused", event.cause))
-    if isinstance(attempt, Abandoned) or after.attempts.live():
+    if isinstance(attempt, Abandoned) or after.attempts.awaited():
         # Another attempt is live, or a retry is already granted: only the count changes.
         return Step(after)
     reason = reason_of_refusal(event)
@@ -222,6 +224,8 @@ def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
 
 def _outcome_unknown(state: Open, event: AttemptUnknown) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
+    if isinstance(attempt, OutcomeUnknown) and event.taken and not attempt.taken:
+        return Step(replace(state, attempts=state.attempts.taken(attempt, event.message)))  # It came after its timer.
     if not isinstance(attempt, Submitting):
         return Step(state, ignored=Ignored.STALE)
     adopt_by_ms = event.at_ms + state.spec.policy.adoption_grace_ms
@@ -238,7 +242,7 @@ def _settled(state: Open, event: AttemptSettled) -> Step[JobState]:
             return _booked(state, event, event.usage, Ignored.UNKNOWN_KEY)
         case Over() if not attempt.given_up or event.status not in ("completed", "incomplete"):
             return _counted(state, attempt, event, Ignored.DUPLICATE)
-        case Over() if event.status == "incomplete" and state.attempts.live():
+        case Over() if event.status == "incomplete" and state.attempts.awaited():
             return _counted(state, attempt, event, Ignored.LATE)  # Its successor may still complete.
         case Running() | Over():
             return _over(state, attempt, event)
@@ -288,12 +292,13 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
             return finish(after, event, "completed", None, event)
         case "incomplete":
             return finish(after, event, "incomplete", reason, event)
-        case "cancelled" if attempts.hedge is not None and attempts.live():
+        case "cancelled" if attempts.hedge is not None and attempts.awaited():
             return _failed(after, event, "paid", "faulty", reason)
         case "cancelled":
             return finish(after, event, "cancelled", reason, event)
         case "failed":
-            paid = event.usage is not None and event.usage.total_tokens + event.usage.output_tokens > 0
+            used = event.usage is not None and event.usage.total_tokens + event.usage.output_tokens > 0
+            paid = used or event.code == UNUSABLE_ID  # It may run on, and what it uses is never known.
             return _failed(after, event, "paid" if paid else "unpaid", event.cause or "faulty", reason)
         case "missing":
             return _released(_failed(after, event, "paid", event.cause or "faulty", reason), event)
@@ -310,7 +315,7 @@ def _failed(
     state: Open, event: AttemptSettled, spend: Spend, cause: Cause, reason: Reason
 ) -> Step[JobState]:  # fmt: skip
     counted = replace(state, attempts=state.attempts.count(event.attempt, spend, cause))
-    if counted.attempts.live():
+    if counted.attempts.awaited():
         return Step(counted)
     return again(counted, event, spend, cause, event.wait_ms, reason, event)
 
@@ -367,7 +372,7 @@ def _expired(state: Active, event: JobTimerFired) -> Step[JobState]:
         spend = "doubtful" if item.answered else "paid"
         attempts = attempts.count(item.number, spend, "faulty")
     after = replace(state, attempts=attempts)
-    if attempts.live():
+    if attempts.awaited() or not abandoned:
         return Step(after)
     reason = reason_of_unknown(item.said for item in abandoned if item.said)
     return again(after, event, spend, "faulty", 0, reason)

@@ -14,7 +14,7 @@ from streams.fold.job_caps import capped
 from streams.fold.job_ended import finished
 from streams.fold.job_fallbacks import fallen, model_of_attempt
 from streams.fold.job_hedges import budget_of
-from streams.fold.job_states import NOT_REPEATED, BackingOff, JobState, Open, Spec
+from streams.fold.job_states import NOT_REPEATED, UNUSABLE_ID, BackingOff, JobState, Open, Spec
 from streams.fold.result import make_result
 from streams.fold.step import Step
 from streams.policy.retry import GiveUp, Retry, RetryDecision, Spend, next_attempt
@@ -51,7 +51,8 @@ def again(
     if stop is not None:
         decision, reason = GiveUp(stop.message), stop
     after = None
-    if isinstance(decision, GiveUp) and decision.another_model and capped(spec, attempts) is None:
+    elsewhere = isinstance(decision, GiveUp) and decision.another_model and not _unreadable(settled)
+    if elsewhere and capped(spec, attempts) is None:
         after = fallen(spec, attempts, "refused", f"{reason.code} {reason.message}".strip())
     match decision:
         case GiveUp() if after is not None:
@@ -67,6 +68,11 @@ def again(
             return finish(state, event, "failed", reason, settled)
         case _:
             assert_never(decision)
+
+
+def _unreadable(settled: AttemptSettled | None) -> bool:
+    """Whether the response was created and can't be read: one of another model would be paid and not read either."""
+    return settled is not None and (settled.status == "missing" or settled.code == UNUSABLE_ID)
 
 
 def finish(

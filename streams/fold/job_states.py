@@ -12,6 +12,8 @@ from schemas.statuses import JobOutcome
 from streams.fold.attempts import Attempts, OutcomeUnknown
 
 NOT_REPEATED = "the response was created elsewhere, so its request is not known here and can't be sent again"
+UNUSABLE_ID = "unusable_id"
+"""The code of a create that was taken under an id that can't be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Active:
 
 @dataclass(frozen=True, slots=True)
 class BackingOff:
-    """No attempt is live. The next one begins at `retry_at_ms`, or later while the lane is closed."""
+    """No attempt is awaited. The next one begins at `retry_at_ms`, or later while the lane is closed."""
 
     spec: Spec
     attempts: Attempts

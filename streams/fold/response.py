@@ -8,9 +8,9 @@ Rules, before the code:
 - The state of a running response always has a next poll. This poll makes up for a lost command, webhook or observation.
 - One negative answer is no end. A 404 counts as *missing* only after 404s without a break for `missing_patience_ms`. A
   response whose polls are refused otherwise counts as missing after `response_patience.REFUSED_MS` without an
-  observation. One with an unknown status is settled as incomplete after `ODD_PATIENCE_MS`. A response without any
-  change for too long is *stuck*. The job fold is told of missing and of stuck, once. The response is still polled, and
-  its end settles the attempt after all.
+  observation, if others ended meanwhile. One with an unknown status is settled as incomplete after `ODD_PATIENCE_MS`. A
+  response without any change for too long is *stuck*. The job fold is told of missing and of stuck, once. The response
+  is still polled, and its end settles the attempt after all.
 - No job waits for a *released* response (its job is over, or gave it up), and it costs money. It is cancelled at once,
   and each of its timers cancels again, at growing intervals. The answer to a cancel contains the object, so a cancel is
   a poll, too. A response that never ends is forgotten with its job.
@@ -38,7 +38,7 @@ from schemas.responses import (
 from schemas.statuses import SettledStatus
 from streams.fold.response_commands import bounded, cancel_of, poll_of
 from streams.fold.response_hedges import asks, confirmed, hedge_of, stamped
-from streams.fold.response_patience import refused_patience_ms, stuck
+from streams.fold.response_patience import refused_for_good, stuck
 from streams.fold.response_states import (
     AbsentResponse,
     Ended,
@@ -332,12 +332,15 @@ def _missing(state: RunningResponse, event: ResponseObserved) -> Step[ResponseSt
         return _settle(state, event, "missing")  # Released, so no job waits: one 404 is enough.
     since_ms = sight.refused_since_ms if refused else sight.missing_since_ms
     since_ms = event.at_ms if since_ms is None else since_ms
-    patience_ms = refused_patience_ms(event, since_ms) if refused else state.claim.missing_patience_ms
+    if refused:
+        over = refused_for_good(event, since_ms) and state.released_at_ms is None
+    else:
+        over = event.at_ms - since_ms >= state.claim.missing_patience_ms
     after = replace(
         state,
         sight=replace(sight, refused_since_ms=since_ms) if refused else replace(sight, missing_since_ms=since_ms),
     )
-    if event.at_ms - since_ms < patience_ms or sight.told == "missing" or state.released_at_ms is not None:
+    if not over or sight.told == "missing":
         return _poll_again(state, after, event)
     missing = replace(after, sight=replace(after.sight, told="missing"))
     again = _poll_again(state, missing, event)

@@ -149,12 +149,21 @@ def read_cancel(
 
 def read_delete(reply: Reply, now_ms: int) -> Deleted | AskAgain | Refused:
     """The outcome of a delete. A 404 of the provider: the response is gone, by an earlier delete or by its age."""
-    if isinstance(reply, ProviderAnswer) and 200 <= reply.status < 300 and isinstance(reply.body, dict):
+    if isinstance(reply, ProviderAnswer) and _deletes(reply):
         return Deleted()
     read = read_poll(reply, now_ms)
     if isinstance(read, Missing):
-        return Deleted()
+        return Deleted() if read.code is None else AskAgain(read.code)
     return AskAgain("not_deleted") if isinstance(read, Seen) else read
+
+
+def _deletes(answer: ProviderAnswer) -> bool:
+    """Whether a 2xx says that the response is deleted: by no body (204), or by an object that denies it nowhere."""
+    body = answer.body
+    if answer.status == 204:
+        return True
+    says_so = isinstance(body, dict) and not is_error(body) and body.get("deleted") is not False
+    return 200 <= answer.status < 300 and says_so
 
 
 def read_follow(reply: Reply, now_ms: int) -> NotStreamable | AskAgain | Refused:
@@ -340,7 +349,8 @@ def _refuses(answer: ProviderAnswer, error: _Error, told_ms: int, rules: Iterabl
     if 200 <= status < 300 or status in (429, 501):
         return True
     page = not error.from_api and answer.text.lstrip().startswith("<")
-    if (status >= 500 or status in _GAVE_UP_4XX) and not page and says_no(error.said, rules):
+    said_no = not page and says_no(error.said, rules) and verdict(error.said, rules).cause not in ("faulty", "odd")
+    if said_no and (status >= 500 or status in _GAVE_UP_4XX):
         return True
     if status in (502, 503, 504, 507, 529):
         return told_ms > 0 or "retry-after" in answer.headers or error.from_api

@@ -58,7 +58,7 @@ _CODES: Final[dict[Cause, frozenset[str]]] = {
         "content_filter", "policy_violation", "safety_violation", "image_content_policy_violation", "invalid_image",
         "invalid_image_format", "invalid_base64_image", "invalid_image_url", "image_too_large", "image_too_small",
         "image_parse_error", "invalid_image_mode", "image_file_too_large", "unsupported_image_media_type",
-        "empty_image_file", "image_file_not_found",
+        "empty_image_file", "image_file_not_found", "content_policy_violation_error",
     }),
 }  # fmt: skip
 CAUSE_OF_CODE: Final[dict[str, Cause]] = {code: cause for cause, codes in _CODES.items() for code in codes}
@@ -216,8 +216,8 @@ def is_account_wide(said: Said) -> bool:
 
 
 def says_no(said: Said, rules: Iterable[Rule] = ()) -> bool:
-    """Whether an answer whose status proves no refusal tells one: by a rule, by a code, or by words for what no repeat
-    mends. A type alone is no proof.
+    """Whether an answer whose status proves no refusal tells one: by a rule, by a listed code, or by a message for what
+    no repeat mends. A type alone is no proof, and neither is a word in a code that is new.
     """
     if any(rule.matches(said) for rule in rules):
         return verdict(said, rules).cause not in ("faulty", "odd")
@@ -225,7 +225,9 @@ def says_no(said: Said, rules: Iterable[Rule] = ()) -> bool:
         said = replace(said, code=None)
     kind = None if (said.kind or "").lower() in _CAUSE_OF_TYPE else said.kind
     told = verdict(replace(said, kind=kind), ())
-    return told.cause in ("never", "account") or (told.known and told.cause not in ("faulty", "odd"))
+    if told.known:
+        return told.cause not in ("faulty", "odd")
+    return _of_words(said, None) in ("never", "account")
 
 
 def _listed(said: Said, code: str, named: Cause | None, kind: Cause | None) -> Cause | None:

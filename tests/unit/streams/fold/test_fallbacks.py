@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from schemas.base import InlineBody
 from schemas.commands import CreateResponse
 from schemas.fallbacks import Fallback, FallbackBrief, FallbackRule, Fallbacks, asked_instead, fallbacks_of
-from schemas.jobs import FallbackTaken, Turn
+from schemas.jobs import AttemptEnd, FallbackTaken, Turn
 from schemas.results import JobResult
 from schemas.spend_caps import SpendCap
 from streams.fold import job
@@ -54,6 +55,20 @@ def test_a_refusal_for_good_is_followed_by_an_attempt_with_the_next_model() -> N
     end = given(*events).when(last).step
     assert isinstance(end.outputs[0], JobResult), "no fallback is left"
     assert end.outputs[0].outcome == "failed"
+
+
+UNUSABLE = AttemptEnd(status="failed", cause="never", code="unusable_id", response=InlineBody(value={}))
+
+
+@pytest.mark.parametrize("facts", [
+    (accepted(T0 + 500), settled(T0 + 600_000, "missing", cause="never", code="response_missing")),
+    (accepted(T0 + 500, end=UNUSABLE),),
+])  # fmt: skip
+def test_a_create_that_was_taken_and_can_not_be_read_is_not_paid_again_with_another_model(facts: Any) -> None:
+    end = given(GIVEN, *facts[:-1]).when(facts[-1]).step
+    assert isinstance(end.state, job.Finished)
+    assert isinstance(end.outputs[0], JobResult)
+    assert (end.outputs[0].outcome, end.outputs[0].fallbacks) == ("failed", None)
 
 
 def test_the_result_says_which_model_answered_and_why() -> None:

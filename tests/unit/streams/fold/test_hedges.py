@@ -158,6 +158,46 @@ def test_the_order_of_the_log_decides_and_no_clock_does() -> None:
     assert job.step(done.state, first).ignored is Ignored.LATE
 
 
+TAKEN = OutcomeUnknown(2, AT + 9_000, said="{}", taken=True)
+BESIDE_TAKEN = active(FIRST, TAKEN, policy=HEDGING, hedge=HEDGED)
+
+
+def test_a_hedge_that_was_taken_and_named_no_response_holds_no_retry_back() -> None:
+    waits = job.step(BESIDE_TAKEN, failed(LATER, usage=PAID)).state
+    assert isinstance(waits, job.BackingOff)
+    assert (waits.attempts.retries, waits.attempts.accounted()) == (1, 2)
+    assert decode_job_state(encode_job_state(waits)) == waits
+    begun = job.step(waits, job_timer(waits.retry_at_ms))
+    assert begun.outputs[0].id.endswith("/3/create")
+    refused = job.step(begun.state, rejected(LATER + 9_000, 3)).state
+    assert isinstance(refused, job.BackingOff)
+    lost = job.step(begun.state, unknown(LATER + 9_000, 3)).state
+    assert isinstance(lost, job.Active)
+    due_ms = job.due_ms(lost)
+    assert due_ms is not None
+    assert isinstance(job.step(lost, job_timer(due_ms)).state, job.BackingOff)
+    adopted = job.step(refused, accepted(LATER + 9_500, 2, TWIN, adopted=True)).state
+    assert result_of(job.step(adopted, settled(LATER + 9_900, "completed", 2, TWIN))).outcome == "completed"
+
+
+def test_beside_such_a_hedge_the_job_ends_as_without_one_where_no_retry_is_left() -> None:
+    last = replace(BESIDE_TAKEN, spec=replace(BESIDE_TAKEN.spec, policy=ONE_RETRY))
+    assert result_of(job.step(last, failed(LATER, usage=PAID))).outcome == "failed"
+    assert result_of(job.step(last, settled(LATER, "cancelled"))).outcome == "cancelled"
+
+
+def test_an_attempt_under_an_id_that_can_not_be_used_counts_as_paid() -> None:
+    state = job.step(BOTH, failed(LATER, code="unusable_id", cause="never")).state
+    assert isinstance(state, job.Active)
+    assert (state.attempts.retries, state.attempts.unpaid_ends) == (1, 0)
+
+
+def test_an_attempt_that_is_no_hedge_and_was_taken_holds_the_next_one_back() -> None:
+    """Each of them was granted as a retry, so one more would be paid beyond the budget."""
+    state = active(FIRST, TAKEN, policy=HEDGING, retries=1)
+    assert isinstance(job.step(state, failed(LATER)).state, job.Active)
+
+
 @pytest.mark.parametrize("status", ["failed", "cancelled", "missing", "stuck"])
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_attempt_that_did_not_complete_ends_nothing_while_the_other_runs(status: Any, number: int) -> None:

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.base import RESPONSE_ID_CHARS_MAX
-from streams.openai.answers import ProviderAnswer, read_create, read_poll
+from streams.openai.answers import ProviderAnswer, read_create, read_delete, read_poll
 from streams.openai.causes import CAUSE_OF_CODE
 from streams.openai.foreign_json import parse
 from streams.openai.observations import see
 from streams.openai.unpacking import Unpacker, packing_of
 from streams.openai.waits import retry_after_ms
-from streams.provider import Accepted, AskAgain, Missing, Refused, Rejected, Seen, Tokens, Unknown
+from streams.provider import Accepted, AskAgain, Deleted, Missing, Refused, Rejected, Seen, Tokens, Unknown
 from tests.unit.streams.policy.replies import NOW_MS, error
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, completed, response
@@ -160,13 +160,15 @@ def test_what_is_forbidden_is_tried_once_with_a_500_too(answer: ProviderAnswer) 
 @pytest.mark.parametrize("answer", [
     error(500, "server_error"), error(500, None, "invalid_request_error", "bad"),
     error(500, "500", "InternalServerError"),
+    error(500, None, "server_error", "Failed to reach safety system"), error(500, "invalid_state", "server_error"),
+    error(500, "upstream_not_found"), error(500, "missing_worker"), error(408, "backend_not_found"),
     ProviderAnswer(500, text="<html><title>content policy</title>"), error(500, None, None, "try again later"),
 ])  # fmt: skip
 def test_other_500s_prove_nothing(answer: ProviderAnswer) -> None:
     assert isinstance(read_create(answer, NOW_MS), Unknown)
 
 
-PASSING: Final = frozenset({401, 403, 407, 408, 409, 423, 424, 425, 429, 499})
+PASSING: Final = frozenset({401, 402, 403, 407, 408, 409, 423, 424, 425, 429, 499})
 
 
 @given(
@@ -183,6 +185,19 @@ def test_a_poll_that_is_refused_in_any_form_counts_as_missing_with_its_words(sta
         assert isinstance(read, Missing)
         assert read.code == f"http_{status}"
         assert read.message in ("", "no", "[]")
+
+
+@pytest.mark.parametrize(("status", "body", "deletes"), [
+    (200, b'{"id": "resp_1", "deleted": true}', True), (200, b"{}", True), (204, b"", True),
+    (404, b'{"error": {"code": "not_found", "message": "no"}}', True), (410, b"{}", True),
+    (200, b'{"deleted": false}', False), (200, b'{"error": {"code": "invalid_value", "message": "no"}}', False),
+    (200, b'{"error": "try again"}', False), (200, b"<title>log in</title>", False), (202, b"", False),
+    (404, b"<title>no route</title>", False), (405, b"", False), (405, b'{"detail": "no"}', False),
+    (501, b"{}", False), (400, b'{"error": {"code": "invalid_value", "message": "no"}}', False),
+])  # fmt: skip
+def test_a_response_counts_as_deleted_only_where_the_answer_says_so(status: int, body: bytes, deletes: bool) -> None:
+    read = read_delete(ProviderAnswer(status, {}, parse(body), text=body.decode()), NOW_MS)
+    assert isinstance(read, Deleted if deletes else AskAgain)
 
 
 @pytest.mark.parametrize(("body", "cause"), [
