@@ -41,6 +41,17 @@ class FoundJob:
     response_ids: set[str] = field(default_factory=set)
     settled: list[Position] = field(default_factory=list)
     """Facts on `jobs` that may refer to a response object."""
+    settled_ids: set[str] = field(default_factory=set)
+    """The responses of these facts."""
+
+    def heard(self, kind: str, place: Position, summary: dict[str, Any]) -> None:
+        """Take an entry of the timeline that names a response."""
+        response_id = str(summary["response_id"])
+        self.response_ids.add(response_id)
+        at_once = kind == "attempt_accepted" and summary["status"] not in ("queued", "in_progress")
+        if kind == "attempt_settled" or at_once:
+            self.settled.append(place)
+            self.settled_ids.add(response_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +125,12 @@ def page(conn: Connection, scope: ErasureScope, submitted_until_ms: int, after: 
         for job_id, body in conn.rows(f"SELECT job_id, body FROM requests WHERE job_id IN ({marks})", ids):
             found[job_id].request = bytes(body)
         kinds = ", ".join("?" * len(_WITH_RESPONSE))
-        for job_id, topic, part, offset, summary in conn.rows(
-            "SELECT job_id, topic, part, log_offset, summary FROM timeline "
+        for job_id, kind, topic, part, offset, summary in conn.rows(
+            "SELECT job_id, kind, topic, part, log_offset, summary FROM timeline "
             f"WHERE job_id IN ({marks}) AND kind IN ({kinds})",
             (*ids, *_WITH_RESPONSE),
         ):
-            found[job_id].settled.append(Position(topic, part, offset))
-            found[job_id].response_ids.add(str(orjson.loads(bytes(summary))["response_id"]))
+            found[job_id].heard(kind, Position(topic, part, offset), orjson.loads(bytes(summary)))
     return Page(jobs, following)
 
 

@@ -1,142 +1,16 @@
 """Erasures, on both databases: what goes, what stays, and that nothing stays half done after a crash."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import orjson
 import pytest
 
 from backstop.readmodel.batch import Known, project
-from backstop.readmodel.erasing import Eraser, ErasingParts, NotErasedError
-from backstop.runtime.blobs import FolderBlobs
+from backstop.readmodel.erasing import SETTLES_MS, NotErasedError
 from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.process import failpoints
-from backstop.runtime.settings import RuntimeSettings
-from schemas.base import BlobBody, Message
-from schemas.erasures import ErasureDone, ErasureRequested, ErasureScope
 from schemas.jobs import CancelRequested
 from schemas.results import RESULT
-from streams.provider import AskAgain, Deleted, Refused
-from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.backstop.readmodel.conftest import NOW_MS
-from tests.unit.backstop.readmodel.logs import Log, accepted, claimed, result_of, settled, submitted
-from tests.unit.backstop.readmodel.projection import Projection
-
-TAG = "subject:ann"
-SECRET = "what only the caller and the model may know"
-
-
-class Tombstones(MemoryPublisher):
-    """With the tombstones that would be on a compacted topic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.erased: list[tuple[str, str]] = []
-
-    async def erase(self, topic: str, keys: Sequence[str]) -> None:
-        self.erased += [(topic, key) for key in keys]
-
-
-class ProviderStore:
-    """The responses that the provider keeps."""
-
-    def __init__(self, *stored: str) -> None:
-        self.stored = set(stored)
-        self.refuses = False
-
-    async def delete(self, response_id: str) -> Deleted | AskAgain | Refused:
-        if self.refuses:
-            return Refused("invalid_api_key", "no")
-        self.stored.discard(response_id)
-        return Deleted()
-
-
-class Desk:
-    """A read model, a blob store and an eraser over them."""
-
-    def __init__(self, projection: Projection, folder: Path, recent_ms: int = -(1 << 50)) -> None:
-        self.projection = projection
-        self.log = Log()
-        self.blobs = FolderBlobs(folder)
-        self.topics = Tombstones()
-        self.provider = ProviderStore()
-        self.taken = 0
-        self.acts = True
-        self.recent_ms = recent_ms
-        self.now_ms = NOW_MS
-
-    def eraser(self, *, with_key: bool = True) -> Eraser:
-        parts = ErasingParts(
-            self.projection.database, self.topics, self.blobs, self.provider if with_key else None,
-            lambda: self.now_ms, lambda: self.acts,
-        )  # fmt: skip
-        return Eraser(RuntimeSettings(), parts, recent_ms=self.recent_ms)
-
-    async def take(self, *facts: Message) -> None:
-        await self.projection.take(self.log.put(*facts))
-
-    async def project(self) -> None:
-        """Let the projection read what was published since."""
-        fresh = [fact for fact in self.topics.landed[self.taken :] if fact.topic == "jobs"]
-        self.taken = len(self.topics.landed)
-        if fresh:
-            await self.take(*fresh)
-
-    async def blob(self, **value: Any) -> BlobBody:
-        data = orjson.dumps({**value, "text": SECRET})
-        return BlobBody(sha256=await self.blobs.put(data), size_bytes=len(data))
-
-    async def ended(self, job_id: str, request: BlobBody, **changes: Any) -> list[Message]:
-        """A whole job, with its bodies in the blob store."""
-        response_id = f"resp_{job_id}"
-        answer = await self.blob(id=response_id)
-        facts: list[Message] = [
-            submitted(job_id, request=request, **changes),
-            accepted(job_id, response_id=response_id),
-            settled(job_id, response_id=response_id).model_copy(update={"response": answer}),
-        ]
-        self.provider.stored.add(response_id)
-        await self.take(*facts[:2], claimed(job_id, response_id), facts[2], result_of(*facts))
-        return facts
-
-    async def content(self) -> str:
-        """All that the tables hold, as text."""
-
-        def read(conn: Any) -> str:
-            return str(
-                [
-                    [bytes(each) if isinstance(each, memoryview) else each for each in row]
-                    for table in ("jobs", "requests", "job_tags", "held_results", "timeline")
-                    for row in conn.rows(f"SELECT * FROM {table}")
-                ]
-            )
-
-        return await self.projection.database.read(read)
-
-
-async def desk(bench: Any, folder: Path, **given: Any) -> Desk:
-    return Desk(await Projection(bench.another()).take_over(), folder / "blobs", **given)
-
-
-def asked(**scope: Any) -> ErasureRequested:
-    named = ErasureScope(tenant="default", **scope)
-    return ErasureRequested(
-        id=f"{named.erasure_id}/1", at_ms=NOW_MS, scope=named, by="Ann", why="asked for by the person",
-        at_provider=True, submitted_until_ms=NOW_MS,
-    )  # fmt: skip
-
-
-async def finish(at: Desk, erasure: ErasureRequested) -> ErasureDone:
-    """Passes of one process, each after the projection has read what the last one wrote."""
-    eraser = at.eraser()
-    eraser.take(erasure, 0)
-    for _ in range(5):
-        if await eraser.pass_over(erasure):
-            break
-        await at.project()
-    (done,) = [fact for fact in at.topics.landed if isinstance(fact, ErasureDone)]
-    return done
+from tests.unit.backstop.readmodel.erasing_desk import SECRET, TAG, asked, desk, finish
+from tests.unit.backstop.readmodel.logs import Log, accepted, cancelled, result_of, settled, submitted
 
 
 def test_a_persons_jobs_lose_their_content_everywhere_and_others_lose_nothing(run, tmp_path) -> None:
@@ -210,8 +84,28 @@ def test_an_open_job_is_cancelled_and_erased_once_it_has_ended(run, tmp_path) ->
         assert cancel.job_id == "a"
         await at.project()
         await at.take(result_of(submitted("a"), accepted("a"), cancel))
+        assert not await eraser.pass_over(erasure)
+        assert at.topics.landed == [cancel], "its response still runs"
+        late = await at.blob(id="resp_1")
+        await at.take(settled("a", at_ms=NOW_MS + 1).model_copy(update={"response": late, "status": "cancelled"}))
         done = await finish(at, erasure)
-        assert (done.jobs, (await at.projection.there("a")).status) == (1, "cancelled")
+        assert (done.jobs, done.blobs, (await at.projection.there("a")).status) == (1, 1, "cancelled")
+        with pytest.raises(BlobMissingError):
+            await at.blobs.get(late.sha256)
+
+    run(body)
+
+
+def test_a_response_whose_end_never_comes_is_waited_for_only_so_long(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        facts = [submitted("a"), accepted("a"), cancelled("a", at_ms=NOW_MS)]
+        await at.take(*facts, result_of(*facts))
+        at.now_ms += SETTLES_MS - 1
+        assert not await at.eraser().pass_over(asked())
+        assert at.topics.landed == []
+        at.now_ms += 1
+        assert (await finish(at, asked())).jobs == 1
 
     run(body)
 
