@@ -26,7 +26,7 @@ from backstop.readmodel.database import Database, DatabaseAwayError
 from backstop.readmodel.erasure_log import LogReader, blobs_at
 from backstop.readmodel.erasure_rows import FoundJob, Mark
 from backstop.runtime.blob_folders import HEARD_MS, BlobFolders
-from backstop.runtime.blobs import BlobRemover, name_of
+from backstop.runtime.blobs import BlobRemover
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.publisher import Publisher
 from backstop.runtime.kafka.topic_follower import FollowedTopics, TopicFollower, facts_for
@@ -275,18 +275,16 @@ class Eraser:
         self, job: FoundJob, answers: Iterable[str], shared: set[str], tally: _Tally
     ) -> bool:  # fmt: skip
         """Remove what only this job, or others of the scope, refer to. False: a blob was put a moment ago."""
-        remover, kept = self._parts.remover, job.row.request_sha256
-        own = {request: request} if (request := erasure_rows.request_blob(job)) is not None else {}
-        if kept:  # The submission as it came, which the Responses API shows.
-            own[kept] = name_of(remover, job.row.tenant, kept)
-        for sha256, name in own.items():
-            if sha256 in shared:
-                tally.blobs_shared += 1
-                continue
-            removal = await remover.remove(name, self._parts.now_ms() - self._recent_ms)
-            if removal == "recent":
-                return False
-            tally.blobs += removal == "removed"
+        remover = self._parts.remover
+        for names in erasure_rows.blob_names(job):
+            tally.blobs_shared += not shared.isdisjoint(names)
+            for name in names:
+                if name in shared:
+                    continue
+                removal = await remover.remove(name, self._parts.now_ms() - self._recent_ms)
+                if removal == "recent":
+                    return False
+                tally.blobs += removal == "removed"
         for sha256 in answers:  # A response object has the response's id: no two are equal.
             removal = await remover.remove(sha256, ANY_TIME_MS)
             tally.blobs += removal == "removed"

@@ -10,6 +10,7 @@ from backstop.readmodel.database import Connection
 from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.rows import JobRow, Position
 from backstop.readmodel.store import JOB_COLUMNS, row_from
+from backstop.runtime.blobs import name_with_keys
 from schemas.codec import decode
 from schemas.erasures import ErasureScope
 from schemas.results import RESULT
@@ -135,8 +136,8 @@ def page(conn: Connection, scope: ErasureScope, submitted_until_ms: int, after: 
 
 
 def shared(conn: Connection, jobs: Iterable[FoundJob], scope: ErasureScope, submitted_until_ms: int) -> set[str]:
-    """Of the hashes that these jobs refer to (the request in the blob store, the submission as it came), those that a
-    job outside of the scope refers to as well.
+    """Of the names by which these jobs' blobs may be stored (`blob_names`), those that a job outside of the scope may
+    refer to as well.
     """
     where, params = scope_of(scope, submitted_until_ms)
     found: set[str] = set()
@@ -148,12 +149,25 @@ def shared(conn: Connection, jobs: Iterable[FoundJob], scope: ErasureScope, subm
             (job.request, *params),
         ):
             found.add(request)
-        if submission and conn.rows(
+        of_all = (
             "SELECT 1 FROM jobs j JOIN requests ON requests.job_id = j.job_id "  # an erased job has none
-            f"WHERE j.request_sha256 = ? AND NOT ({where}) LIMIT 1",
-            (submission, *params),
-        ):
+            f"WHERE j.request_sha256 = ? AND NOT ({where})"
+        )
+        if submission and conn.rows(f"{of_all} LIMIT 1", (submission, *params)):
             found.add(submission)
+            if conn.rows(f"{of_all} AND j.tenant = ? LIMIT 1", (submission, *params, job.row.tenant)):
+                found.add(name_with_keys(job.row.tenant, submission))
+    return found
+
+
+def blob_names(job: FoundJob) -> list[tuple[str, ...]]:
+    """For the request, and for the submission as it came (which the Responses API shows): the names by which it may be
+    stored. A submission may have come before there were keys or since; this process need not know.
+    """
+    request, submission = request_blob(job), job.row.request_sha256
+    found: list[tuple[str, ...]] = [] if request is None or request == submission else [(request,)]
+    if submission:
+        found.append((submission, name_with_keys(job.row.tenant, submission)))
     return found
 
 

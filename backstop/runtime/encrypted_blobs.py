@@ -22,7 +22,7 @@ from typing import Final, Protocol, TypeVar
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from backstop.runtime.blobs import Removal, is_mark
+from backstop.runtime.blobs import Removal, is_mark, name_with_keys
 from backstop.runtime.errors import BlobMissingError, ConfigurationError
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import sha256_hex
@@ -105,8 +105,8 @@ class EncryptedBlobs:
         return self if tenant == self._tenant else EncryptedBlobs(self._stored, self._keys, tenant)
 
     def name_of(self, tenant: str, sha256: str) -> str:
-        """The name of the tenant's body with this hash. Never change its form: bodies would be found no more."""
-        return sha256_hex(f"{tenant}\n{sha256}".encode())
+        """The name of the tenant's body with this hash."""
+        return name_with_keys(tenant, sha256)
 
     async def put(self, data: bytes | memoryview) -> str:
         if is_mark(data, len(data)):

@@ -9,7 +9,7 @@ import orjson
 
 from backstop.readmodel.batch import ParsedRecord
 from backstop.readmodel.erasing import Eraser, ErasingParts
-from backstop.runtime.blobs import FolderBlobs
+from backstop.runtime.blobs import BlobRemover, FolderBlobs
 from backstop.runtime.records import Partition, Record
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import BlobBody, Message
@@ -93,6 +93,7 @@ class Desk:
         self.log = Log()
         self.jobs_log = LogInMemory()
         self.blobs = FolderBlobs(folder)
+        self.remover: BlobRemover = self.blobs
         self.topics = Tombstones()
         self.provider = ProviderStore()
         self.taken = 0
@@ -102,7 +103,7 @@ class Desk:
 
     def eraser(self, *, with_key: bool = True) -> Eraser:
         parts = ErasingParts(
-            self.projection.database, self.topics, self.blobs, self.provider if with_key else None,
+            self.projection.database, self.topics, self.remover, self.provider if with_key else None,
             lambda: self.now_ms, lambda: self.acts,
         )  # fmt: skip
         return Eraser(RuntimeSettings(), parts, recent_ms=self.recent_ms, reader=self.jobs_log.open)

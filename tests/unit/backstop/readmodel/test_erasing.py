@@ -1,16 +1,22 @@
 """Erasures, on both databases: what goes, what stays, and that nothing stays half done after a crash."""
 
+import base64
+
 import pytest
 
 from backstop.readmodel.batch import Known, project
 from backstop.readmodel.erasing import SETTLES_MS, NotErasedError
+from backstop.runtime.encrypted_blobs import EncryptedBlobs, payload_keys
 from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.process import failpoints
+from schemas.codec import sha256_hex
 from schemas.jobs import CancelRequested
 from schemas.results import RESULT
 from tests.unit.backstop.readmodel.conftest import NOW_MS
 from tests.unit.backstop.readmodel.erasing_desk import SECRET, TAG, asked, desk, finish
 from tests.unit.backstop.readmodel.logs import Log, accepted, cancelled, result_of, settled, submitted
+
+KEY = base64.b64encode(bytes(32)).decode()
 
 
 def test_a_persons_jobs_lose_their_content_everywhere_and_others_lose_nothing(run, tmp_path) -> None:
@@ -69,6 +75,32 @@ def test_a_submission_that_another_job_repeats_word_for_word_stays_for_it(run, t
         assert (await finish(at, asked(job_id="b"))).blobs_shared == 0
         with pytest.raises(BlobMissingError):
             await at.blobs.get(kept.sha256)
+
+    run(body)
+
+
+@pytest.mark.parametrize("eraser_has_keys", [True, False])
+@pytest.mark.parametrize("stored_with_keys", [True, False])
+def test_a_submission_is_found_whether_it_came_before_the_keys_or_since(
+    run, tmp_path, stored_with_keys: bool, eraser_has_keys: bool
+) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        plain, sealed = at.blobs, EncryptedBlobs(at.blobs, payload_keys(f"default:{KEY}"))
+        submission = b'{"request":{"input":"as it came"}}'
+        name = await (sealed if stored_with_keys else plain).put(submission)
+        await sealed.of("x").put(submission)
+        await at.ended("a", await at.blob(input=1), tags=(TAG,), request_sha256=sha256_hex(submission))
+        await at.take(submitted("x:theirs", tenant="x", request_sha256=sha256_hex(submission)))
+        at.remover = sealed if eraser_has_keys else plain
+        done = await finish(at, asked(tag=TAG))
+        assert (done.jobs, done.blobs_shared) == (1, 1)
+        if stored_with_keys:  # another tenant has its own
+            with pytest.raises(BlobMissingError):
+                await plain.get_as_it_is(name)
+        else:  # the other tenant's job may refer to it
+            assert await plain.get(name) == submission
+        assert await sealed.get(sealed.name_of("x", sha256_hex(submission))) == submission
 
     run(body)
 
