@@ -15,7 +15,7 @@ Rules:
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -47,6 +47,8 @@ TURN_S: Final = 1.0
 AGAIN_S: Final = 5.0
 """The wait after a pass that failed."""
 DELETES_AT_ONCE: Final = 16
+NONE_OF_DELETES: Final = 100
+"""Deletes of a page: if so many were asked for and none was done, the provider is away, and the pass ends."""
 REMOVALS_AT_ONCE: Final = 32
 """A bucket answers within tens of milliseconds."""
 RECENT_MS: Final = 10_000
@@ -83,6 +85,10 @@ class _Tally:
     blobs_shared: int = 0
     responses: int = 0
     left: int = 0
+    failed: str = ""
+    """What failed last in the pass; empty if nothing did."""
+    deleted: set[str] = field(default_factory=set)
+    """Responses that are deleted and whose jobs are not erased yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +169,7 @@ class Eraser:
             return await self._pass(asked, tally, reader)
 
     async def _pass(self, asked: ErasureRequested, tally: _Tally, reader: LogReader) -> bool:
-        parts, tally.left = self._parts, 0
+        parts, tally.left, tally.failed = self._parts, 0, ""
         after: Mark | None = None
         while True:
             read = partial(
@@ -175,6 +181,8 @@ class Eraser:
             if found.next is None or not parts.acts():
                 break
             after = found.next
+        if tally.failed:
+            raise NotErasedError(tally.failed)
         if tally.left or not parts.acts():
             return False
         done = ErasureDone(
@@ -223,6 +231,9 @@ class Eraser:
         jobs = [job for job in jobs if not self._settles_later(job)]
         if self._parts.deletes is not None and asked.at_provider:
             await self._delete(self._parts.deletes, {each for job in jobs for each in job.response_ids}, tally)
+            jobs = [job for job in jobs if job.response_ids <= tally.deleted]
+        if not jobs:
+            return
         ready = await self._ready(asked, jobs, tally, reader)
         if not ready:
             return
@@ -232,27 +243,40 @@ class Eraser:
         await self._parts.publisher.publish([_erased(asked, job, at_ms) for job in ready])
         failpoint("erasing.told")
         tally.jobs += len(ready)
+        tally.deleted.difference_update(*(job.response_ids for job in ready))
 
     def _settles_later(self, job: FoundJob) -> bool:
         """Whether a response of the ended job is still followed: its end will put another blob."""
         ended_ms = job.row.finished_at_ms or job.row.updated_at_ms
         return not job.response_ids <= job.settled_ids and self._parts.now_ms() < ended_ms + SETTLES_MS
 
-    async def _delete(self, deletes: ResponseDeletes, response_ids: Iterable[str], tally: _Tally) -> None:
+    async def _delete(self, deletes: ResponseDeletes, response_ids: set[str], tally: _Tally) -> None:
+        """Delete those that are not deleted yet. A failure is told at the end of the pass: other jobs go on.
+
+        :raises NotErasedError: of many the provider deleted none.
+        """
+        wanted = sorted(response_ids - tally.deleted)
         places = asyncio.Semaphore(DELETES_AT_ONCE)
 
         async def one(response_id: str) -> Deleted | AskAgain | Refused:
             async with places:
                 return await deletes.delete(response_id)
 
-        answers = await asyncio.gather(*(one(response_id) for response_id in sorted(response_ids)))
-        tally.responses += sum(isinstance(answer, Deleted) for answer in answers)
-        for answer in answers:
+        answers = await asyncio.gather(*map(one, wanted))
+        deleted = {each for each, answer in zip(wanted, answers, strict=True) if isinstance(answer, Deleted)}
+        tally.responses += len(deleted)
+        tally.deleted |= deleted
+        wait_ms = 0
+        for response_id, answer in zip(wanted, answers, strict=True):
             if isinstance(answer, Refused):
-                raise NotErasedError(f"the provider refuses to delete a response: {answer.code} {answer.message}")
-            if isinstance(answer, AskAgain):
-                await asyncio.sleep(min(answer.wait_ms, 60_000) / 1000)
-                raise NotErasedError(f"the provider did not delete a response: {answer.reason}")
+                tally.failed = f"the provider refuses to delete {response_id}: {answer.code} {answer.message}"
+            elif isinstance(answer, AskAgain):
+                tally.failed = f"the provider did not delete {response_id}: {answer.reason}"
+                wait_ms = max(wait_ms, min(answer.wait_ms, 60_000))
+        if wait_ms:
+            await asyncio.sleep(wait_ms / 1000)
+        if not deleted and len(wanted) >= NONE_OF_DELETES:
+            raise NotErasedError(tally.failed)
 
     async def _ready(
         self, asked: ErasureRequested, jobs: Sequence[FoundJob], tally: _Tally, reader: LogReader

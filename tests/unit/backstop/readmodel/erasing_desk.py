@@ -41,11 +41,20 @@ class ProviderStore:
     def __init__(self, *stored: str) -> None:
         self.stored = set(stored)
         self.refuses = False
+        self.refused: set[str] = set()
+        self.busy_each = 0
+        """Each so many deletes the provider asks for a repeat; 0 for never."""
+        self.asked = 0
+        self.deleted: list[str] = []
 
     async def delete(self, response_id: str) -> Deleted | AskAgain | Refused:
-        if self.refuses:
+        self.asked += 1
+        if self.busy_each and self.asked % self.busy_each == 0:
+            return AskAgain("rate_limit_exceeded", 0)
+        if self.refuses or response_id in self.refused:
             return Refused("invalid_api_key", "no")
         self.stored.discard(response_id)
+        self.deleted.append(response_id)
         return Deleted()
 
 

@@ -1,6 +1,7 @@
 """Erasures, on both databases: what goes, what stays, and that nothing stays half done after a crash."""
 
 import base64
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.process import failpoints
 from schemas.codec import sha256_hex
 from schemas.jobs import CancelRequested
+from schemas.prompt_cache import PromptCache
 from schemas.results import RESULT
 from tests.unit.backstop.readmodel.conftest import NOW_MS
 from tests.unit.backstop.readmodel.erasing_desk import SECRET, TAG, asked, desk, finish
@@ -178,6 +180,29 @@ def test_what_the_provider_refuses_leaves_the_erasure_open_and_says_why(run, tmp
     run(body)
 
 
+def test_a_response_that_is_not_deleted_holds_up_no_other_job_and_none_is_deleted_twice(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        for n in range(6):
+            await at.ended(f"j{n}", await at.blob(input=n))
+        at.provider.refused, at.provider.busy_each = {"resp_j3"}, 4
+        eraser = at.eraser()
+        for _ in range(3):
+            with pytest.raises(NotErasedError, match="resp_j3"):
+                await eraser.pass_over(asked())
+            await at.project()
+        assert at.provider.stored == {"resp_j3"}
+        assert sorted(key for _, key in at.topics.erased) == ["j0", "j1", "j2", "j4", "j5"]
+        assert sorted(at.provider.deleted) == [f"resp_{key}" for key in ("j0", "j1", "j2", "j4", "j5")]
+        at.provider.refused = set()
+        assert not await eraser.pass_over(asked())
+        await at.project()
+        assert await eraser.pass_over(asked())
+        assert len(at.topics.erased) == 6
+
+    run(body)
+
+
 def test_a_blob_that_was_put_a_moment_ago_may_be_anothers_and_waits(run, tmp_path) -> None:
     async def body(bench) -> None:
         at = await desk(bench, tmp_path, recent_ms=1_000)
@@ -231,5 +256,26 @@ def test_the_end_of_one_erasure_is_not_the_end_of_a_later_one_of_the_same_scope(
         (done,) = at.topics.landed
         assert (done.key == first.key, done.key == later.key) == (True, False)
         assert eraser._open == {later.key: later}
+
+    run(body)
+
+
+def test_costs_lose_the_persons_name_and_what_is_told_later_falsifies_no_sum(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        named = {"tags": (TAG,), "prompt_cache": PromptCache(policy="as_is", key="ann's")}
+        facts = [submitted("a", **named), accepted("a"), cancelled("a", at_ms=NOW_MS)]
+        await at.take(*facts, result_of(*facts))
+        at.now_ms += SETTLES_MS
+        late = settled("a", at_ms=NOW_MS + 5).model_copy(update={"status": "cancelled"})
+        await finish(at, asked(tag=TAG))
+        await at.take(late)
+
+        def sums(conn: Any) -> list[tuple[Any, ...]]:
+            return conn.rows("SELECT about, name, outcome, attempts, input_tokens FROM costs ORDER BY about")
+
+        assert await at.projection.database.read(sums) == [
+            (about, "", "cancelled", 1, 5) for about in ("all", "cache_key", "tag")
+        ]
 
     run(body)
