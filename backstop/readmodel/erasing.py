@@ -9,6 +9,7 @@ Rules:
   the read model erases as well. Until its fact is written, a job stands in the scope.
 - A blob stays where a job outside of the scope refers to it. One that was put within `RECENT_MS` may belong to a job
   that the read model does not know yet: its job is left for the next pass.
+- A page is read once the read model has all that is on `jobs`, whichever process projects it.
 - An erasure is done after a pass that leaves nothing. What fails (provider, store, broker, database) leaves it open.
 """
 
@@ -23,8 +24,9 @@ from aiokafka import AIOKafkaConsumer
 
 from backstop.readmodel import erasure_rows
 from backstop.readmodel.database import Database, DatabaseAwayError
-from backstop.readmodel.erasure_log import LogReader, blobs_at
+from backstop.readmodel.erasure_log import LogReader, blobs_at, unread
 from backstop.readmodel.erasure_rows import FoundJob, Mark
+from backstop.readmodel.store import offsets
 from backstop.runtime.blob_folders import HEARD_MS, BlobFolders
 from backstop.runtime.blobs import BlobRemover
 from backstop.runtime.errors import BrokerUnavailableError
@@ -47,6 +49,9 @@ TURN_S: Final = 1.0
 AGAIN_S: Final = 5.0
 """The wait after a pass that failed."""
 DELETES_AT_ONCE: Final = 16
+BEHIND_S: Final = 20.0
+"""The wait of a pass for a read model that lags. One that lags for longer is waited for by the next pass."""
+CATCH_UP_S: Final = 0.1
 NONE_OF_DELETES: Final = 100
 """Deletes of a page: if so many were asked for and none was done, the provider is away, and the pass ends."""
 REMOVALS_AT_ONCE: Final = 32
@@ -112,9 +117,11 @@ class Eraser:
         self, settings: RuntimeSettings, parts: ErasingParts, consumer: Callable[..., Any] = AIOKafkaConsumer,
         recent_ms: int = RECENT_MS,
         reader: Callable[[RuntimeSettings], AbstractAsyncContextManager[LogReader]] = open_reader,
+        behind_s: float = BEHIND_S,
     ) -> None:  # fmt: skip
         """:param consumer: makes an `AIOKafkaConsumer`, or an object that behaves the same. `reader`: likewise."""
         self._reader = reader
+        self._behind_s = behind_s
         self._settings = settings
         self._parts = parts
         self._recent_ms = recent_ms
@@ -172,6 +179,7 @@ class Eraser:
         parts, tally.left, tally.failed = self._parts, 0, ""
         after: Mark | None = None
         while True:
+            await self._caught_up(reader)
             read = partial(
                 erasure_rows.page, scope=asked.scope, submitted_until_ms=asked.submitted_until_ms, after=after
             )
@@ -194,6 +202,17 @@ class Eraser:
         self.take(done, done.at_ms)  # It is read back as well, which changes nothing.
         log.info("erased", erasure_id=done.key, by=done.by, jobs=done.jobs, blobs=done.blobs, responses=done.responses)
         return True
+
+    async def _caught_up(self, reader: LogReader) -> None:
+        """Wait until the read model has all that is on `jobs` now, from the partitions of other processes, too.
+
+        Without it, jobs would be missed, and so would references to the blobs that are removed.
+        """
+        ends, began_s = await reader.ends(reader.partitions("jobs")), monotonic_s()
+        while (behind := await unread(reader, ends, await self._parts.database.read(offsets))) is not None:
+            if monotonic_s() - began_s >= self._behind_s:
+                raise NotErasedError(f"the read model has not read {behind[0]}/{behind[1]} to its end yet")
+            await asyncio.sleep(CATCH_UP_S)
 
     async def _check_store(self, reader: LogReader) -> None:
         """A blob that is missing here counts as removed, so this must be the store that the others write to."""

@@ -115,7 +115,7 @@ class Desk:
             self.projection.database, self.topics, self.remover, self.provider if with_key else None,
             lambda: self.now_ms, lambda: self.acts,
         )  # fmt: skip
-        return Eraser(RuntimeSettings(), parts, recent_ms=self.recent_ms, reader=self.jobs_log.open)
+        return Eraser(RuntimeSettings(), parts, recent_ms=self.recent_ms, reader=self.jobs_log.open, behind_s=0)
 
     async def take(self, *facts: Message) -> None:
         records = self.log.put(*facts)

@@ -180,6 +180,25 @@ def test_what_the_provider_refuses_leaves_the_erasure_open_and_says_why(run, tmp
     run(body)
 
 
+def test_while_the_read_model_lags_nothing_is_removed_and_nothing_is_done(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        shared = await at.blob(input="the same")
+        await at.ended("a", shared, session_id="s")
+        (unread,) = at.log.put(submitted("b", request=shared, session_id="other", request_sha256="b" * 64))
+        at.jobs_log.put(unread)
+        for erasure in (asked(session_id="s"), asked(session_id="other")):
+            with pytest.raises(NotErasedError, match="has not read jobs/0 to its end"):
+                await at.eraser().pass_over(erasure)
+        assert at.topics.landed == []
+        await at.projection.take([unread])
+        done = await finish(at, asked(session_id="s"))
+        assert (done.jobs, done.blobs_shared) == (1, 1)
+        assert await at.blobs.get(shared.sha256)
+
+    run(body)
+
+
 def test_a_response_that_is_not_deleted_holds_up_no_other_job_and_none_is_deleted_twice(run, tmp_path) -> None:
     async def body(bench) -> None:
         at = await desk(bench, tmp_path)
