@@ -172,7 +172,8 @@ class Eraser:
             )
         async with self._reader(self._settings) as reader:
             await self._check_store(reader)
-            await parts.database.write(erasure_rows.make_indexes)
+            for index in erasure_rows.INDEXES:  # each in a transaction of its own: other writers wait meanwhile
+                await parts.database.write(partial(erasure_rows.make_index, index=index))
             return await self._pass(asked, tally, reader)
 
     async def _pass(self, asked: ErasureRequested, tally: _Tally, reader: LogReader) -> bool:

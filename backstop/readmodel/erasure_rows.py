@@ -23,7 +23,7 @@ _REFERENCE = "LENGTH(body) < 160"
 """A body in the blob store: its row is no longer than this, and an inline one hardly ever as short. With the index a
 question for a reference reads no other row."""
 
-_INDEXES = (
+INDEXES = (
     f"CREATE INDEX IF NOT EXISTS requests_by_blob ON requests (body) WHERE {_REFERENCE}",
     "CREATE INDEX IF NOT EXISTS jobs_by_request ON jobs (request_sha256)",
 )
@@ -93,10 +93,10 @@ def count(conn: Connection, scope: ErasureScope, submitted_until_ms: int) -> Sco
     return ScopeCounts(jobs, still_open, jobs - known)
 
 
-def make_indexes(conn: Connection) -> None:
-    """Made by the first erasure: a deployment that erases nothing does without them."""
-    for index in _INDEXES:
-        conn.execute(index)
+def make_index(conn: Connection, index: str) -> None:
+    """One of `INDEXES`, made by the first erasure: a deployment that erases nothing does without them."""
+    conn.take_long()
+    conn.execute(index)
 
 
 def page(conn: Connection, scope: ErasureScope, submitted_until_ms: int, after: Mark | None) -> Page:

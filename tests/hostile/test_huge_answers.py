@@ -184,9 +184,6 @@ def test_a_huge_error_is_read_by_its_status(status: int, tmp_path: Path) -> None
         assert isinstance(fact, ResponseObserved)
         assert (fact.outcome, fact.code) == ("missing", "http_404")
         return
-    if status == 404:
-        assert (fact.outcome, fact.code) == ("missing", "http_404")
-        return
     assert isinstance(fact, PollFailed)
     assert fact.reason in {f"http_{status}", "edge_block"}
 

@@ -7,6 +7,8 @@ import pytest
 
 from backstop.readmodel.batch import Known, project
 from backstop.readmodel.erasing import SETTLES_MS, NotErasedError
+from backstop.readmodel.erasure_rows import INDEXES, make_index
+from backstop.readmodel.postgres import PostgresConnection, PostgresDatabase
 from backstop.runtime.encrypted_blobs import EncryptedBlobs, payload_keys
 from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.process import failpoints
@@ -282,7 +284,7 @@ def test_the_end_of_one_erasure_is_not_the_end_of_a_later_one_of_the_same_scope(
 def test_costs_lose_the_persons_name_and_what_is_told_later_falsifies_no_sum(run, tmp_path) -> None:
     async def body(bench) -> None:
         at = await desk(bench, tmp_path)
-        named = {"tags": (TAG,), "prompt_cache": PromptCache(policy="as_is", key="ann's")}
+        named: dict[str, Any] = {"tags": (TAG,), "prompt_cache": PromptCache(policy="as_is", key="ann's")}
         facts = [submitted("a", **named), accepted("a"), cancelled("a", at_ms=NOW_MS)]
         await at.take(*facts, result_of(*facts))
         at.now_ms += SETTLES_MS
@@ -296,5 +298,24 @@ def test_costs_lose_the_persons_name_and_what_is_told_later_falsifies_no_sum(run
         assert await at.projection.database.read(sums) == [
             (about, "", "cancelled", 1, 5) for about in ("all", "cache_key", "tag")
         ]
+
+    run(body)
+
+
+def test_making_an_index_has_no_time_limit_and_other_statements_keep_theirs(run) -> None:
+    async def body(bench) -> None:
+        database = bench.another()
+        await database.open()
+
+        def limit(conn: Any) -> str:
+            return str(conn.rows("SELECT current_setting('statement_timeout')")[0][0])
+
+        def made(conn: Any) -> str:
+            make_index(conn, INDEXES[0])
+            return limit(conn) if isinstance(conn, PostgresConnection) else "0"
+
+        assert await database.write(made) == "0"
+        if isinstance(database, PostgresDatabase):
+            assert await database.write(limit) == "30s"
 
     run(body)
