@@ -93,10 +93,11 @@ class JobErased(JobMessage):
 
 def without_content(result: JobResult, at_ms: int) -> JobResult:
     """What stays of a result: ids, outcome, times and counts. No text of a caller or of the provider."""
-    reason = result.reason
+    reason, fallbacks = result.reason, result.fallbacks
     return result.model_copy(
         update={
             "response": None, "response_url": None, "session_id": None, "tags": (), "erased_at_ms": at_ms,
             "reason": None if reason is None else Reason(code=reason.code, http_status=reason.http_status),
+            "fallbacks": fallbacks and tuple(brief.model_copy(update={"message": ""}) for brief in fallbacks),
         }
     )  # fmt: skip

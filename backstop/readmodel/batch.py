@@ -158,6 +158,7 @@ class _Projection:
         if before is not None and isinstance(fact, JobErased):
             self.writes.requests.pop(job_id, None)
             self.writes.erased[job_id] = before.tags
+            self.writes.ledger.move(job_id, owner_of(before, fact), owner_of(row, fact))
         if before is None:
             self.writes.begun.append(job_id)
             if isinstance(fact, JobSubmitted):

@@ -64,6 +64,9 @@ class Connection(Protocol):
     def execute_many(self, sql: str, params: Sequence[Sequence[Any]]) -> None:
         """Run a statement once per element of `params`."""
 
+    def take_long(self) -> None:
+        """Let the statements of this transaction take as long as they need."""
+
 
 Work = Callable[[Connection], T]
 

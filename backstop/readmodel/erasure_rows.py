@@ -10,6 +10,7 @@ from backstop.readmodel.database import Connection
 from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.rows import JobRow, Position
 from backstop.readmodel.store import JOB_COLUMNS, row_from
+from backstop.runtime.blobs import name_with_keys
 from schemas.codec import decode
 from schemas.erasures import ErasureScope
 from schemas.results import RESULT
@@ -22,7 +23,7 @@ _REFERENCE = "LENGTH(body) < 160"
 """A body in the blob store: its row is no longer than this, and an inline one hardly ever as short. With the index a
 question for a reference reads no other row."""
 
-_INDEXES = (
+INDEXES = (
     f"CREATE INDEX IF NOT EXISTS requests_by_blob ON requests (body) WHERE {_REFERENCE}",
     "CREATE INDEX IF NOT EXISTS jobs_by_request ON jobs (request_sha256)",
 )
@@ -41,6 +42,17 @@ class FoundJob:
     response_ids: set[str] = field(default_factory=set)
     settled: list[Position] = field(default_factory=list)
     """Facts on `jobs` that may refer to a response object."""
+    settled_ids: set[str] = field(default_factory=set)
+    """The responses of these facts."""
+
+    def heard(self, kind: str, place: Position, summary: dict[str, Any]) -> None:
+        """Take an entry of the timeline that names a response."""
+        response_id = str(summary["response_id"])
+        self.response_ids.add(response_id)
+        at_once = kind == "attempt_accepted" and summary["status"] not in ("queued", "in_progress")
+        if kind == "attempt_settled" or at_once:
+            self.settled.append(place)
+            self.settled_ids.add(response_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +93,10 @@ def count(conn: Connection, scope: ErasureScope, submitted_until_ms: int) -> Sco
     return ScopeCounts(jobs, still_open, jobs - known)
 
 
-def make_indexes(conn: Connection) -> None:
-    """Made by the first erasure: a deployment that erases nothing does without them."""
-    for index in _INDEXES:
-        conn.execute(index)
+def make_index(conn: Connection, index: str) -> None:
+    """One of `INDEXES`, made by the first erasure: a deployment that erases nothing does without them."""
+    conn.take_long()
+    conn.execute(index)
 
 
 def page(conn: Connection, scope: ErasureScope, submitted_until_ms: int, after: Mark | None) -> Page:
@@ -114,19 +126,18 @@ def page(conn: Connection, scope: ErasureScope, submitted_until_ms: int, after: 
         for job_id, body in conn.rows(f"SELECT job_id, body FROM requests WHERE job_id IN ({marks})", ids):
             found[job_id].request = bytes(body)
         kinds = ", ".join("?" * len(_WITH_RESPONSE))
-        for job_id, topic, part, offset, summary in conn.rows(
-            "SELECT job_id, topic, part, log_offset, summary FROM timeline "
+        for job_id, kind, topic, part, offset, summary in conn.rows(
+            "SELECT job_id, kind, topic, part, log_offset, summary FROM timeline "
             f"WHERE job_id IN ({marks}) AND kind IN ({kinds})",
             (*ids, *_WITH_RESPONSE),
         ):
-            found[job_id].settled.append(Position(topic, part, offset))
-            found[job_id].response_ids.add(str(orjson.loads(bytes(summary))["response_id"]))
+            found[job_id].heard(kind, Position(topic, part, offset), orjson.loads(bytes(summary)))
     return Page(jobs, following)
 
 
 def shared(conn: Connection, jobs: Iterable[FoundJob], scope: ErasureScope, submitted_until_ms: int) -> set[str]:
-    """Of the hashes that these jobs refer to (the request in the blob store, the submission as it came), those that a
-    job outside of the scope refers to as well.
+    """Of the names by which these jobs' blobs may be stored (`blob_names`), those that a job outside of the scope may
+    refer to as well.
     """
     where, params = scope_of(scope, submitted_until_ms)
     found: set[str] = set()
@@ -138,12 +149,25 @@ def shared(conn: Connection, jobs: Iterable[FoundJob], scope: ErasureScope, subm
             (job.request, *params),
         ):
             found.add(request)
-        if submission and conn.rows(
+        of_all = (
             "SELECT 1 FROM jobs j JOIN requests ON requests.job_id = j.job_id "  # an erased job has none
-            f"WHERE j.request_sha256 = ? AND NOT ({where}) LIMIT 1",
-            (submission, *params),
-        ):
+            f"WHERE j.request_sha256 = ? AND NOT ({where})"
+        )
+        if submission and conn.rows(f"{of_all} LIMIT 1", (submission, *params)):
             found.add(submission)
+            if conn.rows(f"{of_all} AND j.tenant = ? LIMIT 1", (submission, *params, job.row.tenant)):
+                found.add(name_with_keys(job.row.tenant, submission))
+    return found
+
+
+def blob_names(job: FoundJob) -> list[tuple[str, ...]]:
+    """For the request, and for the submission as it came (which the Responses API shows): the names by which it may be
+    stored. A submission may have come before there were keys or since; this process need not know.
+    """
+    request, submission = request_blob(job), job.row.request_sha256
+    found: list[tuple[str, ...]] = [] if request is None or request == submission else [(request,)]
+    if submission:
+        found.append((submission, name_with_keys(job.row.tenant, submission)))
     return found
 
 

@@ -54,6 +54,9 @@ class PostgresConnection:
             with self._raw.cursor() as cursor:
                 cursor.executemany(_marks(statement), params)
 
+    def take_long(self) -> None:
+        self._raw.execute("SET LOCAL statement_timeout = 0")
+
 
 class PostgresDatabase:
     """`Database` at a URL. `name`: the schema that holds `current`, and the prefix of the builds' schemas."""

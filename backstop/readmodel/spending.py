@@ -271,6 +271,12 @@ class Ledger:
             if before is not None:
                 self._put(mine, owner, before, None)
 
+    def move(self, job_id: str, before: SpendOwner, after: SpendOwner) -> None:
+        """Sum the job's spends as those of another owner from now on."""
+        for spend in self.known.get(job_id, {}).values():
+            add(self.sums, spend, before, -1)
+            add(self.sums, spend, after, 1)
+
     def _put(
         self, mine: dict[SpendKey, Spend], owner: SpendOwner, before: Spend | None, after: Spend | None
     ) -> None:  # fmt: skip

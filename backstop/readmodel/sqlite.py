@@ -55,6 +55,9 @@ class SqliteConnection:
         if params:
             self._raw.executemany(sql, params)
 
+    def take_long(self) -> None:
+        """A statement has no limit here."""
+
 
 class _Handle:
     """A thread's connection, and the file that it has open."""

@@ -256,6 +256,16 @@ def name_of(blobs: object, tenant: str, sha256: str) -> str:
     return blobs.name_of(tenant, sha256) if isinstance(blobs, BlobsPerTenant) else sha256
 
 
+def name_with_keys(tenant: str, sha256: str) -> str:
+    """The name of an encrypted body with this hash. Never change its form: bodies would be found no more."""
+    return sha256_hex(f"{tenant}\n{sha256}".encode())
+
+
+def names_of(blobs: object, tenant: str, sha256: str) -> tuple[str, ...]:
+    """The names by which a body with this hash may be stored: the present one, and that from before there were keys."""
+    return tuple(dict.fromkeys((name_of(blobs, tenant, sha256), sha256)))
+
+
 @dataclass(frozen=True, slots=True)
 class Bodies:
     """Stores bodies: inline up to `inline_bytes_max` bytes of canonical JSON, else as a blob.

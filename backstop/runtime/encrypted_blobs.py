@@ -3,7 +3,8 @@
 - A body is encrypted with the first key of its tenant, or of `default` where the tenant has none. The blob says by
   which key, so reading asks for no tenant, and older keys of a tenant still read what they wrote.
 - Equal bodies of one tenant give equal bytes under one name, so that a repeated put changes nothing: the nonce is a
-  keyed hash of the body. Different tenants never share a blob.
+  keyed hash of the name, which holds tenant and body. Different tenants never share a blob, nor a nonce: with one key
+  for both, equal nonces would let the authentication be forged.
 - The name is authenticated with the content: a blob that was put in another one's place does not decrypt.
 - A body that was stored before there were keys is read as it is. Marks hold no content, and stay readable.
 """
@@ -21,7 +22,7 @@ from typing import Final, Protocol, TypeVar
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from backstop.runtime.blobs import Removal, is_mark
+from backstop.runtime.blobs import Removal, is_mark, name_with_keys
 from backstop.runtime.errors import BlobMissingError, ConfigurationError
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import sha256_hex
@@ -59,8 +60,8 @@ class PayloadKey:
     seals: AESGCM
     nonces: bytes = field(repr=False)
 
-    def nonce(self, data: bytes | memoryview) -> bytes:
-        return hmac.digest(self.nonces, data, "sha256")[:NONCE_BYTES]
+    def nonce(self, name: str) -> bytes:
+        return hmac.digest(self.nonces, name.encode(), "sha256")[:NONCE_BYTES]
 
 
 def payload_keys(given: str) -> dict[str, list[PayloadKey]]:
@@ -104,8 +105,8 @@ class EncryptedBlobs:
         return self if tenant == self._tenant else EncryptedBlobs(self._stored, self._keys, tenant)
 
     def name_of(self, tenant: str, sha256: str) -> str:
-        """The name of the tenant's body with this hash. Never change its form: bodies would be found no more."""
-        return sha256_hex(f"{tenant}\n{sha256}".encode())
+        """The name of the tenant's body with this hash."""
+        return name_with_keys(tenant, sha256)
 
     async def put(self, data: bytes | memoryview) -> str:
         if is_mark(data, len(data)):
@@ -131,11 +132,16 @@ class EncryptedBlobs:
     def _seal(self, data: bytes | memoryview) -> tuple[str, bytes]:
         name = self.name_of(self._tenant, sha256_hex(data))
         key = (self._keys.get(self._tenant) or self._keys[DEFAULT_TENANT])[0]
-        head, nonce = MAGIC + f"{key.tenant}:{key.id}\n".encode(), key.nonce(data)
+        head, nonce = MAGIC + f"{key.tenant}:{key.id}\n".encode(), key.nonce(name)
         return name, head + nonce + key.seals.encrypt(nonce, bytes(data), head + name.encode())
 
     def _unseal(self, name: str, sealed: bytes | memoryview) -> bytes:
-        data = bytes(sealed)
+        try:
+            return self._opened(name, bytes(sealed))
+        except (InvalidTag, ValueError):  # ValueError: it was cut within its head or its nonce
+            raise BlobMissingError(f"blob {name}: its content was altered; restore it from a copy") from None
+
+    def _opened(self, name: str, data: bytes) -> bytes:
         end = data.index(b"\n", len(MAGIC)) + 1
         tenant, _, key_id = data[len(MAGIC) : end - 1].decode().partition(":")
         key = self._by_id.get(key_id)
@@ -144,12 +150,7 @@ class EncryptedBlobs:
                 f"blob {name}: it is encrypted with the key {key_id} of tenant {tenant}, which BACKSTOP_PAYLOAD_KEYS "
                 "does not have: give it back, or the data are gone"
             )
-        try:
-            return key.seals.decrypt(
-                data[end : end + NONCE_BYTES], data[end + NONCE_BYTES :], data[:end] + name.encode()
-            )
-        except InvalidTag:
-            raise BlobMissingError(f"blob {name}: its content was altered; restore it from a copy") from None
+        return key.seals.decrypt(data[end : end + NONCE_BYTES], data[end + NONCE_BYTES :], data[:end] + name.encode())
 
 
 async def _apart(size_bytes: int, work: Callable[[], T]) -> T:

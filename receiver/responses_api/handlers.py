@@ -297,9 +297,7 @@ class ResponsesIngress:
         tenant, response_id = tenant_of(request), _path_id(request)
         wanted = _page_of(request)
         shown = await self._find(tenant, response_id)
-        sha256 = shown.request_sha256
-        name = None if sha256 is None else self._responses.kept_as(tenant, sha256)
-        found = "input" if name is None else await self._responses.items.page(response_id, name, wanted)
+        found = await self._responses.items(tenant, response_id, shown.request_sha256, wanted)
         if found == "input":
             raise Refusal(Problem(404, "input_missing", "The input of this response is no longer stored."))
         if found == "after":

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backstop.runtime.blobs import BlobStore, name_of
+from backstop.runtime.blobs import BlobStore, names_of
 from receiver.ingress.previous import FIELD, PreviousResponses
 from receiver.ingress.submissions import APPEAR_POLL_S, Submissions
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError, SeenJob
+from receiver.responses_api.items import Missing, PageOf
 from receiver.responses_api.stored_items import InputItems
 from receiver.responses_api.wire import ended_object, response_object
 from schemas.codec import canonical
@@ -47,7 +48,7 @@ class Responses:
         self._submissions = submissions
         self._previous = previous
         self._blobs = blobs
-        self.items = InputItems(blobs)
+        self._items = InputItems(blobs)
         self._limits = limits
         self._stored = previous.stored
         self._echoes: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
@@ -91,14 +92,22 @@ class Responses:
         seen = None if self._reads is None else await self._reads.job(tenant, qualified_job_id(tenant, response_id))
         return None if seen is None or seen.result is None else await self._shown(tenant, response_id, seen)
 
-    def kept_as(self, tenant: str, request_sha256: str) -> str:
-        """The name of the blob that holds the submission with this hash."""
-        return name_of(self._blobs, tenant, request_sha256)
-
     async def asked_in_short(self, tenant: str, request_sha256: str) -> dict[str, Any] | None:
         """The request as it was submitted, without the large members of a large one; None if it is not stored."""
-        read = await self._stored.member(self.kept_as(tenant, request_sha256), "request")
-        return None if read is None else read.members
+        for name in names_of(self._blobs, tenant, request_sha256):
+            read = await self._stored.member(name, "request")
+            if read is not None:
+                return read.members
+        return None
+
+    async def items(self, tenant: str, response_id: str, request_sha256: str | None, wanted: PageOf) -> bytes | Missing:
+        """A page of the input of the submission with this hash. Errors: see `InputItems.page`."""
+        found: bytes | Missing = "input"
+        for name in () if request_sha256 is None else names_of(self._blobs, tenant, request_sha256):
+            found = await self._items.page(response_id, name, wanted)
+            if found != "input":
+                break
+        return found
 
     async def hide(self, tenant: str, response_id: str) -> None:
         """Hide the response from reads, in all processes and permanently. Durable when it returns.

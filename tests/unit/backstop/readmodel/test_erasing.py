@@ -1,142 +1,26 @@
 """Erasures, on both databases: what goes, what stays, and that nothing stays half done after a crash."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import base64
 from typing import Any
 
-import orjson
 import pytest
 
 from backstop.readmodel.batch import Known, project
-from backstop.readmodel.erasing import Eraser, ErasingParts, NotErasedError
-from backstop.runtime.blobs import FolderBlobs
+from backstop.readmodel.erasing import SETTLES_MS, NotErasedError
+from backstop.readmodel.erasure_rows import INDEXES, make_index
+from backstop.readmodel.postgres import PostgresConnection, PostgresDatabase
+from backstop.runtime.encrypted_blobs import EncryptedBlobs, payload_keys
 from backstop.runtime.errors import BlobMissingError
 from backstop.runtime.process import failpoints
-from backstop.runtime.settings import RuntimeSettings
-from schemas.base import BlobBody, Message
-from schemas.erasures import ErasureDone, ErasureRequested, ErasureScope
+from schemas.codec import sha256_hex
 from schemas.jobs import CancelRequested
+from schemas.prompt_cache import PromptCache
 from schemas.results import RESULT
-from streams.provider import AskAgain, Deleted, Refused
-from tests.support.memory_publisher import MemoryPublisher
 from tests.unit.backstop.readmodel.conftest import NOW_MS
-from tests.unit.backstop.readmodel.logs import Log, accepted, claimed, result_of, settled, submitted
-from tests.unit.backstop.readmodel.projection import Projection
+from tests.unit.backstop.readmodel.erasing_desk import SECRET, TAG, asked, desk, finish
+from tests.unit.backstop.readmodel.logs import Log, accepted, cancelled, result_of, settled, submitted
 
-TAG = "subject:ann"
-SECRET = "what only the caller and the model may know"
-
-
-class Tombstones(MemoryPublisher):
-    """With the tombstones that would be on a compacted topic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.erased: list[tuple[str, str]] = []
-
-    async def erase(self, topic: str, keys: Sequence[str]) -> None:
-        self.erased += [(topic, key) for key in keys]
-
-
-class ProviderStore:
-    """The responses that the provider keeps."""
-
-    def __init__(self, *stored: str) -> None:
-        self.stored = set(stored)
-        self.refuses = False
-
-    async def delete(self, response_id: str) -> Deleted | AskAgain | Refused:
-        if self.refuses:
-            return Refused("invalid_api_key", "no")
-        self.stored.discard(response_id)
-        return Deleted()
-
-
-class Desk:
-    """A read model, a blob store and an eraser over them."""
-
-    def __init__(self, projection: Projection, folder: Path, recent_ms: int = -(1 << 50)) -> None:
-        self.projection = projection
-        self.log = Log()
-        self.blobs = FolderBlobs(folder)
-        self.topics = Tombstones()
-        self.provider = ProviderStore()
-        self.taken = 0
-        self.acts = True
-        self.recent_ms = recent_ms
-        self.now_ms = NOW_MS
-
-    def eraser(self, *, with_key: bool = True) -> Eraser:
-        parts = ErasingParts(
-            self.projection.database, self.topics, self.blobs, self.provider if with_key else None,
-            lambda: self.now_ms, lambda: self.acts,
-        )  # fmt: skip
-        return Eraser(RuntimeSettings(), parts, recent_ms=self.recent_ms)
-
-    async def take(self, *facts: Message) -> None:
-        await self.projection.take(self.log.put(*facts))
-
-    async def project(self) -> None:
-        """Let the projection read what was published since."""
-        fresh = [fact for fact in self.topics.landed[self.taken :] if fact.topic == "jobs"]
-        self.taken = len(self.topics.landed)
-        if fresh:
-            await self.take(*fresh)
-
-    async def blob(self, **value: Any) -> BlobBody:
-        data = orjson.dumps({**value, "text": SECRET})
-        return BlobBody(sha256=await self.blobs.put(data), size_bytes=len(data))
-
-    async def ended(self, job_id: str, request: BlobBody, **changes: Any) -> list[Message]:
-        """A whole job, with its bodies in the blob store."""
-        response_id = f"resp_{job_id}"
-        answer = await self.blob(id=response_id)
-        facts: list[Message] = [
-            submitted(job_id, request=request, **changes),
-            accepted(job_id, response_id=response_id),
-            settled(job_id, response_id=response_id).model_copy(update={"response": answer}),
-        ]
-        self.provider.stored.add(response_id)
-        await self.take(*facts[:2], claimed(job_id, response_id), facts[2], result_of(*facts))
-        return facts
-
-    async def content(self) -> str:
-        """All that the tables hold, as text."""
-
-        def read(conn: Any) -> str:
-            return str(
-                [
-                    [bytes(each) if isinstance(each, memoryview) else each for each in row]
-                    for table in ("jobs", "requests", "job_tags", "held_results", "timeline")
-                    for row in conn.rows(f"SELECT * FROM {table}")
-                ]
-            )
-
-        return await self.projection.database.read(read)
-
-
-async def desk(bench: Any, folder: Path, **given: Any) -> Desk:
-    return Desk(await Projection(bench.another()).take_over(), folder / "blobs", **given)
-
-
-def asked(**scope: Any) -> ErasureRequested:
-    named = ErasureScope(tenant="default", **scope)
-    return ErasureRequested(
-        id=f"{named.erasure_id}/1", at_ms=NOW_MS, scope=named, by="Ann", why="asked for by the person",
-        at_provider=True, submitted_until_ms=NOW_MS,
-    )  # fmt: skip
-
-
-async def finish(at: Desk, erasure: ErasureRequested) -> ErasureDone:
-    """Passes of one process, each after the projection has read what the last one wrote."""
-    eraser = at.eraser()
-    eraser.take(erasure, 0)
-    for _ in range(5):
-        if await eraser.pass_over(erasure):
-            break
-        await at.project()
-    (done,) = [fact for fact in at.topics.landed if isinstance(fact, ErasureDone)]
-    return done
+KEY = base64.b64encode(bytes(32)).decode()
 
 
 def test_a_persons_jobs_lose_their_content_everywhere_and_others_lose_nothing(run, tmp_path) -> None:
@@ -199,6 +83,32 @@ def test_a_submission_that_another_job_repeats_word_for_word_stays_for_it(run, t
     run(body)
 
 
+@pytest.mark.parametrize("eraser_has_keys", [True, False])
+@pytest.mark.parametrize("stored_with_keys", [True, False])
+def test_a_submission_is_found_whether_it_came_before_the_keys_or_since(
+    run, tmp_path, stored_with_keys: bool, eraser_has_keys: bool
+) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        plain, sealed = at.blobs, EncryptedBlobs(at.blobs, payload_keys(f"default:{KEY}"))
+        submission = b'{"request":{"input":"as it came"}}'
+        name = await (sealed if stored_with_keys else plain).put(submission)
+        await sealed.of("x").put(submission)
+        await at.ended("a", await at.blob(input=1), tags=(TAG,), request_sha256=sha256_hex(submission))
+        await at.take(submitted("x:theirs", tenant="x", request_sha256=sha256_hex(submission)))
+        at.remover = sealed if eraser_has_keys else plain
+        done = await finish(at, asked(tag=TAG))
+        assert (done.jobs, done.blobs_shared) == (1, 1)
+        if stored_with_keys:  # another tenant has its own
+            with pytest.raises(BlobMissingError):
+                await plain.get_as_it_is(name)
+        else:  # the other tenant's job may refer to it
+            assert await plain.get(name) == submission
+        assert await sealed.get(sealed.name_of("x", sha256_hex(submission))) == submission
+
+    run(body)
+
+
 def test_an_open_job_is_cancelled_and_erased_once_it_has_ended(run, tmp_path) -> None:
     async def body(bench) -> None:
         at = await desk(bench, tmp_path)
@@ -210,8 +120,28 @@ def test_an_open_job_is_cancelled_and_erased_once_it_has_ended(run, tmp_path) ->
         assert cancel.job_id == "a"
         await at.project()
         await at.take(result_of(submitted("a"), accepted("a"), cancel))
+        assert not await eraser.pass_over(erasure)
+        assert at.topics.landed == [cancel], "its response still runs"
+        late = await at.blob(id="resp_1")
+        await at.take(settled("a", at_ms=NOW_MS + 1).model_copy(update={"response": late, "status": "cancelled"}))
         done = await finish(at, erasure)
-        assert (done.jobs, (await at.projection.there("a")).status) == (1, "cancelled")
+        assert (done.jobs, done.blobs, (await at.projection.there("a")).status) == (1, 1, "cancelled")
+        with pytest.raises(BlobMissingError):
+            await at.blobs.get(late.sha256)
+
+    run(body)
+
+
+def test_a_response_whose_end_never_comes_is_waited_for_only_so_long(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        facts = [submitted("a"), accepted("a"), cancelled("a", at_ms=NOW_MS)]
+        await at.take(*facts, result_of(*facts))
+        at.now_ms += SETTLES_MS - 1
+        assert not await at.eraser().pass_over(asked())
+        assert at.topics.landed == []
+        at.now_ms += 1
+        assert (await finish(at, asked())).jobs == 1
 
     run(body)
 
@@ -248,6 +178,48 @@ def test_what_the_provider_refuses_leaves_the_erasure_open_and_says_why(run, tmp
             await at.eraser(with_key=False).pass_over(asked())
         assert at.topics.landed == []
         assert RESULT.validate_json((await at.projection.there("a")).result or b"").response is not None
+
+    run(body)
+
+
+def test_while_the_read_model_lags_nothing_is_removed_and_nothing_is_done(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        shared = await at.blob(input="the same")
+        await at.ended("a", shared, session_id="s")
+        (unread,) = at.log.put(submitted("b", request=shared, session_id="other", request_sha256="b" * 64))
+        at.jobs_log.put(unread)
+        for erasure in (asked(session_id="s"), asked(session_id="other")):
+            with pytest.raises(NotErasedError, match="has not read jobs/0 to its end"):
+                await at.eraser().pass_over(erasure)
+        assert at.topics.landed == []
+        await at.projection.take([unread])
+        done = await finish(at, asked(session_id="s"))
+        assert (done.jobs, done.blobs_shared) == (1, 1)
+        assert await at.blobs.get(shared.sha256)
+
+    run(body)
+
+
+def test_a_response_that_is_not_deleted_holds_up_no_other_job_and_none_is_deleted_twice(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        for n in range(6):
+            await at.ended(f"j{n}", await at.blob(input=n))
+        at.provider.refused, at.provider.busy_each = {"resp_j3"}, 4
+        eraser = at.eraser()
+        for _ in range(3):
+            with pytest.raises(NotErasedError, match="resp_j3"):
+                await eraser.pass_over(asked())
+            await at.project()
+        assert at.provider.stored == {"resp_j3"}
+        assert sorted(key for _, key in at.topics.erased) == ["j0", "j1", "j2", "j4", "j5"]
+        assert sorted(at.provider.deleted) == [f"resp_{key}" for key in ("j0", "j1", "j2", "j4", "j5")]
+        at.provider.refused = set()
+        assert not await eraser.pass_over(asked())
+        await at.project()
+        assert await eraser.pass_over(asked())
+        assert len(at.topics.erased) == 6
 
     run(body)
 
@@ -305,5 +277,45 @@ def test_the_end_of_one_erasure_is_not_the_end_of_a_later_one_of_the_same_scope(
         (done,) = at.topics.landed
         assert (done.key == first.key, done.key == later.key) == (True, False)
         assert eraser._open == {later.key: later}
+
+    run(body)
+
+
+def test_costs_lose_the_persons_name_and_what_is_told_later_falsifies_no_sum(run, tmp_path) -> None:
+    async def body(bench) -> None:
+        at = await desk(bench, tmp_path)
+        named: dict[str, Any] = {"tags": (TAG,), "prompt_cache": PromptCache(policy="as_is", key="ann's")}
+        facts = [submitted("a", **named), accepted("a"), cancelled("a", at_ms=NOW_MS)]
+        await at.take(*facts, result_of(*facts))
+        at.now_ms += SETTLES_MS
+        late = settled("a", at_ms=NOW_MS + 5).model_copy(update={"status": "cancelled"})
+        await finish(at, asked(tag=TAG))
+        await at.take(late)
+
+        def sums(conn: Any) -> list[tuple[Any, ...]]:
+            return conn.rows("SELECT about, name, outcome, attempts, input_tokens FROM costs ORDER BY about")
+
+        assert await at.projection.database.read(sums) == [
+            (about, "", "cancelled", 1, 5) for about in ("all", "cache_key", "tag")
+        ]
+
+    run(body)
+
+
+def test_making_an_index_has_no_time_limit_and_other_statements_keep_theirs(run) -> None:
+    async def body(bench) -> None:
+        database = bench.another()
+        await database.open()
+
+        def limit(conn: Any) -> str:
+            return str(conn.rows("SELECT current_setting('statement_timeout')")[0][0])
+
+        def made(conn: Any) -> str:
+            make_index(conn, INDEXES[0])
+            return limit(conn) if isinstance(conn, PostgresConnection) else "0"
+
+        assert await database.write(made) == "0"
+        if isinstance(database, PostgresDatabase):
+            assert await database.write(limit) == "30s"
 
     run(body)

@@ -10,12 +10,14 @@ from pydantic import SecretStr, ValidationError
 
 from backstop.runtime.blob_stores import Storage, open_storage
 from backstop.runtime.blobs import MARK, Bodies, FolderBlobs, blobs_of, get_body, name_of
+from backstop.runtime.encrypted_blobs import NONCE_BYTES
 from backstop.runtime.errors import BlobMissingError, ConfigurationError
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import BlobBody
 from schemas.codec import sha256_hex
 from tests.unit.backstop.runtime.s3_server import KEY_ID, NAME, SECRET, s3_server
 
+TAG_BYTES = 16
 TEXT = "what only the caller and the model may know"
 MARKED = MARK + b'deleted response","id":"r"}'
 
@@ -124,6 +126,31 @@ def test_an_altered_blob_and_one_in_anothers_place_are_refused(tmp_path: Path) -
         path.write_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
         with pytest.raises(BlobMissingError, match="altered"):
             await blobs.get(one)
+
+    asyncio.run(story())
+
+
+def test_tenants_that_share_a_key_share_no_nonce_and_no_byte_of_content(tmp_path: Path) -> None:
+    async def story() -> None:
+        blobs = encrypted(tmp_path).blobs
+        names = [await blobs_of(blobs, tenant).put(TEXT.encode()) for tenant in ("one", "other")]
+        one, other = [(tmp_path / name[:2] / name).read_bytes().split(b"\n", 2)[2] for name in names]
+        assert one[:NONCE_BYTES] != other[:NONCE_BYTES]
+        assert one[NONCE_BYTES:-TAG_BYTES] != other[NONCE_BYTES:-TAG_BYTES]
+
+    asyncio.run(story())
+
+
+def test_a_blob_that_is_cut_anywhere_is_refused_as_one_that_is_missing(tmp_path: Path) -> None:
+    async def story() -> None:
+        blobs = encrypted(tmp_path).blobs
+        name = await blobs.put(TEXT.encode())
+        path = tmp_path / name[:2] / name
+        sealed = path.read_bytes()
+        for size_bytes in range(len(sealed)):
+            path.write_bytes(sealed[:size_bytes])
+            with pytest.raises(BlobMissingError):
+                await blobs.get(name)
 
     asyncio.run(story())
 
