@@ -25,6 +25,7 @@ from schemas.lanes import (
     CreateFailed,
     CreateServed,
     ProbeClaimed,
+    lane_name,
 )
 from streams.policy.lanes import (
     CANDIDATE_WAIT_MS,
@@ -123,7 +124,7 @@ class Lanes:
             async with asyncio.timeout(CLAIM_WAIT_S):
                 await read_back.wait()
         except TimeoutError:
-            log.warning("lane_claim_not_read_back", model=model, wait_s=CLAIM_WAIT_S)
+            log.warning("lane_claim_not_read_back", model=lane_name(model), wait_s=CLAIM_WAIT_S)
             for fact in [*(fact for fact, _ in self._unread.get(model, {}).values()), asked]:
                 self.read(fact, self.now_ms())
         finally:
@@ -293,9 +294,9 @@ class Lanes:
         if lane.closed is not None:
             why = lane.closed.why
             message = {"message": why.message} if why.message else {}
-            log.error("lane_closed", model=model, cause=why.cause, code=why.code, **message)
+            log.error("lane_closed", model=lane_name(model), cause=why.cause, code=why.code, **message)
         else:
-            log.info("lane_opened", model=model)
+            log.info("lane_opened", model=lane_name(model))
             if model == ALL_MODELS:
                 self._returned.clear()
         self.changed(model, lane)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from streams.policy.lanes import Go
+from schemas.lanes import ALL_MODELS, lane_name
+from streams.policy.lanes import FAILURES_MAX, Go
 from streams.workers.lanes import Lanes
 
 T0 = 1_795_341_600_000
@@ -50,7 +51,8 @@ class Account:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_models_that_fail_for_their_own_reasons_do_not_keep_the_account_closed(fails: str, workers: int) -> None:
     account = Account(workers)
-    healthy, others = {"y": None}, dict.fromkeys(("a", "b"), fails)
+    healthy: dict[str, str | None] = {"y": None}
+    others: dict[str, str | None] = {"a": fails, "b": fails}
     asyncio.run(account.run(healthy, 3 * MINUTE_MS, key=False))
     sent = asyncio.run(account.run(others | healthy, 9 * MINUTE_MS, key=True))
     assert "y" in sent[: 2 * workers + 3], "each of the others goes first once at most, as far as a worker knows"
@@ -62,3 +64,11 @@ def test_models_that_all_fail_for_their_own_reasons_take_turns() -> None:
     sent = asyncio.run(account.run(dict.fromkeys(("a", "b", "c"), "odd"), 15 * MINUTE_MS, key=True))
     assert sent[:6] == ["a", "b", "c", "a", "b", "c"]
     assert len(sent) >= 13, "a model that is alone, or whose turn it is, waits two seconds longer at most"
+
+
+def test_a_model_with_the_shown_name_of_the_accounts_lane_is_a_model_like_others() -> None:
+    lanes = Lanes(lambda: T0)
+    for number in range(FAILURES_MAX):
+        lanes.failed(lane_name(ALL_MODELS), f"c{number}", "faulty", "http_500")
+    assert lanes.closed(lane_name(ALL_MODELS)) is not None
+    assert lanes.closed("y") is None
