@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -25,6 +26,7 @@ from schemas.commands import CreateResponse
 from schemas.jobs import AttemptEnd, AttemptSettled
 from schemas.results import JobResult
 from schemas.traces import attempt_span_id, job_span_id, parse_traceparent, publish_span_id, trace_id_of
+from streams import otel
 from streams.fold.batch import JOB_FOLD, Folded, fold_batch
 from streams.otel import SpanExport
 from streams.spans import SCHEMA_URL, JobSpan, spans_of
@@ -234,3 +236,14 @@ def test_a_collector_gets_the_spans(collector: tuple[str, list[ExportTraceServic
     told = {each.key for span in spans.values() for each in span.attributes}
     assert {"gen_ai.request.model", "gen_ai.usage.input_tokens", "messaging.destination.name"} <= told
     assert "canary" not in str(taken), "no prompt is in a span"
+
+
+def test_a_collector_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otel, "CLOSE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        export = SpanExport(f"http://127.0.0.1:{silent.getsockname()[1]}", "b.results")
+        export.taken(0, whole())
+        closing = threading.Thread(target=export.close, daemon=True)
+        closing.start()
+        closing.join(5)
+        assert not closing.is_alive()
