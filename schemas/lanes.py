@@ -22,16 +22,23 @@ WORKER_CHARS_MAX = 100
 TENANTS_MAX = 200
 """Tenants of one fact; those that want most come first."""
 PARTITIONS_MAX = 256
-ALL_MODELS = "all models"
-"""In place of a model: the lane that a key, a quota or a bill of the account closes for each model."""
+ALL_MODELS = ""
+"""In place of a model: the lane that a key, a quota or a bill of the account closes for each model. Callers choose the
+names of models, and none is empty."""
 PartitionNumber = Annotated[int, Field(ge=0, le=PARTITIONS_MAX - 1)]
+
+
+def lane_name(model: str) -> str:
+    """How logs, metrics and answers name the lane of this model."""
+    return "all models" if model == ALL_MODELS else model
 
 
 class LaneMessage(Message):
     topic: ClassVar[str] = "lanes"
     account: Annotated[str, Field(pattern=ACCOUNT_PATTERN)]
     """A hash of key, organization, project and address: workers with another key have lanes of their own."""
-    model: str = Field(min_length=1, max_length=200)
+    model: str = Field(max_length=200)
+    """Or `ALL_MODELS`."""
     turn: Int64 = Field(default=0, ge=0)
     """The last probe turn that the writer knew of."""
 

@@ -4,6 +4,7 @@ The SDK's own queue and thread send them. A collector that is slow or away costs
 bounded (2,048 spans by default), and what does not fit is dropped.
 """
 
+from threading import Thread
 from typing import Any, Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -20,9 +21,12 @@ from streams.spans import SCHEMA_URL, JobSpan, spans_of
 _KINDS: Final = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT, "producer": SpanKind.PRODUCER}
 _NS_PER_MS: Final = 1_000_000
 
+CLOSE_S: Final = 5.0
+"""A worker that stops waits no longer for the collector, and drops the spans that are left."""
+
 
 class SpanExport:
-    """Takes the batches of the job fold. `close` sends what is queued, and blocks meanwhile."""
+    """Takes the batches of the job fold. `close` sends what is queued, and blocks meanwhile, at most `CLOSE_S`."""
 
     def __init__(self, endpoint: str, results_topic: str) -> None:
         """:param endpoint: of the collector, without a path: `http://collector:4318`."""
@@ -36,7 +40,10 @@ class SpanExport:
             self._processor.on_end(self._readable(span))
 
     def close(self) -> None:
-        self._processor.shutdown()  # type: ignore[no-untyped-call]  # of the SDK
+        # The SDK waits 30 s for a collector that does not answer. The end of the process ends a daemon's wait.
+        closing = Thread(target=self._processor.shutdown, name="close-spans", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
 
     def _readable(self, span: JobSpan) -> ReadableSpan:
         failed = {} if span.error is None else {"error.type": span.error}

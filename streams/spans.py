@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from schemas.base import Usage
 from schemas.jobs import AttemptAccepted, AttemptSettled
 from schemas.results import JobResult
+from schemas.statuses import GIVEN_UP_STATUSES
 from schemas.traces import (
     attempt_span_id,
     is_sampled,
@@ -22,6 +23,7 @@ from schemas.traces import (
     publish_span_id,
     trace_id_of,
 )
+from streams.fold.attempts import Over, Running
 from streams.fold.batch import Folded
 from streams.fold.job_states import Active, BackingOff, Waiting
 
@@ -67,11 +69,14 @@ class _OfJob:
 def spans_of(folded: Folded[Any], results_topic: str) -> list[JobSpan]:
     """The spans of attempts and jobs that ended in this batch."""
     results = {output.job_id: output for output in folded.outputs if isinstance(output, JobResult)}
-    spans: list[JobSpan] = []
+    # By span: a response that was given up and ended in one batch has the span of its end.
+    attempts: dict[str, JobSpan] = {}
     for key, fact in folded.facts:
         job = _job_of(results.get(key.decode()), folded.states.get(key), key.decode())
         if job is not None and is_sampled(job.traceparent):
-            spans += _of_attempt(job, fact, folded.states.get(key), results.get(job.job_id))
+            found = _of_attempt(job, fact, folded.states.get(key), results.get(job.job_id))
+            attempts |= {each.span_id: each for each in found}
+    spans = list(attempts.values())
     for result in results.values():
         if is_sampled(result.traceparent):
             spans += _of_result(result, results_topic)
@@ -89,8 +94,15 @@ def _job_of(result: JobResult | None, state: Any, job_id: str) -> _OfJob | None:
 
 
 def _of_attempt(job: _OfJob, fact: Any, state: Any, result: JobResult | None) -> Iterator[JobSpan]:
-    """The span of the attempt that `fact` ended, if it ended one."""
+    """The span of the attempt that `fact` ended, if it ended one.
+
+    A response that was given up may still end. It has its span then, or now if that ended the job.
+    """
+    if isinstance(fact, AttemptSettled | AttemptAccepted) and fact.response_id != _response_of(fact, state, result):
+        return  # A second response of the attempt.
     if isinstance(fact, AttemptSettled):
+        if fact.status in GIVEN_UP_STATUSES and result is None:
+            return
         start_ms = _accepted_at_ms(fact, state, result)
         seen = {"backstop.found_by": fact.found_by, "backstop.polls": fact.polls}
         yield _attempt(job, fact, (start_ms, fact.at_ms), fact.status, fact.code, fact.usage, seen)
@@ -98,6 +110,14 @@ def _of_attempt(job: _OfJob, fact: Any, state: Any, result: JobResult | None) ->
         times = (fact.sent_at_ms or fact.at_ms, fact.at_ms)
         seen = {"backstop.found_by": "create"}
         yield _attempt(job, fact, times, fact.end.status, fact.end.code, fact.end.usage, seen)
+
+
+def _response_of(fact: AttemptSettled | AttemptAccepted, state: Any, result: JobResult | None) -> str | None:
+    """The response of the attempt."""
+    if result is not None:
+        return next((each.response_id for each in result.attempts if each.attempt == fact.attempt), None)
+    known = state.attempts.get(fact.attempt) if isinstance(state, Active | BackingOff) else None
+    return known.response_id if isinstance(known, Running | Over) else None
 
 
 def _accepted_at_ms(fact: AttemptSettled, state: Any, result: JobResult | None) -> int:

@@ -26,7 +26,7 @@ from receiver.reads import problems
 from receiver.reads.lane_routes import LIST_LANES, PAUSE, RESUME, LanesView, LaneView, PauseBody, PauseView, ResumeBody
 from receiver.reads.overview import Rights
 from receiver.reads.parameters import guarded
-from schemas.lanes import ALL_MODELS
+from schemas.lanes import ALL_MODELS, lane_name
 from schemas.pauses import CreatesPaused, CreatesResumed, PauseFact, PauseScope
 from streams.policy.lanes import Lane
 from streams.policy.pauses import PAUSES_MAX
@@ -81,9 +81,9 @@ class _Lanes:
         quiet = load.by_model.keys() - {model for _, model in found}
         views = [self._lane("", model, Lane(), tenant) for model in quiet]
         views += [self._lane(account, model, lane, tenant) for (account, model), lane in found.items()]
-        for view in views:
-            if view["model"] in load.by_model:
-                view["open_jobs"] = cast("dict[str, int]", load.by_model[view["model"]])
+        for model, view in zip((*quiet, *(model for _, model in found)), views, strict=True):
+            if model in load.by_model:
+                view["open_jobs"] = cast("dict[str, int]", load.by_model[model])
         mine = [one for one in self._watch.book.active.values() if admin or one.scope.tenant in (None, tenant)]
         answer: LanesView = {
             "object": "lanes", "at_ms": self._now_ms(), "truncated": load.truncated,
@@ -211,7 +211,7 @@ class _Lanes:
         return unavailable("log_unavailable", detail, self._limits.retry_after_s)
 
     def _lane(self, account: str, model: str, lane: Lane, tenant: str) -> LaneView:
-        view: LaneView = {"object": "lane", "model": model, "state": "open"}
+        view: LaneView = {"object": "lane", "model": lane_name(model), "state": "open"}
         if account:
             view["account"] = account
         closed = lane.closed

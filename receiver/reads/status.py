@@ -37,6 +37,7 @@ from receiver.reads.system_text import (
     trouble_sentences,
     unassigned_sentences,
 )
+from schemas.lanes import lane_name
 from streams.policy import lanes
 
 SNAPSHOT_EVERY_S: Final = 3.0
@@ -343,7 +344,8 @@ def _closed(board: Mapping[tuple[str, str], lanes.Lane]) -> list[ClosedLaneView]
         if closed is not None:
             found.append(
                 {
-                    "model": model, "account": account, "since_ms": closed.since_ms, "probe_at_ms": closed.probe_at_ms,
+                    "model": lane_name(model), "account": account, "since_ms": closed.since_ms,
+                    "probe_at_ms": closed.probe_at_ms,
                     "cause": closed.why.cause, "code": closed.why.code, "message": closed.why.message,
                 }
             )  # fmt: skip

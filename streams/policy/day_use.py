@@ -84,8 +84,13 @@ class DayUse:
     @property
     def left(self) -> float:
         """What is left for all workers, as known here."""
+        return self._limit - self.used
+
+    @property
+    def used(self) -> float:
+        """What all workers used and reserved, as known here."""
         known = self._ended.keys() | self._reserved.keys() | self._others_reserved.keys()
-        return self._limit - sum(self._by_partition(each) for each in known)
+        return sum(self._by_partition(each) for each in known)
 
     def take(self, partition: int, tokens: float, now_ms: int) -> None:
         """An attempt is expected to use so much."""

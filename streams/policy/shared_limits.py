@@ -8,6 +8,7 @@ topic, own ones among them. A lane whose limits are not short writes nothing.
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from typing import Any, assert_never
 
 from schemas.lanes import TENANTS_MAX, DayUsed, LimitFact, LimitsLearned, ShareWanted, WantedPart
@@ -211,10 +212,11 @@ class SharedLimits:
         return day
 
     def _forget_least_used(self) -> None:
-        """Of the days whose lanes or tenants admission has forgotten."""
-        forgotten = [each for each in self._days if each not in self._joined_limits()]
-        if forgotten:
-            del self._days[max(forgotten, key=lambda each: self._days[each].left)]
+        """A hundredth of the days, if admission has forgotten their lanes or tenants, or of all if it knows each."""
+        joined = self._joined_limits()
+        forgotten = [each for each in self._days if each not in joined]
+        for each in nsmallest(DAYS_MAX // 100 or 1, forgotten or self._days, key=lambda each: self._days[each].used):
+            del self._days[each]
 
     def _joined_limits(self) -> set[tuple[str, str | None]]:
         return {(model, who) for model in self._admission.lanes() for who, _ in self._admission.limiters(model)}

@@ -25,8 +25,10 @@ from schemas.lanes import (
     CreateFailed,
     CreateServed,
     ProbeClaimed,
+    lane_name,
 )
 from streams.policy.lanes import (
+    CANDIDATE_WAIT_MS,
     PROBE_ANSWER_MS_MAX,
     PROBE_REPORT_MS,
     WHOLE,
@@ -56,6 +58,9 @@ UNREAD_MAX = 64
 CLAIM_WAIT_S = 5.0
 """A claim that is not read back within this time counts, so that a slow broker stops no probe."""
 
+RETURNED_WAIT_MS = 2 * CANDIDATE_WAIT_MS
+"""A model that gave the account's probe back lets the other models go first for this time."""
+
 ASK_AGAIN_MS_MAX = 1_000
 """Longest interval at which waiting jobs ask: another worker may open the lane meanwhile."""
 
@@ -83,6 +88,8 @@ class Lanes:
     _claims: dict[str, tuple[str, asyncio.Event]] = field(default_factory=dict, init=False)
     """By model: the id of this process's claim that is not read back, and the event set when it is."""
     _served: set[str] = field(default_factory=set, init=False)
+    _returned: set[str] = field(default_factory=set, init=False)
+    """Models whose create had the account's probe and said nothing of the account, since a model did so twice."""
 
     def join(self, write: Write) -> None:
         """Publish own facts through `write` from now on.
@@ -104,7 +111,7 @@ class Lanes:
             return of_account
         its_own = await self._passed(model, command_id, timeout_ms)
         if isinstance(its_own, Held):
-            self._fail(ALL_MODELS, command_id, command_id, "odd", "not_sent", "", 0)  # Gives back a probe's turn.
+            self._return(model, command_id, "not_sent")
             return its_own
         return Go(probe=of_account.probe or its_own.probe)
 
@@ -117,7 +124,7 @@ class Lanes:
             async with asyncio.timeout(CLAIM_WAIT_S):
                 await read_back.wait()
         except TimeoutError:
-            log.warning("lane_claim_not_read_back", model=model, wait_s=CLAIM_WAIT_S)
+            log.warning("lane_claim_not_read_back", model=lane_name(model), wait_s=CLAIM_WAIT_S)
             for fact in [*(fact for fact, _ in self._unread.get(model, {}).values()), asked]:
                 self.read(fact, self.now_ms())
         finally:
@@ -157,7 +164,9 @@ class Lanes:
                 continue
             before = self._releasing.get(name, ReleaseProgress())
             progress[name], wait_ms = release(lane, before, self.now_ms(), self.share)
-            if wait_ms:
+            if name == ALL_MODELS and lane.closed is not None and model in self._returned:
+                wait_ms = max(wait_ms, lane.closed.due_ms() + RETURNED_WAIT_MS - self.now_ms())
+            if wait_ms > 0:
                 return min(wait_ms, ASK_AGAIN_MS_MAX)
         self._releasing |= progress
         return 0
@@ -179,7 +188,10 @@ class Lanes:
         if other in self._believed:
             # It may be a probe of the other lane, too. A refusal for what is asked shows that the account serves.
             serves = cause in ("never", "later", "account") and not account_wide
-            self._fail(other, command_id, command_id, "later" if serves else "odd", code, "", 0)
+            if serves or account_wide:
+                self._fail(other, command_id, command_id, "later" if serves else "odd", code, "", 0)
+            else:
+                self._return(model, command_id, code)
 
     def ended(
         self, model: str, response_id: str, cause: Cause, code: str, message: str = "", *, account_wide: bool = False
@@ -235,6 +247,15 @@ class Lanes:
             )
         )  # fmt: skip
 
+    def _return(self, model: str, command_id: str, code: str) -> None:
+        """The create says nothing of the account. If it was the account's probe, it gives the turn back."""
+        closed = self.of(ALL_MODELS).closed
+        if closed is not None and closed.probing is not None and closed.probing.command_id == command_id:
+            if model in self._returned or len(self._returned) >= LANES_MAX:
+                self._returned.clear()  # All other models that wait had their turn.
+            self._returned.add(model)
+        self._fail(ALL_MODELS, command_id, command_id, "odd", code, "", 0)
+
     def _about(self, model: str, fact_id: str) -> dict[str, Any]:
         turn = self.of(model).turn
         named = {"id": _id_of(model, fact_id), "account": self.account, "model": model}
@@ -273,9 +294,11 @@ class Lanes:
         if lane.closed is not None:
             why = lane.closed.why
             message = {"message": why.message} if why.message else {}
-            log.error("lane_closed", model=model, cause=why.cause, code=why.code, **message)
+            log.error("lane_closed", model=lane_name(model), cause=why.cause, code=why.code, **message)
         else:
-            log.info("lane_opened", model=model)
+            log.info("lane_opened", model=lane_name(model))
+            if model == ALL_MODELS:
+                self._returned.clear()
         self.changed(model, lane)
 
     def _forget(self, model: str) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, assert_never, get_args
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from schemas.base import Cause
+from schemas.lanes import lane_name
 from streams.policy.lanes import Breaks, Lane
 from streams.policy.learned_polls import LearnedPolls
 from streams.provider import Alarm, Operation
@@ -118,12 +119,13 @@ class WorkerMetrics:
 
     def lane(self, model: str, lane: Lane) -> None:
         """A lane has closed or opened. Only closed lanes have a series; there are few."""
+        name = lane_name(model)
         if lane.closed is None:
             for cause in get_args(Breaks):
                 with contextlib.suppress(KeyError):
-                    self._lanes_closed.remove(model, cause)
+                    self._lanes_closed.remove(name, cause)
         else:
-            self._lanes_closed.labels(model, lane.closed.breaks).set(1)
+            self._lanes_closed.labels(name, lane.closed.breaks).set(1)
 
     def learned(self, polls: LearnedPolls) -> None:
         """Show what the schedules of polls are made of: the busiest models, and all together."""

@@ -15,7 +15,7 @@ from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.kafka.holdings import GroupSeen, Member, Snapshot
 from backstop.runtime.process.identity import own_name
 from receiver.reads.status import QUIET_SNAPSHOT_EVERY_S, SNAPSHOT_EVERY_S, STILL_MS_TOLD, SystemWatch, status, wrong
-from schemas.lanes import CreateFailed
+from schemas.lanes import ALL_MODELS, CreateFailed
 from streams.policy.lanes import Lane, take
 from tests.simulation.loop import VirtualLoop
 from tests.unit.backstop.readmodel.logs import accepted, submitted
@@ -196,6 +196,8 @@ def test_a_closed_lane_is_told_with_its_reason(watch: SystemWatch) -> None:
     (lane,) = status(watch, NOW_MS)["lanes"]
     assert (lane["model"], lane["code"], lane["since_ms"]) == ("gpt-5", "invalid_api_key", NOW_MS)
     assert wrong(watch, NOW_MS) == ["creates of gpt-5 wait since 01:25:47 UTC: invalid_api_key No."]
+    watch.lanes = {("0" * 8, ALL_MODELS): take(Lane(), fact, NOW_MS)}
+    assert wrong(watch, NOW_MS) == ["creates of all models wait since 01:25:47 UTC: invalid_api_key No."]
 
 
 def test_what_a_process_complains_of_is_wrong_and_other_findings_need_attention(watch: SystemWatch) -> None:

@@ -3,9 +3,11 @@
 import gzip
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import count
 from typing import Any
 
 import pytest
@@ -21,11 +23,13 @@ from backstop.runtime.traces import traceparent_now, traceparent_of_record, with
 from schemas.base import Usage
 from schemas.codec import encode
 from schemas.commands import CreateResponse
+from schemas.jobs import AttemptEnd, AttemptSettled
 from schemas.results import JobResult
 from schemas.traces import attempt_span_id, job_span_id, parse_traceparent, publish_span_id, trace_id_of
+from streams import otel
 from streams.fold.batch import JOB_FOLD, Folded, fold_batch
 from streams.otel import SpanExport
-from streams.spans import SCHEMA_URL, spans_of
+from streams.spans import SCHEMA_URL, JobSpan, spans_of
 from tests.unit.backstop.readmodel.logs import accepted, rejected, settled, submitted
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -120,6 +124,53 @@ def test_a_failed_attempt_that_is_repeated_has_its_span_at_its_own_end() -> None
     assert spans_of(folded(submitted(), rejected()), "b.results") == []
 
 
+def spans_in_turn(*batches: tuple[Any, ...]) -> list[JobSpan]:
+    """The spans of facts that are folded in so many batches."""
+    rows: dict[bytes, bytes | None] = {}
+    spans: list[JobSpan] = []
+    offset = count()
+    for batch in batches:
+        records = [Record("jobs", 0, next(offset), fact.at_ms, b"j", encode(fact)) for fact in batch]
+        after = fold_batch(JOB_FOLD, rows.get, records)
+        rows |= after.rows
+        spans += spans_of(after, "b.results")
+    return spans
+
+
+def given_up(status: str) -> AttemptSettled:
+    return settled(at_ms=5_000).model_copy(
+        update={"id": f"resp_1/{status}", "status": status, "cause": "faulty", "usage": None, "response": None}
+    )
+
+
+@pytest.mark.parametrize("status", ["missing", "stuck"])
+@pytest.mark.parametrize("end", ["completed", "failed"])
+def test_a_response_that_was_given_up_and_ends_later_has_one_span(status: str, end: str) -> None:
+    began = (submitted(traceparent=GIVEN), accepted())
+    late = settled().model_copy(update={"status": end})
+    for batches in ((began, (given_up(status),), (late,)), (began, (given_up(status), late))):
+        (attempt,) = (each for each in spans_in_turn(*batches) if each.span_id == ATTEMPT)
+        assert (attempt.end_ms, attempt.attributes["gen_ai.response.finish_reasons"]) == (9_000, (end,))
+
+
+def test_a_response_that_was_given_up_has_a_span_where_that_ends_the_job() -> None:
+    policy = submitted(traceparent=GIVEN)
+    last = policy.model_copy(update={"policy": policy.policy.model_copy(update={"retries_max": 0})})
+    (attempt, *_) = spans_in_turn((last, accepted()), (given_up("missing"),))
+    assert (attempt.span_id, attempt.error) == (ATTEMPT, "missing")
+
+
+def test_a_second_response_of_an_attempt_has_no_span() -> None:
+    second = settled(at_ms=6_000, response_id="resp_2")
+    at_once = accepted(at_ms=6_500, response_id="resp_3").model_copy(
+        update={"end": AttemptEnd(status="completed", response=second.response, usage=second.usage)}
+    )
+    for batches in (((second,), (at_once,), (settled(),)), ((second, at_once, settled()),)):
+        spans = spans_in_turn((submitted(traceparent=GIVEN), accepted()), *batches)
+        (attempt,) = (each for each in spans if each.span_id == ATTEMPT)
+        assert attempt.attributes["gen_ai.response.id"] == "resp_1"
+
+
 def test_a_caller_that_samples_nothing_gets_no_spans_and_a_job_without_one_its_own_trace() -> None:
     assert spans_of(whole(GIVEN[:-1] + "0"), "b.results") == []
     alone = spans_of(whole(None), "b.results")
@@ -185,3 +236,14 @@ def test_a_collector_gets_the_spans(collector: tuple[str, list[ExportTraceServic
     told = {each.key for span in spans.values() for each in span.attributes}
     assert {"gen_ai.request.model", "gen_ai.usage.input_tokens", "messaging.destination.name"} <= told
     assert "canary" not in str(taken), "no prompt is in a span"
+
+
+def test_a_collector_that_does_not_answer_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otel, "CLOSE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        export = SpanExport(f"http://127.0.0.1:{silent.getsockname()[1]}", "b.results")
+        export.taken(0, whole())
+        closing = threading.Thread(target=export.close, daemon=True)
+        closing.start()
+        closing.join(5)
+        assert not closing.is_alive()

@@ -17,7 +17,7 @@ from receiver.reads.overview import BesideReadModel, add_overview_routes
 from receiver.reads.why import add_why_route
 from schemas.base import Message
 from schemas.jobs import Turn
-from schemas.lanes import CreateFailed
+from schemas.lanes import ALL_MODELS, CreateFailed
 from schemas.pauses import PAUSED_CODE, CreatesPaused, CreatesResumed, PauseFact
 from streams.policy.prices import read_prices
 from streams.price_settings import SHIPPED_PRICES
@@ -255,6 +255,9 @@ def test_lanes_with_open_jobs_are_listed_with_how_they_stand(with_api: Any) -> N
             "held", ACCOUNT, "invalid_api_key: Wrong key.",
         )  # fmt: skip
         assert [lane["model"] for lane in (await api.lanes(scopes=ADMIN))["data"]] == ["m", "n", "o"]
+        api.watch.take_lane(failed.model_copy(update={"model": ALL_MODELS}), 2_000)
+        of_account, theirs = (await api.lanes(tenant="x"))["data"]
+        assert (of_account["model"], of_account["state"]) == ("all models", "held")
 
     with_api(body)
 

@@ -1,5 +1,6 @@
 """Names of models and tenants come from submissions: a flood of them leaves nothing behind, and moves nothing out."""
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from schemas.lanes import DayUsed, LimitsLearned
 from streams.policy import admission, shared_limits
 from streams.policy.admission import Admission, Grant
+from streams.policy.limiter import Limiter
 from streams.policy.limits import read_rules
 from streams.policy.rates import LimitsTold
 from streams.policy.shared_limits import SharedLimits
@@ -72,6 +74,28 @@ def test_days_that_others_tell_are_bounded_and_the_least_used_goes(monkeypatch: 
     assert {model: round(1_000_000 - day.left) for (model, _), day in limits._days.items()} == {
         "m0": 500, "m2": 300, "m4": 400,
     }  # fmt: skip
+
+
+def test_days_of_tenants_that_are_all_known_are_bounded_and_each_new_one_costs_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_limits, "DAYS_MAX", 200)
+    known = Admission(DAYS, ACCOUNT)
+    limits = SharedLimits(known, DAYS, ACCOUNT, "w", PARTITIONS)
+    limits.own(range(PARTITIONS))
+    reads: list[str] = []
+
+    def limiters(model: str) -> Iterator[tuple[str | None, Limiter]]:
+        reads.append(model)
+        return Admission.limiters(known, model)
+
+    monkeypatch.setattr(known, "limiters", limiters)
+    for number in range(600):
+        known.began((0, f"{number}".encode()), asked("m", f"t{number}"), "normal", T0, accepted_at_ms=T0)
+    assert len(known.lanes()) == 1
+    assert 190 < len(limits._days) <= 200
+    assert ("m", None) in limits._days, "the most used one"
+    assert len(reads) <= 201, "the known tenants are gathered once for two new ones"
 
 
 def test_lessons_of_misspelt_models_do_not_keep_out_those_of_a_new_one() -> None:
