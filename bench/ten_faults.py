@@ -261,7 +261,9 @@ async def watch(scene: Scene, fault: Fault) -> dict[str, tuple[float, str]]:
     while monotonic_s() - began_s < NAMED_WITHIN_S and len(named) < 3:
         last = await look(scene, oldest)
         for place, text in last.items():
-            found = next((line for line in re.split(r"\n|; ", text) if re.search(fault.names, line)), None)
+            found = next(
+                (line for line in re.split(r"\n|; ", text) if re.search(fault.names, line)), None, re.IGNORECASE
+            )
             if found is not None and place not in named:
                 named[place] = monotonic_s() - began_s, found.strip()[:300]
         await asyncio.sleep(0.5)

@@ -101,7 +101,8 @@ def test_killed_twice_in_the_middle_an_erasure_finishes_and_a_rebuild_brings_not
         assert [row for row in rows if row[0].startswith("ann")] == [(f"ann{n}", "[]", "completed") for n in range(6)]
         assert [row[1] for row in rows if row[0].startswith("j")] == ['["t"]'] * 5
         assert rebuild(rig) == 0
-    assert erase(rig).wait(60) == 1  # no job fits any more
+    with erase(rig) as again:
+        assert again.wait(60) == 1  # no job fits any more
 
 
 def test_with_keys_no_text_is_readable_at_rest_and_an_erasure_takes_it_from_the_provider_too(
