@@ -60,7 +60,7 @@ class Scene:
     flooding: asyncio.Future[Any] | None = None
     strangers: list[AIOKafkaConsumer] = field(default_factory=list)
 
-    async def ask(self, path: str, body: Any = None, tenant: str = "acme") -> Any:
+    async def ask(self, path: str, body: Any = None, tenant: str = "default") -> Any:
         headers = {"Authorization": f"Bearer {self.keys[tenant]}"}
         method = "GET" if body is None else "POST"
         async with self.session.request(method, self.system.url + path, json=body, headers=headers) as answer:
@@ -72,7 +72,7 @@ class Scene:
             assert answer.status == 200, await answer.text()
             return await answer.json()
 
-    async def submit(self, tenant: str = "acme") -> None:
+    async def submit(self, tenant: str = "default") -> None:
         await self.ask("/v1/jobs", {"request": {"model": MODEL, "input": "Say hello."}}, tenant)
 
     def send(self, name: str, number: signal.Signals) -> None:
@@ -261,9 +261,8 @@ async def watch(scene: Scene, fault: Fault) -> dict[str, tuple[float, str]]:
     while monotonic_s() - began_s < NAMED_WITHIN_S and len(named) < 3:
         last = await look(scene, oldest)
         for place, text in last.items():
-            found = next(
-                (line for line in re.split(r"\n|; ", text) if re.search(fault.names, line)), None, re.IGNORECASE
-            )
+            lines = re.split(r"\n|; ", text)
+            found = next((line for line in lines if re.search(fault.names, line, re.IGNORECASE)), None)
             if found is not None and place not in named:
                 named[place] = monotonic_s() - began_s, found.strip()[:300]
         await asyncio.sleep(0.5)
@@ -340,7 +339,7 @@ async def feed(scene: Scene) -> None:
 
 
 def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
-    scopes: dict[str, set[Scope]] = {"acme": {"submit", "read", "operate", "admin"}, "globex": {"submit"}}
+    scopes: dict[str, set[Scope]] = {"default": {"submit", "read", "operate", "admin"}, "globex": {"submit"}}
     kept, tokens = [], {}
     for number, (tenant, mine) in enumerate(scopes.items()):
         token, sha256 = make_token(f"{number:012x}", os.urandom(32))
