@@ -6,7 +6,7 @@ is closed here and costs a few hundred bytes. At the limit, room for a new conne
 their client, to send or to read: of the address with most of them, the ones silent for longest are closed.
 
 aiohttp also waits without end for a client that does not read: before the next answer, and when it closes. Such a
-connection is cut off after `stream_write_s`.
+connection is cut off after `CUT_FACTOR` times `stream_write_s`.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ from receiver.metrics import ReceiverMetrics
 from receiver.problems import SERVER_FAILED, Problem, to_response
 
 END_OF_HEADERS = b"\r\n\r\n"
+
+CUT_FACTOR = 1.25
+"""An answer that is being written ends at `stream_write_s` itself, and says so. It must come first."""
 
 log = get_logger("receiver.connections")
 
@@ -66,7 +69,7 @@ class ProblemRequestHandler(web.RequestHandler):
 
     def _cut_later(self, _ended: object = None) -> None:
         if self.cut is None and self in self.gate.handlers:
-            self.cut = self._loop.call_later(self.gate.limits.stream_write_s, self.wire.abort)
+            self.cut = self._loop.call_later(CUT_FACTOR * self.gate.limits.stream_write_s, self.wire.abort)
 
     def _keep(self) -> None:
         if self.cut is not None:
