@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from backstop.cli.status import TOLD_AS_WRONG, status_text
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System, running_system
-from backstop.runtime.http.keys import ApiKey, KeysFile, Scope, make_token, save_keys
+from backstop.runtime.http.keys import Scope
 from backstop.runtime.process.clock import monotonic_s
 from schemas.statuses import OPEN_JOB_STATUSES
+from tests.support.api_keys import write_keys
 
 MODEL = "steady-model"
 RUN_S = 2.0
@@ -38,6 +38,7 @@ RATE_PER_S = 1.5
 FLOOD = 400
 POISONED = 30
 DISK_MIB = 96
+SCOPES: dict[str, set[Scope]] = {"default": {"submit", "read", "operate", "admin"}, "globex": {"submit"}}
 FREE_MIB_LEFT = 2
 WARM_S = 45.0
 NAMED_WITHIN_S = 75.0
@@ -300,7 +301,8 @@ async def run(names: list[str]) -> None:
 
 
 async def _run(folder: Path, names: list[str]) -> None:
-    keys_file, keys = write_keys(folder / "keys.json")
+    keys_file = folder / "keys.json"
+    keys = write_keys(keys_file, SCOPES)
     shape = Shape(
         folder=folder,
         environment={**BRISK, **os.environ},
@@ -336,18 +338,6 @@ async def feed(scene: Scene) -> None:
         with suppress(aiohttp.ClientError, TimeoutError):
             await scene.submit()
         await asyncio.sleep(1 / RATE_PER_S)
-
-
-def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
-    scopes: dict[str, set[Scope]] = {"default": {"submit", "read", "operate", "admin"}, "globex": {"submit"}}
-    kept, tokens = [], {}
-    for number, (tenant, mine) in enumerate(scopes.items()):
-        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
-        tokens[tenant] = token
-        at = datetime.fromtimestamp(0, UTC)
-        kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=frozenset(mine), sha256=sha256, created_at=at))
-    save_keys(path, KeysFile(keys=tuple(kept)))
-    return path, tokens
 
 
 def main() -> int:

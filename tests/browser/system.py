@@ -7,7 +7,6 @@ import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -18,8 +17,9 @@ from aiokafka import AIOKafkaProducer
 
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System
-from backstop.runtime.http.keys import ApiKey, KeysFile, Scope, make_token, save_keys
+from backstop.runtime.http.keys import Scope
 from tests.kafka.held import held
+from tests.support.api_keys import write_keys
 from tests.support.waiting import wait_until
 
 QUICK, SLOW = "quick-model", "slow-model"
@@ -27,6 +27,8 @@ SLOW_S = 14.0
 """Duration of a run of the slow model: longer than a test needs to kill a receiver, restart it and read the page."""
 TIME_SCALE = 20.0
 ENDED_WITHIN_S = 40.0
+
+SCOPES: dict[str, set[Scope]] = {"acme": {"submit", "read", "operate"}, "globex": {"read"}}
 
 BUDGETS = '[{"tenant": "acme", "per": "month", "usd": 500, "stop": true}]'
 
@@ -103,7 +105,8 @@ def elsewhere(work: Coroutine[Any, Any, None]) -> None:
 @contextmanager
 def running_with_keys(folder: Path, bootstrap: str = "", faults: str | None = None) -> Iterator[Running]:
     """On a broker of its own where none is named."""
-    keys_file, keys = write_keys(folder / "keys.json")
+    keys_file = folder / "keys.json"
+    keys = write_keys(keys_file, SCOPES)
     with pytest.MonkeyPatch.context() as patched:
         for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:
             patched.delenv(name)
@@ -127,15 +130,3 @@ def _takes(run_s: float) -> dict[str, Any]:
         "queue": {"kind": "fixed", "s": 0.1 * TIME_SCALE},
         "run": {"kind": "fixed", "s": run_s * TIME_SCALE},
     }
-
-
-def write_keys(path: Path) -> tuple[Path, dict[str, str]]:
-    scopes: dict[str, set[Scope]] = {"acme": {"submit", "read", "operate"}, "globex": {"read"}}
-    kept, tokens = [], {}
-    for number, (tenant, mine) in enumerate(scopes.items()):
-        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
-        tokens[tenant] = token
-        at = datetime.fromtimestamp(0, UTC)
-        kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=frozenset(mine), sha256=sha256, created_at=at))
-    save_keys(path, KeysFile(keys=tuple(kept)))
-    return path, tokens

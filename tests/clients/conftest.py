@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,13 @@ import pytest
 from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System
-from backstop.runtime.http.keys import ApiKey, KeysFile, make_token, save_keys
+from backstop.runtime.http.keys import Scope
 from tests.clients.matrix import CLIENTS, FEATURES, cells, page
 from tests.kafka.held import held
+from tests.support.api_keys import write_keys
 
 PAGE = "BACKSTOP_CLIENTS_PAGE"
+SCOPES: tuple[Scope, ...] = ("submit", "read")
 SEEN: dict[tuple[str, str], str] = {}
 """What each feature of each client did, by their names: what the page shows."""
 VERSIONS: dict[str, str] = {}
@@ -54,7 +55,7 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "kafka",
         "services",
     ]
-    keys = write_keys(folder / "keys.json", tenants)
+    keys = write_keys(folder / "keys.json", dict.fromkeys(tenants, SCOPES))
     with pytest.MonkeyPatch.context() as patched:
         for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:
             patched.delenv(name)
@@ -69,17 +70,6 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         )
         with held(shape) as system:
             yield Running(system, keys)
-
-
-def write_keys(path: Path, tenants: list[str]) -> dict[str, str]:
-    kept, tokens = [], {}
-    for number, tenant in enumerate(tenants):
-        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
-        tokens[tenant] = token
-        at, scopes = datetime.fromtimestamp(0, UTC), frozenset(("submit", "read"))
-        kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=scopes, sha256=sha256, created_at=at))
-    save_keys(path, KeysFile(keys=tuple(kept)))
-    return tokens
 
 
 def pytest_sessionfinish() -> None:

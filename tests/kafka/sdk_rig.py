@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from openai import OpenAI
 from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System
-from backstop.runtime.http.keys import ApiKey, KeysFile, Scope, TenantLimits, make_token, save_keys
+from backstop.runtime.http.keys import Scope, TenantLimits
 from tests.kafka.held import held
+from tests.support.api_keys import write_keys
 from tests.support.waiting import wait_until
 
 ENDED_WITHIN_S = 60.0
@@ -72,7 +72,7 @@ def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:
 @contextmanager
 def running_system(broker: Owned, folder: Path) -> Iterator[Running]:
     """One system for all tests here, held by a thread: the SDK under test is the synchronous one, too."""
-    keys_file, keys = write_keys(folder / "keys.json")
+    keys_file, keys = three_tenants(folder / "keys.json")
     with pytest.MonkeyPatch.context() as patched:
         for name in [name for name in os.environ if name.startswith(("BACKSTOP_", "OPENAI_"))]:
             patched.delenv(name)
@@ -95,7 +95,7 @@ WORKERS = ("worker-1", "worker-2")
 @contextmanager
 def two_workers(broker: Owned, folder: Path, time_scale: float = 1.0, limits: str = "") -> Iterator[Running]:
     """A system whose workers miss each other soon. `limits`: as `BACKSTOP_LIMITS`."""
-    keys_file, keys = write_keys(folder / "keys.json")
+    keys_file, keys = three_tenants(folder / "keys.json")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
     shape = Shape(
         folder=folder,
@@ -115,18 +115,10 @@ def two_workers(broker: Owned, folder: Path, time_scale: float = 1.0, limits: st
         yield Running(system, keys)
 
 
-def write_keys(path: Path, *more: Scope) -> tuple[Path, dict[str, str]]:
-    """:param more: scopes of all keys, besides `submit` and `read`."""
-    kept, tokens = [], {}
-    for number, tenant in enumerate(("acme", "globex", "limited")):
-        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
-        tokens[tenant] = token
-        at = datetime.fromtimestamp(0, UTC)
-        scopes = frozenset[Scope](("submit", "read", *more))
-        kept.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=scopes, sha256=sha256, created_at=at))
-    limits = {"limited": TenantLimits(open_jobs_max=0)}
-    save_keys(path, KeysFile(keys=tuple(kept), tenants=limits))
-    return path, tokens
+def three_tenants(path: Path, *more: Scope) -> tuple[Path, dict[str, str]]:
+    """The keys of tenants that the tests here know, in a file. :param more: scopes besides `submit` and `read`."""
+    scopes = dict.fromkeys(("acme", "globex", "limited"), frozenset[Scope](("submit", "read", *more)))
+    return path, write_keys(path, scopes, {"limited": TenantLimits(open_jobs_max=0)})
 
 
 POLLED = """

@@ -22,7 +22,7 @@ from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape
 from tests.kafka.held import held
 from tests.kafka.recorded import ROOT
-from tests.kafka.sdk_rig import Running, write_keys
+from tests.kafka.sdk_rig import Running, three_tenants
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -66,7 +66,7 @@ LONG_PROMPT = "A prompt that is long enough to be cached. " * 120
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
-    keys_file, keys = write_keys(folder / "keys.json")
+    keys_file, keys = three_tenants(folder / "keys.json")
     prices = folder / "prices.toml"
     prices.write_text(OWN_LIST)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}

@@ -17,7 +17,7 @@ from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape
 from tests.kafka.held import held
-from tests.kafka.sdk_rig import Running, write_keys
+from tests.kafka.sdk_rig import Running, three_tenants
 from tests.kafka.test_costs import ask, backstop, lines
 from tests.support.waiting import wait_until
 
@@ -34,7 +34,7 @@ SUBMITTED_AFTER = 40
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
-    keys_file, keys = write_keys(folder / "keys.json")
+    keys_file, keys = three_tenants(folder / "keys.json")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
     shape = Shape(
         folder=folder,

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.ports import Ports
 from backstop.dev.system import Shape, System
-from backstop.runtime.http.keys import SCOPES, ApiKey, KeysFile, make_token, save_keys
+from backstop.runtime.http.keys import SCOPES
 from tests.kafka.held import held
+from tests.support.api_keys import write_keys
 from tests.support.waiting import wait_until
 
 HERE = Path(__file__).parent
@@ -78,13 +78,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
-    tokens, keys = [], []
-    for number, tenant in enumerate(("acme", "globex")):
-        token, sha256 = make_token(f"{number:012x}", os.urandom(32))
-        at = datetime.fromtimestamp(0, UTC)
-        keys.append(ApiKey(id=f"{number:012x}", tenant=tenant, scopes=SCOPES, sha256=sha256, created_at=at))
-        tokens.append(token)
-    save_keys(folder / "keys.json", KeysFile(keys=tuple(keys)))
+    tokens = write_keys(folder / "keys.json", {"acme": SCOPES, "globex": SCOPES})
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
     ports = Ports()
     admin_port = ports.draw()
@@ -104,7 +98,7 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     )
     try:
         with held(shape) as system:
-            yield Running(system, tokens[0], tokens[1], f"http://127.0.0.1:{admin_port}")
+            yield Running(system, tokens["acme"], tokens["globex"], f"http://127.0.0.1:{admin_port}")
     finally:
         ports.release()
 

@@ -14,7 +14,7 @@ from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape
 from tests.kafka.held import held
-from tests.kafka.sdk_rig import Running, ask, write_keys
+from tests.kafka.sdk_rig import Running, ask, three_tenants
 from tests.support.waiting import wait_until
 
 MODEL, OTHER = "gpt-5.2", "gpt-5.2-mini"
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
-    keys_file, keys = write_keys(folder / "keys.json", "operate", "admin")
+    keys_file, keys = three_tenants(folder / "keys.json", "operate", "admin")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
     shape = Shape(
         folder=folder,
