@@ -24,9 +24,20 @@ PROXIES: list[dict[str, str]] = [
     {"Tailscale-User-Login": "a@b"}, {"X-Vercel-Id": "1"}, {"X-Goog-Authenticated-User-Email": "a@b"},
     {"Remote-User": "root"}, {"Max-Forwards": "9"}, {"X-Amz-Cf-Id": "1"}, {"X-SSL-Client-Verify": "SUCCESS"},
     {"X-Auth-Request-User": "root"}, {"X-Coming-From": "203.0.113.9"}, {"X-Server-Name": "api.example"},
-    {"X-Request-Start": "t=1"}, {"X-Request-Id": "1"}, {"X-Cluster-Client-IP": "203.0.113.9"}, {"X-User": "root"},
-    {"X-Cloud-Trace-Context": "1/2"}, {"X-B3": "1"}, {"X_Stainless_Lang": "1"}, {"X-A-Header-Of-No-List": "1"},
+    {"X-Request-Start": "t=1"}, {"X-Cluster-Client-IP": "203.0.113.9"}, {"X-Cloud-Trace-Context": "1/2"},
+    {"X-Azure-ClientIP": "203.0.113.9"}, {"Fly-Client-IP": "203.0.113.9"}, {"X-ARR-SSL": "1"}, {"X-ProxyUser-Ip": "1"},
+    {"Cf-Connecting-Ip": "203.0.113.9"}, {"Fastly-Client-IP": "203.0.113.9"}, {"X-Appengine-Country": "ZZ"},
+    {"X-Original-URL": "/"}, {"X-Client-Cert": "1"}, {"Ngrok-Trace-Id": "1"}, {"X-Upstream-Name": "a"},
 ]  # fmt: skip
+OF_FRAMEWORKS: list[dict[str, str]] = [
+    # Semantic Kernel, OpenRouter's callers, Helicone's and Portkey's, Copilot's, Google's and AWS's SDKs, LangSmith.
+    {"semantic-kernel-version": "python/1.45.0"}, {"HTTP-Referer": "http://localhost", "X-Title": "My application"},
+    {"Helicone-User-Id": "u", "Helicone-Property-Session": "s"}, {"x-portkey-trace-id": "1"},
+    {"Editor-Version": "vscode/1.99", "Copilot-Integration-Id": "x"}, {"X-Goog-Api-Client": "gl-python/3.12"},
+    {"X-Amz-Date": "20260101T000000Z"}, {"langsmith-trace": "1"}, {"X-Request-Id": "1"}, {"X-User-Id": "u"},
+    {"X-Session-Affinity": "s"}, {"X-Team": "search"}, {"api-key": "k"}, {"x-api-key": "k"}, {"x-ms-client-id": "1"},
+]  # fmt: skip
+"""What frameworks send by themselves, and what their users add (`default_headers`)."""
 PAGES: list[dict[str, str]] = [
     {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": ""}, {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "something-new"}, {"Origin": "http://localhost:3000"},
@@ -164,9 +175,10 @@ def test_in_development_programs_and_the_page_itself_get_in_and_webhooks_from_an
             {"tracestate": "a=1", "baggage": "a=1", "sentry-trace": "0", "b3": "0", "X-B3-TraceId": "0"},
             {"Postman-Token": "1", "Cache-Control": "no-cache", "Pragma": "no-cache", "Backstop-Session": "s"},
             {"Host": f"[::1]:{ingress.port}"},
+            *OF_FRAMEWORKS,
         ]
         for headers in own:
-            assert (await ingress.submit(**headers))[0] == 202, headers
+            assert (await ingress.call("POST", "/v1/jobs", json=SUBMIT, headers=headers))[0] == 202, headers
         tunnelled = {**signed(b"{}"), "Host": "tunnel.example", "X-Forwarded-For": "203.0.113.9"}
         assert (await ingress.webhook(b"{}", tunnelled)).status not in {401, 403}, (
             "a signature proves what a tunnel brings"
