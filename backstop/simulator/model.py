@@ -2,7 +2,8 @@
 
 - The model calls each offered function that the input does not call yet, in the order of the tools, with arguments that
   fit its schema. `tool_choice` `none` calls none, a named one calls that one.
-- After a function's output the answer repeats that output.
+- After a function's output the answer repeats that output. Where the input has the output and not its call (a caller
+  that sends `previous_response_id` or `conversation`), the model calls no further function.
 - For a JSON schema the answer is a value that fits it.
 """
 
@@ -25,8 +26,12 @@ def called(request: CreateRequest) -> tuple[str, str] | None:
     tools = [tool for tool in request.body.get("tools") or () if _is_function(tool)]
     if choice == "none" or not tools or given is None:
         return None
-    items = given if isinstance(given, list) else []
-    done = {item.get("name") for item in items if isinstance(item, dict) and item.get("type") == "function_call"}
+    items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    calls = [item for item in items if item.get("type") == "function_call"]
+    outputs = {str(item.get("call_id")) for item in items if item.get("type") == "function_call_output"}
+    if outputs - {str(call.get("call_id")) for call in calls}:
+        return None
+    done = {call.get("name") for call in calls}
     named = choice.get("name") if isinstance(choice, dict) else None
     for tool in tools:
         if tool["name"] == named or (named is None and tool["name"] not in done):

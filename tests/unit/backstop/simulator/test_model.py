@@ -40,6 +40,19 @@ def test_a_function_is_called_once_and_its_output_is_said() -> None:
     asyncio.run(case())
 
 
+def test_a_caller_that_names_the_response_before_sends_the_output_alone() -> None:
+    """As Agno does: the call stands in the response before, so that the input can't say that it was made."""
+
+    async def case() -> None:
+        async with world() as w:
+            before = (await _streamed(w.sdk, input="How is it there?", tools=[WEATHER]))[-1].response
+            output: Any = {"type": "function_call_output", "call_id": before.output[0].call_id, "output": "sunny"}
+            events = await _streamed(w.sdk, input=[output], tools=[WEATHER], previous_response_id=before.id)
+            assert events[-1].response.output_text == "The tool said: sunny"
+
+    asyncio.run(case())
+
+
 def test_no_function_is_called_where_none_may_be() -> None:
     async def case() -> None:
         async with world() as w:
