@@ -19,6 +19,7 @@ from backstop.cli.output import CANNOT, DIFFERS
 from backstop.dev.broker.errors import BrokerError
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.process.files import private_umask
+from backstop.runtime.process.garbage import imports_uncollected
 from backstop.runtime.process.logs import redact
 from backstop.runtime.release import release
 from schemas.text import printable_lines
@@ -68,7 +69,8 @@ class _Subcommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the base class names it
         if cmd_name not in SUBCOMMANDS:
             return None
-        module = import_module(f"backstop.cli.{cmd_name}")
+        with imports_uncollected():
+            module = import_module(f"backstop.cli.{cmd_name}")
         found = getattr(module, "app", None)
         if found is None:
             found = typer.Typer(add_completion=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from backstop.cli.unknown_variables import warn_of_unknown
 from backstop.runtime.process.clock import NowMs
+from backstop.runtime.process.garbage import imports_uncollected
 from backstop.runtime.read_settings import read
 from backstop.runtime.startup import run_until_stopped
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 def projection() -> None:
     """Run the projection until SIGTERM. Settings come from the environment (`backstop settings`)."""
-    from backstop.readmodel.app import serve  # noqa: PLC0415 - only this command pays for the import
-    from backstop.readmodel.settings import ProjectionSettings  # noqa: PLC0415 - as above
+    with imports_uncollected():
+        from backstop.readmodel.app import serve  # noqa: PLC0415 - only this command pays for the import
+        from backstop.readmodel.settings import ProjectionSettings  # noqa: PLC0415 - as above
 
     async def run(settings: ProjectionSettings, now_ms: NowMs, stop: asyncio.Event) -> None:
         deletes = _Deletes(now_ms)

