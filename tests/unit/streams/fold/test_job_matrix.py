@@ -235,10 +235,15 @@ CASES = (
         Step(BACKING, (claim_of(AT + 5, released=True),)),
     ),
     Case(
-        "a late rejection of a lost attempt only counts",
+        "a late rejection of a lost attempt counts in place of what it was taken for",
         BACKING_ABANDONED,
         rejected(AT + 5),
-        Step(replace(BACKING_ABANDONED, attempts=BACKING_ABANDONED.attempts.reject(1).count(1, "refused", "limited"))),
+        Step(
+            replace(
+                BACKING_ABANDONED,
+                attempts=replace(BACKING_ABANDONED.attempts.reject(1).count(1, "refused", "limited"), retries=0),
+            )
+        ),
     ),
     ignored("a repeated rejection is stale", BACKING, rejected(AT + 5), Ignored.STALE),
     ignored("a late unknown outcome of a lost attempt is stale", BACKING_ABANDONED, unknown(AT + 5), Ignored.STALE),
