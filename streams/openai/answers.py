@@ -28,6 +28,7 @@ from streams.openai.observations import (
     TEXT_CHARS_MAX,
     TOO_LARGE,
     Unseen,
+    ours_of,
     see,
     shown,
     too_large,
@@ -106,22 +107,26 @@ def heard(reply: Reply) -> bool:
     return reply.body is not NOT_JSON or not (502 <= reply.status <= 504 or 520 <= reply.status <= 530)
 
 
-def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accepted | Rejected | Unknown:
-    """The outcome of a create."""
+def read_create(
+    reply: Reply, now_ms: int, rules: Iterable[Rule] = (), job_id: str | None = None, attempt: int | None = None
+) -> Accepted | Rejected | Unknown:
+    """The outcome of a create. Of several responses in the answer, `job_id` and `attempt` tell which is meant."""
     if isinstance(reply, Fault):
         if reply.kind == "never_sent":
             return Rejected("unsent", NEVER_SENT, reply.detail)
         reason = f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind
         return Unknown(reason, alarm=reply.kind == "unexpected")
+    if (ours := ours_of(reply.body, None, job_id, attempt)) is not reply.body:
+        reply = replace(reply, body=ours)
     read = _taken if 200 <= reply.status < 300 or _sees_other(reply) else _declined
     outcome, limits = read(reply, now_ms, rules), told_limits(reply.headers)
     return outcome if limits is None or isinstance(outcome, Unknown) else replace(outcome, limits=limits)
 
 
 def read_poll(
-    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
+    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = (), response_id: str | None = None
 ) -> Seen | Missing | AskAgain | Refused:
-    """The outcome of a retrieve; `job_id` is the response's job, if it is known.
+    """The outcome of a retrieve; `job_id` is the response's job, if it is known, and `response_id` what was asked for.
 
     An answer that will be repeated as long as the poll is (a 400, a page) is *missing*, too, with its words.
     """
@@ -130,6 +135,8 @@ def read_poll(
     if 200 <= reply.status < 300:
         if reply.broken:
             return AskAgain(BROKEN_OFF)
+        if (ours := ours_of(reply.body, response_id, job_id)) is not reply.body:
+            reply = replace(reply, body=ours)
         seen = _see(reply, now_ms, rules, job_id)
         if reply.truncated and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
             return too_large(seen)
@@ -138,12 +145,12 @@ def read_poll(
 
 
 def read_cancel(
-    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
+    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = (), response_id: str | None = None
 ) -> Seen | NotCancelled | AskAgain | Refused:
     """The outcome of a cancel. An object that comes with HTTP 200 is an observation, whatever its status."""
     if isinstance(reply, ProviderAnswer) and reply.status in (400, 404, 405, 409, 422, 501):
         return NotCancelled(_error_of(reply).code)
-    answer = read_poll(reply, now_ms, job_id, rules)
+    answer = read_poll(reply, now_ms, job_id, rules, response_id)
     return NotCancelled(answer.code or "missing") if isinstance(answer, Missing) else answer
 
 
@@ -284,11 +291,11 @@ def _without_object(
     """A 2xx whose body names no response. A header may name it."""
     if response_id := _located(answer.headers):
         return Accepted(response_id, status="unknown", streamed=answer.streamed)
-    if answer.broken:
+    taken = taken or answer.status == 202
+    if answer.broken and not taken:
         return Unknown(BROKEN_OFF)
     begins = answer.text if answer.body is NOT_JSON else repr(answer.body)
     said = shown(begins, ANSWER_CHARS_SHOWN) or "an empty body"
-    taken = taken or answer.status == 202
     return Unknown(f"{TOO_LARGE if answer.truncated else why}: http_{answer.status}", said, alarm=True, taken=taken)
 
 

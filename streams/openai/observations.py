@@ -16,7 +16,7 @@ from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, Resp
 from streams.openai.causes import Rule, Said, is_account_wide, verdict
 from streams.openai.durations import EPOCH_S_MAX
 from streams.openai.errors import code_of, failure_of, fields_of, member, words_of
-from streams.openai.foreign_json import is_response
+from streams.openai.foreign_json import is_response, several
 from streams.openai.waits import body_wait_ms, poll_after_ms, text_wait_ms
 from streams.provider import Owner, Seen, Tokens
 
@@ -105,6 +105,23 @@ def see(
         progress=None if outcome in END_RESPONSE_STATUSES else _progress(body),
         model=model if isinstance(model, str) else "",
     )
+
+
+def ours_of(body: Any, response_id: str | None, job_id: str | None, attempt: int | None = None) -> Any:
+    """Of several responses in an answer the one that was asked for, by its id, else by its metadata; else the answer.
+
+    Of two that fit, the later one counts.
+    """
+    held = several(body)
+    named = [item for item in held if response_id is not None and item.get("id") == response_id]
+    owned = [
+        item
+        for item in held
+        if (owner := owner_of(item.get("metadata"))) is not None
+        and owner.job_id == job_id
+        and attempt in (None, owner.attempt)
+    ]
+    return (named or owned or [body])[-1]
 
 
 def _progress(body: Mapping[str, Any]) -> int | None:
