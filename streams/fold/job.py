@@ -65,7 +65,7 @@ from streams.fold.job_changes import changed, moved, reason_of_change
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
 from streams.fold.job_fallbacks import fallback_taken
 from streams.fold.job_hedges import hedge_granted, terms_of
-from streams.fold.job_late import found_after_all, refused_late, unknown_late
+from streams.fold.job_late import found_after_all, given_to_another, named_again, refused_late, unknown_late
 from streams.fold.job_next import again, begin, finish
 from streams.fold.job_states import (
     UNUSABLE_ID,
@@ -163,8 +163,10 @@ def _advance(state: Open, event: JobFact) -> Step[JobState]:
 
 def _not_adopted(state: Open, event: AdoptionRefused) -> Step[JobState]:
     attempt = state.attempts.of_response(event.response_id)
-    if state.spec.request is not None or not isinstance(attempt, Running):
+    if not isinstance(attempt, Running):
         return Step(state, ignored=Ignored.STALE)
+    if state.spec.request is not None:
+        return given_to_another(state, attempt, event)
     # The response belongs to another job, so the end of this job must not release it.
     without = replace(state, attempts=state.attempts.reject(attempt.number))
     return finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
@@ -188,17 +190,18 @@ def _asked(state: Open, event: CancelRequested | JobChanged) -> Step[JobState]:
 def _accepted(state: Open, event: AttemptAccepted) -> Step[JobState]:
     if event.tenant != state.spec.tenant:
         return Step(state, ignored=Ignored.IMPOSSIBLE)
-    if state.attempts.of_response(event.response_id) is not None:
-        return Step(state, ignored=Ignored.DUPLICATE)
+    known = state.attempts.of_response(event.response_id)
+    if known is not None:
+        return named_again(state, known, event)
     attempt = state.attempts.get(event.attempt)
     match attempt:
         case Submitting() | OutcomeUnknown() | Abandoned():
             running = Running(event.attempt, event.response_id, event.at_ms, event.adopted)
-            known = state.attempts.find(attempt) if isinstance(attempt, Abandoned) else state.attempts
-            after = Active(state.spec, known.put(running))
+            before = state.attempts.find(attempt) if isinstance(attempt, Abandoned) else state.attempts
+            after = Active(state.spec, before.put(running))
             if event.end is not None:  # Nothing to poll: the answer to the create already held the end.
                 return _over(after, running, settled_at_once(event, event.end))
-            return Step(after, (claim_for(event, state.spec, hedge=terms_of(event, state.spec, known)),))
+            return Step(after, (claim_for(event, state.spec, hedge=terms_of(event, state.spec, before)),))
         case None if event.attempt > state.attempts.last_number:
             return Step(state, ignored=Ignored.IMPOSSIBLE)
         case None if event.adopted and event.end is None:

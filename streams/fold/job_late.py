@@ -1,15 +1,16 @@
-"""Reports of attempts that come after the timer that counted them, and responses of attempts that were refused. Pure.
+"""Reports of attempts that come after the timer that counted them, and responses that are not those of one attempt each.
 
-What the provider took is not repeated, and may win while the job is open. What it refused takes no retry.
+What the provider took is not repeated, and may win while the job is open. What it refused takes no retry. Pure.
 """
 
 from dataclasses import replace
 
-from schemas.jobs import AttemptAccepted, AttemptRejected, AttemptUnknown
-from streams.fold.attempts import Abandoned, OutcomeUnknown, Running
+from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptRejected, AttemptUnknown
+from schemas.results import Reason
+from streams.fold.attempts import Abandoned, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.claims import claim_for
 from streams.fold.job_hedges import terms_of
-from streams.fold.job_next import finish
+from streams.fold.job_next import again, finish
 from streams.fold.job_states import Active, BackingOff, JobState, Open
 from streams.fold.step import Ignored, Step
 
@@ -51,3 +52,26 @@ def found_after_all(state: Open, event: AttemptAccepted) -> Step[JobState]:
     attempts = state.attempts.restore(running)
     claim = claim_for(event, state.spec, hedge=terms_of(event, state.spec, state.attempts))
     return Step(Active(state.spec, attempts), (claim,))
+
+
+def named_again(state: Open, known: Running | Over, event: AttemptAccepted) -> Step[JobState]:
+    """The create of one attempt is answered with the response of another, as caches do: it made none."""
+    attempt = state.attempts.get(event.attempt)
+    if known.number == event.attempt or not isinstance(attempt, Submitting | OutcomeUnknown):
+        return Step(state, ignored=Ignored.DUPLICATE)
+    attempts = state.attempts.reject(attempt.number).count(attempt.number, "refused", "later")
+    after = replace(state, attempts=attempts)
+    if attempts.awaited():
+        return Step(after)
+    message = f"the provider named the response of attempt {known.number} again"
+    return again(after, event, "refused", "later", 0, Reason(code="response_repeated", message=message))
+
+
+def given_to_another(state: Open, attempt: Running, event: AdoptionRefused) -> Step[JobState]:
+    """The response belongs to another job: the provider, or a cache before it, named one response twice."""
+    attempts = state.attempts.reject(attempt.number).count(attempt.number, "refused", "never")
+    after = replace(state, attempts=attempts)
+    if attempts.awaited():
+        return Step(after)
+    message = f"the provider named a response that it had given out before. {event.message}"
+    return again(after, event, "refused", "never", 0, Reason(code="response_taken", message=message))

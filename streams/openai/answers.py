@@ -29,8 +29,10 @@ from streams.openai.observations import (
     TOO_LARGE,
     Unseen,
     ours_of,
+    owned_by_another,
     see,
     shown,
+    stands_there,
     too_large,
     unusable_id,
 )
@@ -55,6 +57,7 @@ _NO_ANSWER_YET = frozenset({401, 403, 407, 408, 409, 423, 425, 429, 499})
 """Statuses of a poll that say nothing of the response: its key is refused, or it came too soon or too often."""
 _LOCATIONS = ("location", "operation-location", "content-location")
 """Headers that name the response, the most telling first."""
+_NOT_CANCELLED = frozenset({400, 404, 405, 409, 422, 501})
 ANSWER_CHARS_SHOWN = 200
 """How much of an unusable answer is kept: enough to recognise the server that sent it."""
 
@@ -118,7 +121,10 @@ def read_create(
         return Unknown(reason, alarm=reply.kind == "unexpected")
     if (ours := ours_of(reply.body, None, job_id, attempt)) is not reply.body:
         reply = replace(reply, body=ours)
-    read = _taken if 200 <= reply.status < 300 or _sees_other(reply) else _declined
+    if owned_by_another(reply.body, job_id):
+        return Unknown(OF_ANOTHER_JOB, shown(repr(reply.body), ANSWER_CHARS_SHOWN) or "", alarm=True)
+    taken = _sees_other(reply) or (not is_error(reply.body) and stands_there(reply.body, None, job_id))
+    read = _taken if 200 <= reply.status < 300 or taken else _declined
     outcome, limits = read(reply, now_ms, rules), told_limits(reply.headers)
     return outcome if limits is None or isinstance(outcome, Unknown) else replace(outcome, limits=limits)
 
@@ -132,7 +138,7 @@ def read_poll(
     """
     if isinstance(reply, Fault):
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
-    if 200 <= reply.status < 300:
+    if 200 <= reply.status < 300 or stands_there(reply.body, response_id, job_id):
         if reply.broken:
             return AskAgain(BROKEN_OFF)
         if (ours := ours_of(reply.body, response_id, job_id)) is not reply.body:
@@ -147,8 +153,12 @@ def read_poll(
 def read_cancel(
     reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = (), response_id: str | None = None
 ) -> Seen | NotCancelled | AskAgain | Refused:
-    """The outcome of a cancel. An object that comes with HTTP 200 is an observation, whatever its status."""
-    if isinstance(reply, ProviderAnswer) and reply.status in (400, 404, 405, 409, 422, 501):
+    """The outcome of a cancel. A response in the answer is an observation, whatever its status."""
+    if (
+        isinstance(reply, ProviderAnswer)
+        and reply.status in _NOT_CANCELLED
+        and not stands_there(reply.body, response_id, job_id)
+    ):
         return NotCancelled(_error_of(reply).code)
     answer = read_poll(reply, now_ms, job_id, rules, response_id)
     return NotCancelled(answer.code or "missing") if isinstance(answer, Missing) else answer

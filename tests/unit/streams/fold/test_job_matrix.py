@@ -107,7 +107,6 @@ CASES = (
     ignored("an adoption under a job's id is a conflict", RUNNING, adopted(request_sha256="x"), Ignored.CONFLICT),
     ignored("an adoption while backing off is a conflict", BACKING, adopted(request_sha256="x"), Ignored.CONFLICT),
     ignored("a repeated adoption after the end is ignored", FINISHED, adopted(AT), Ignored.DUPLICATE),
-    ignored("a refused adoption of what the job created is stale", RUNNING, adoption_refused(AT), Ignored.STALE),
     ignored("a refused adoption while backing off is stale", BACKING, adoption_refused(AT), Ignored.STALE),
     ignored("a refused adoption after the end is late", FINISHED, adoption_refused(AT), Ignored.LATE),
     Case(

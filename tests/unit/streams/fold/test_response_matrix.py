@@ -158,7 +158,12 @@ CASES = (
         "a repeated webhook makes no poll", replace(RUNNING, webhooks=webhooks(T0)), webhook(AT), Ignored.DUPLICATE
     ),
     ignored("a second claim is ignored", RUNNING, claimed(AT, attempt=2), Ignored.DUPLICATE),
-    ignored("a second create's claim gives way to the first", RUNNING, claimed(AT, job_id="x"), Ignored.DUPLICATE),
+    Case(
+        "a second create's claim gives way to the first, and its job is told",
+        RUNNING,
+        claimed(AT, job_id="x"),
+        Step(RUNNING, (adoption_refused(AT, job_id="x", message=f"It belongs to the job {JOB}."),)),
+    ),
     ignored("another job can't release it", RUNNING, released(AT, job_id="x"), Ignored.CONFLICT),
     Case(
         "what was made elsewhere is polled at once, and any answer is taken",

@@ -71,3 +71,38 @@ JSON = st.recursive(
 def test_any_json_can_be_read(body: Any) -> None:
     read_create(ProviderAnswer(200, {}, body), 0, (), "job_1", 1)
     read_poll(ProviderAnswer(200, {}, body), 0, "job_1", (), RESPONSE_ID)
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422, 500, 503, 504])
+def test_a_response_is_one_with_any_http_status(status: int) -> None:
+    """Gateways answer with the response, and with a status that fits its own or the one of the call."""
+    accepted = read_create(ProviderAnswer(status, {}, response()), 0, (), "job_1", 1)
+    assert isinstance(accepted, Accepted)
+    for read in (read_poll, read_cancel):
+        for body in (completed(), completed(metadata={})):
+            seen = read(ProviderAnswer(status, {}, body), 0, "job_1", (), RESPONSE_ID)
+            assert isinstance(seen, Seen), (read, body)
+            assert seen.outcome == "completed"
+    failed = response(status="failed", error={"code": "server_error", "message": "no"})
+    seen = read_poll(ProviderAnswer(status, {}, failed), 0, "job_1", (), RESPONSE_ID)
+    assert isinstance(seen, Seen)
+    assert (seen.outcome, seen.code) == ("failed", "server_error")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": RESPONSE_ID, "object": "response", "status": "lost"}, {"id": RESPONSE_ID, "status": "completed"},
+        completed(id="another", metadata={}), OTHERS[1], {"status": "completed", "object": "response"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [404, 500])
+def test_what_is_not_surely_the_response_is_none_with_the_status_of_an_error(status: int, body: dict[str, Any]) -> None:
+    assert not isinstance(read_poll(ProviderAnswer(status, {}, body), 0, "job_1", (), RESPONSE_ID), Seen)
+
+
+def test_a_create_that_is_answered_with_the_response_of_another_job_is_none_of_ours() -> None:
+    """A cache on the way, or a mix-up. Nothing of the other job's response is passed on."""
+    unknown = read_create(ProviderAnswer(200, {}, OTHERS[1]), 0, (), "job_1", 1)
+    assert isinstance(unknown, Unknown)
+    assert (unknown.reason, unknown.alarm, unknown.taken) == ("another_job", True, False)
