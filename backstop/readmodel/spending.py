@@ -159,6 +159,8 @@ def _told(
     match fact:
         case AttemptAccepted() | AttemptSettled() if fact.attempt > attempts_seen:
             return [], []
+        case AttemptAccepted() if _attempt_of(before, fact.response_id) not in (None, fact.attempt):
+            return [], [(fact.attempt, "")]  # The response of an attempt before: this one made none.
         case AttemptAccepted() | AttemptSettled() | UsageBooked():
             return [_of_response(fact)], [(fact.attempt, "")]
         case AttemptRejected():
@@ -166,9 +168,15 @@ def _told(
         case ResponseAdopted() if taken:
             return [Spend(fact.job_id, 1, fact.response_id, fact.at_ms // DAY_MS, "running")], []
         case AdoptionRefused() if taken:
-            return [], [(1, fact.response_id)]
+            return [], [(_attempt_of(before, fact.response_id) or 1, fact.response_id)]
         case _:
             return _outcome_unknown(before, after, fact), []
+
+
+def _attempt_of(state: JobState, response_id: str) -> int | None:
+    """The number of the attempt that has this response, of an open job."""
+    attempt = state.attempts.of_response(response_id) if isinstance(state, Active | BackingOff) else None
+    return None if attempt is None else attempt.number
 
 
 def _of_response(fact: AttemptAccepted | AttemptSettled | UsageBooked) -> Spend:

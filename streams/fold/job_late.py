@@ -1,4 +1,4 @@
-"""Reports of attempts that come after the timer that counted them, and responses that are not those of one attempt each.
+"""Reports that come after the timer that counted their attempt, and responses that are named twice.
 
 What the provider took is not repeated, and may win while the job is open. What it refused takes no retry. Pure.
 """
