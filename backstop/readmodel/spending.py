@@ -159,10 +159,10 @@ def _told(
     match fact:
         case AttemptAccepted() | AttemptSettled() if fact.attempt > attempts_seen:
             return [], []
-        case AttemptAccepted() if _attempt_of(before, fact.response_id) not in (None, fact.attempt):
-            return [], [(fact.attempt, "")]  # The response of an attempt before: this one made none.
         case AttemptAccepted() | AttemptSettled() | UsageBooked():
-            return [_of_response(fact)], [(fact.attempt, "")]
+            # A create that is answered with the response of an attempt before made none.
+            named = _attempt_of(before, fact.response_id) if isinstance(fact, AttemptAccepted) else None
+            return [_of_response(fact)] if named in (None, fact.attempt) else [], [(fact.attempt, "")]
         case AttemptRejected():
             return _outcome_unknown(before, after, fact, without=fact.attempt), [(fact.attempt, "")]
         case ResponseAdopted() if taken:
