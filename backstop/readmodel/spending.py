@@ -160,15 +160,23 @@ def _told(
         case AttemptAccepted() | AttemptSettled() if fact.attempt > attempts_seen:
             return [], []
         case AttemptAccepted() | AttemptSettled() | UsageBooked():
-            return [_of_response(fact)], [(fact.attempt, "")]
+            # A create that is answered with the response of an attempt before made none.
+            named = _attempt_of(before, fact.response_id) if isinstance(fact, AttemptAccepted) else None
+            return [_of_response(fact)] if named in (None, fact.attempt) else [], [(fact.attempt, "")]
         case AttemptRejected():
             return _outcome_unknown(before, after, fact, without=fact.attempt), [(fact.attempt, "")]
         case ResponseAdopted() if taken:
             return [Spend(fact.job_id, 1, fact.response_id, fact.at_ms // DAY_MS, "running")], []
         case AdoptionRefused() if taken:
-            return [], [(1, fact.response_id)]
+            return [], [(_attempt_of(before, fact.response_id) or 1, fact.response_id)]
         case _:
             return _outcome_unknown(before, after, fact), []
+
+
+def _attempt_of(state: JobState, response_id: str) -> int | None:
+    """The number of the attempt that has this response, of an open job."""
+    attempt = state.attempts.of_response(response_id) if isinstance(state, Active | BackingOff) else None
+    return None if attempt is None else attempt.number
 
 
 def _of_response(fact: AttemptAccepted | AttemptSettled | UsageBooked) -> Spend:

@@ -136,10 +136,13 @@ class Attempts:
         items = tuple(attempt if item.number == attempt.number else item for item in self.items)
         return replace(self, items=_bounded(items), unknowns=unknowns)
 
-    def taken(self, unknown: OutcomeUnknown, said: str) -> "Attempts":
-        """Note that the provider took an attempt whose outcome is unknown: that is counted already."""
-        known = replace(unknown, taken=True, said=said)
-        return replace(self, items=tuple(known if item is unknown else item for item in self.items))
+    def learn(self, known: OutcomeUnknown | Abandoned) -> "Attempts":
+        """Note what a late report tells of an attempt whose outcome stays unknown: that is counted already."""
+        return replace(self, items=tuple(known if item.number == known.number else item for item in self.items))
+
+    def restore(self, refused: Running) -> "Attempts":
+        """Put back a refused attempt that was taken after all."""
+        return replace(self, items=tuple(sorted((*self.items, refused), key=lambda item: item.number)))
 
     def reject(self, number: int) -> "Attempts":
         """Remove a refused attempt."""
@@ -170,13 +173,20 @@ class Attempts:
         hedge = self.hedge is not None and self.hedge.spent
         return self.retries + self.unpaid_ends + self.doubts + hedge + live
 
-    def find(self, adopted: Abandoned) -> "Attempts":
-        """Take back the count of an abandoned attempt that was adopted: its cost is counted when it ends."""
-        if self.hedge is not None and self.hedge.number == adopted.number:
+    def find(self, known: Abandoned) -> "Attempts":
+        """Take back the count of an abandoned attempt whose outcome is known now: its cost is counted when it ends."""
+        if self.hedge is not None and self.hedge.number == known.number:
             return replace(self, hedge=replace(self.hedge, spent=False))
-        if adopted.answered:
+        if known.answered:
             return replace(self, doubts=max(0, self.doubts - 1))
         return replace(self, retries=max(0, self.retries - 1))
+
+    def doubt(self, answered: Abandoned) -> "Attempts":
+        """Count an abandoned attempt as doubtful instead of paid: its create was answered with a 5xx."""
+        known = self.learn(replace(answered, answered=True))
+        if self.hedge is not None and self.hedge.number == answered.number:
+            return known
+        return replace(known, retries=max(0, self.retries - 1), doubts=self.doubts + 1)
 
     def spent(self) -> Spent:
         return Spent(self.retries, self.unpaid_ends, self.doubts, self.rejections, self.streak)

@@ -9,8 +9,9 @@ Rules, before the code:
 - An attempt is *submitting* (its command is published) until a report comes: accepted, rejected, or outcome unknown. If
   no report comes by `report_by_ms`, the outcome is unknown as well. An attempt with an unknown outcome may be adopted
   until `adopt_by_ms`. After that it is *abandoned*, and a retry is granted, unless the provider surely took it.
-- An abandoned attempt may still be adopted. Then it runs beside its successor: the first one to complete wins, and the
-  other one is released.
+- An abandoned attempt may still be adopted, as may one that was refused and made a response all the same. Then it runs
+  beside its successor: the first one to complete wins, and the other one is released. A late report changes what an
+  abandoned attempt counts for, and one that was taken is waited for again (`streams.fold.job_late`).
 - A job that may be hedged can have one attempt beside a slow one, its *hedge* (`streams.fold.job_hedges`). The first to
   complete wins; while one of the two lives, no failure and no cancel of the other one ends the job. A hedge that was
   taken and named no response holds no retry back: it is granted beside the retries.
@@ -64,6 +65,7 @@ from streams.fold.job_changes import changed, moved, reason_of_change
 from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
 from streams.fold.job_fallbacks import fallback_taken
 from streams.fold.job_hedges import hedge_granted, terms_of
+from streams.fold.job_late import found_after_all, given_to_another, named_again, refused_late, unknown_late
 from streams.fold.job_next import again, begin, finish
 from streams.fold.job_states import (
     UNUSABLE_ID,
@@ -161,8 +163,10 @@ def _advance(state: Open, event: JobFact) -> Step[JobState]:
 
 def _not_adopted(state: Open, event: AdoptionRefused) -> Step[JobState]:
     attempt = state.attempts.of_response(event.response_id)
-    if state.spec.request is not None or not isinstance(attempt, Running):
+    if not isinstance(attempt, Running):
         return Step(state, ignored=Ignored.STALE)
+    if state.spec.request is not None:
+        return given_to_another(state, attempt, event)
     # The response belongs to another job, so the end of this job must not release it.
     without = replace(state, attempts=state.attempts.reject(attempt.number))
     return finish(without, event, "rejected", Reason(code="response_taken", message=event.message))
@@ -186,19 +190,22 @@ def _asked(state: Open, event: CancelRequested | JobChanged) -> Step[JobState]:
 def _accepted(state: Open, event: AttemptAccepted) -> Step[JobState]:
     if event.tenant != state.spec.tenant:
         return Step(state, ignored=Ignored.IMPOSSIBLE)
-    if state.attempts.of_response(event.response_id) is not None:
-        return Step(state, ignored=Ignored.DUPLICATE)
+    known = state.attempts.of_response(event.response_id)
+    if known is not None:
+        return named_again(state, known, event)
     attempt = state.attempts.get(event.attempt)
     match attempt:
         case Submitting() | OutcomeUnknown() | Abandoned():
             running = Running(event.attempt, event.response_id, event.at_ms, event.adopted)
-            known = state.attempts.find(attempt) if isinstance(attempt, Abandoned) else state.attempts
-            after = Active(state.spec, known.put(running))
+            before = state.attempts.find(attempt) if isinstance(attempt, Abandoned) else state.attempts
+            after = Active(state.spec, before.put(running))
             if event.end is not None:  # Nothing to poll: the answer to the create already held the end.
                 return _over(after, running, settled_at_once(event, event.end))
-            return Step(after, (claim_for(event, state.spec, hedge=terms_of(event, state.spec, known)),))
+            return Step(after, (claim_for(event, state.spec, hedge=terms_of(event, state.spec, before)),))
         case None if event.attempt > state.attempts.last_number:
             return Step(state, ignored=Ignored.IMPOSSIBLE)
+        case None if event.adopted and event.end is None:
+            return found_after_all(state, event)
         case None | Running() | Over():
             if event.end is not None:
                 return _booked(state, event, event.end.usage, Ignored.LATE)
@@ -212,11 +219,12 @@ def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
     if not isinstance(attempt, Submitting | OutcomeUnknown | Abandoned):
         return Step(state, ignored=Ignored.STALE)
+    if isinstance(attempt, Abandoned):
+        return refused_late(state, attempt, event)
     after = replace(state, attempts=state.attempts.reject(event.attempt))
     if event.cause != "held":
         after = replace(after, attempts=after.attempts.count(event.attempt, "refused", event.cause))
-    if isinstance(attempt, Abandoned) or after.attempts.awaited():
-        # Another attempt is live, or a retry is already granted: only the count changes.
+    if after.attempts.awaited():  # Another attempt is live: only the count changes.
         return Step(after)
     reason = reason_of_refusal(event)
     return again(after, event, "refused", event.cause, event.wait_ms, reason, held_for=event.held_for)
@@ -224,8 +232,8 @@ def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
 
 def _outcome_unknown(state: Open, event: AttemptUnknown) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
-    if isinstance(attempt, OutcomeUnknown) and event.taken and not attempt.taken:
-        return Step(replace(state, attempts=state.attempts.taken(attempt, event.message)))  # It came after its timer.
+    if isinstance(attempt, OutcomeUnknown | Abandoned):
+        return unknown_late(state, attempt, event)
     if not isinstance(attempt, Submitting):
         return Step(state, ignored=Ignored.STALE)
     adopt_by_ms = event.at_ms + state.spec.policy.adoption_grace_ms

@@ -215,13 +215,11 @@ def _claimed_again(
     held = state.claim
     if held.job_id == event.job_id:
         return Step(state, ignored=known)
-    if event.made_elsewhere:
-        return Step(state, (adoption_refused(event, event.job_id, event.tenant, held.job_id, held.tenant),))
-    if held.made_elsewhere:
+    if held.made_elsewhere and not event.made_elsewhere:
         taken = _claim(event, webhooks)
         refused = adoption_refused(event, held.job_id, held.tenant, event.job_id, event.tenant)
         return replace(taken, outputs=(*taken.outputs, refused))
-    return Step(state, ignored=known)
+    return Step(state, (adoption_refused(event, event.job_id, event.tenant, held.job_id, held.tenant),))
 
 
 def _given_back(

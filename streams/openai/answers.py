@@ -28,8 +28,11 @@ from streams.openai.observations import (
     TEXT_CHARS_MAX,
     TOO_LARGE,
     Unseen,
+    ours_of,
+    owned_by_another,
     see,
     shown,
+    stands_there,
     too_large,
     unusable_id,
 )
@@ -54,6 +57,7 @@ _NO_ANSWER_YET = frozenset({401, 403, 407, 408, 409, 423, 425, 429, 499})
 """Statuses of a poll that say nothing of the response: its key is refused, or it came too soon or too often."""
 _LOCATIONS = ("location", "operation-location", "content-location")
 """Headers that name the response, the most telling first."""
+_NOT_CANCELLED = frozenset({400, 404, 405, 409, 422, 501})
 ANSWER_CHARS_SHOWN = 200
 """How much of an unusable answer is kept: enough to recognise the server that sent it."""
 
@@ -106,30 +110,39 @@ def heard(reply: Reply) -> bool:
     return reply.body is not NOT_JSON or not (502 <= reply.status <= 504 or 520 <= reply.status <= 530)
 
 
-def read_create(reply: Reply, now_ms: int, rules: Iterable[Rule] = ()) -> Accepted | Rejected | Unknown:
-    """The outcome of a create."""
+def read_create(
+    reply: Reply, now_ms: int, rules: Iterable[Rule] = (), job_id: str | None = None, attempt: int | None = None
+) -> Accepted | Rejected | Unknown:
+    """The outcome of a create. Of several responses in the answer, `job_id` and `attempt` tell which is meant."""
     if isinstance(reply, Fault):
         if reply.kind == "never_sent":
             return Rejected("unsent", NEVER_SENT, reply.detail)
         reason = f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind
         return Unknown(reason, alarm=reply.kind == "unexpected")
-    read = _taken if 200 <= reply.status < 300 or _sees_other(reply) else _declined
+    if (ours := ours_of(reply.body, None, job_id, attempt)) is not reply.body:
+        reply = replace(reply, body=ours)
+    if owned_by_another(reply.body, job_id):
+        return Unknown(OF_ANOTHER_JOB, shown(repr(reply.body), ANSWER_CHARS_SHOWN) or "", alarm=True)
+    taken = _sees_other(reply) or (not is_error(reply.body) and stands_there(reply.body, None, job_id))
+    read = _taken if 200 <= reply.status < 300 or taken else _declined
     outcome, limits = read(reply, now_ms, rules), told_limits(reply.headers)
     return outcome if limits is None or isinstance(outcome, Unknown) else replace(outcome, limits=limits)
 
 
 def read_poll(
-    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
+    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = (), response_id: str | None = None
 ) -> Seen | Missing | AskAgain | Refused:
-    """The outcome of a retrieve; `job_id` is the response's job, if it is known.
+    """The outcome of a retrieve; `job_id` is the response's job, if it is known, and `response_id` what was asked for.
 
     An answer that will be repeated as long as the poll is (a 400, a page) is *missing*, too, with its words.
     """
     if isinstance(reply, Fault):
         return AskAgain(f"{reply.kind}: {reply.detail}" if reply.detail else reply.kind)
-    if 200 <= reply.status < 300:
+    if 200 <= reply.status < 300 or stands_there(reply.body, response_id, job_id):
         if reply.broken:
             return AskAgain(BROKEN_OFF)
+        if (ours := ours_of(reply.body, response_id, job_id)) is not reply.body:
+            reply = replace(reply, body=ours)
         seen = _see(reply, now_ms, rules, job_id)
         if reply.truncated and (isinstance(seen, Seen) or seen.reason != OF_ANOTHER_JOB):
             return too_large(seen)
@@ -138,12 +151,16 @@ def read_poll(
 
 
 def read_cancel(
-    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = ()
+    reply: Reply, now_ms: int, job_id: str | None = None, rules: Iterable[Rule] = (), response_id: str | None = None
 ) -> Seen | NotCancelled | AskAgain | Refused:
-    """The outcome of a cancel. An object that comes with HTTP 200 is an observation, whatever its status."""
-    if isinstance(reply, ProviderAnswer) and reply.status in (400, 404, 405, 409, 422, 501):
+    """The outcome of a cancel. A response in the answer is an observation, whatever its status."""
+    if (
+        isinstance(reply, ProviderAnswer)
+        and reply.status in _NOT_CANCELLED
+        and not stands_there(reply.body, response_id, job_id)
+    ):
         return NotCancelled(_error_of(reply).code)
-    answer = read_poll(reply, now_ms, job_id, rules)
+    answer = read_poll(reply, now_ms, job_id, rules, response_id)
     return NotCancelled(answer.code or "missing") if isinstance(answer, Missing) else answer
 
 
@@ -284,11 +301,11 @@ def _without_object(
     """A 2xx whose body names no response. A header may name it."""
     if response_id := _located(answer.headers):
         return Accepted(response_id, status="unknown", streamed=answer.streamed)
-    if answer.broken:
+    taken = taken or answer.status == 202
+    if answer.broken and not taken:
         return Unknown(BROKEN_OFF)
     begins = answer.text if answer.body is NOT_JSON else repr(answer.body)
     said = shown(begins, ANSWER_CHARS_SHOWN) or "an empty body"
-    taken = taken or answer.status == 202
     return Unknown(f"{TOO_LARGE if answer.truncated else why}: http_{answer.status}", said, alarm=True, taken=taken)
 
 

@@ -7,10 +7,12 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Self
 
 import aiohttp
 import httpx2
+import structlog
 from multidict import CIMultiDict
 from openai._vendor.httpx_aiohttp import AiohttpTransport
 from openai._vendor.httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
@@ -18,11 +20,15 @@ from openai._vendor.httpx_aiohttp.transport import AiohttpResponseStream, map_ai
 from schemas.shape import ShapeLimits
 from streams.answer_memory import FREE_BYTES, AnswerMemory, Hold, cost_bytes
 from streams.openai import large_json
+from streams.openai.broken_http import RawAnswer, raw_answer
 from streams.openai.foreign_json import parse
+from streams.openai.kept_handler import KeptHandler, kept_of
 from streams.openai.large_reader import Large, LargeReader
 from streams.openai.sse import EventTooLargeError
 from streams.openai.unpacking import Unpacker, packing_of
 from streams.provider import CallLimits
+
+log = structlog.get_logger()
 
 BEGINNING_BYTES: Final = 64 << 10
 """How much is kept of an answer that is cut: enough for the status and the error of a response object."""
@@ -43,6 +49,9 @@ CUT: Final = "backstop_cut"
 
 LARGE: Final = "backstop_large"
 """An extension of a response whose content was large: what a process of its own read of it (`Large`)."""
+
+BROKEN: Final = "backstop_broken"
+"""An extension of a response that broke off, or was no right HTTP: its content is what came of it."""
 
 EVENTS_PIECE_BYTES: Final = 32 << 10
 """32,000 empty lines take some 10 ms."""
@@ -91,6 +100,10 @@ class Reading:
     hold: Hold
     streams: bool = False
     """The call reads a stream of events by itself."""
+    connected: bool = False
+    """The call has a connection to the provider: what comes on it is no proxy's."""
+    handler: KeptHandler | None = None
+    """The connection of an answer whose body is being read."""
 
 
 class BoundedTransport(AiohttpTransport):
@@ -103,9 +116,15 @@ class BoundedTransport(AiohttpTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         reading = self._reading()
-        if not reading.streams:
-            return await self._plain(request, reading)
-        response = await super().handle_async_request(request)
+        try:
+            if not reading.streams:
+                return await self._plain(request, reading)
+            response = await super().handle_async_request(request)
+        except aiohttp.ClientResponseError as error:
+            if not reading.connected or (said := raw_answer(kept_of(error))) is None:
+                raise
+            log.warning("answer_is_no_right_http", http_status=said.status, error=type(error.__cause__).__name__)
+            return response_of(said, request)
         if response.is_success and is_event_stream(response):
             return response
         response.request = request
@@ -121,6 +140,8 @@ class BoundedTransport(AiohttpTransport):
     async def _plain(self, request: httpx2.Request, reading: Reading) -> httpx2.Response:
         """One call and its whole answer. The parent would make a response that is read through two more iterators."""
         answer = await self._sent(request)
+        protocol = None if answer.connection is None else answer.connection.protocol
+        reading.handler = protocol if isinstance(protocol, KeptHandler) else None
         headers = [(name, value) for name, value in answer.raw_headers if name.lower() not in _OF_THE_BODY]
         stream = AiohttpResponseStream(answer)
         content, extensions = await self._content(
@@ -166,7 +187,11 @@ class BoundedTransport(AiohttpTransport):
         pieces = unpacked(sent, headers.get("content-encoding", ""))
         if announced.isdecimal() and int(announced) > bytes_max:
             return _beginning(await self._read(pieces, reading, BEGINNING_BYTES)), {CUT: True}
-        parts = await self._read(pieces, reading, bytes_max + 1)
+        try:
+            parts = await self._read(pieces, reading, bytes_max + 1)
+        except (httpx2.ReadError, httpx2.RemoteProtocolError):  # Its head came, and nothing that the parser took.
+            begun = begun_answer(reading)
+            return b"" if begun is None else begun.content, {BROKEN: True}
         size_bytes = sum(map(len, parts))
         if size_bytes > bytes_max:
             return _beginning(parts), {CUT: True}
@@ -203,6 +228,24 @@ class BoundedTransport(AiohttpTransport):
             if not parts:
                 raise
         return parts
+
+
+def begun_answer(reading: Reading) -> httpx2.Response | None:
+    """What came of an answer whose body is being read, or was when the call ended; None if there is none."""
+    said = None if reading.handler is None else raw_answer(reading.handler.kept)
+    return None if said is None else response_of(said)
+
+
+def response_of(said: RawAnswer, request: httpx2.Request | None = None) -> httpx2.Response:
+    """An answer that broke off, or was no right HTTP."""
+    announced = b",".join(value for name, value in said.headers if name == b"content-encoding")
+    content, packing = said.body, packing_of(said.body[:2], announced.decode("ascii", "replace"))
+    if packing is not None:
+        content = _beginning([*islice(Unpacker(packing).feed(content), 1)])
+    headers = [(name, value) for name, value in said.headers if name not in _OF_THE_BODY]
+    return httpx2.Response(
+        said.status, headers=headers, content=content, request=request, extensions={BROKEN: True}
+    )  # fmt: skip
 
 
 async def _closed_after(
@@ -262,4 +305,6 @@ async def pieces_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
 
 
 def is_event_stream(response: httpx2.Response) -> bool:
-    return response.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
+    """Whether its events are still to be read."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "text/event-stream" and BROKEN not in response.extensions

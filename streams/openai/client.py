@@ -27,7 +27,16 @@ from schemas.traces import TRACEPARENT
 from streams.answer_memory import holding
 from streams.openai.account import OpenAIAccount
 from streams.openai.answers import Fault, FaultKind, ProviderAnswer, Reply
-from streams.openai.bounded import CUT, LARGE, AnswerLimits, is_event_stream, pieces_of
+from streams.openai.bounded import (
+    BROKEN,
+    CUT,
+    LARGE,
+    AnswerLimits,
+    Reading,
+    begun_answer,
+    is_event_stream,
+    pieces_of,
+)
 from streams.openai.foreign_json import NOT_JSON, beginning, error_of_event, parse, unwrapped
 from streams.openai.large_reader import Large
 from streams.openai.requests import RequestSender
@@ -224,10 +233,18 @@ async def reply_of(call: Call, timeout_s: float, read: Read, *, streams: bool = 
         except CONNECTION_ERRORS as error:
             return Fault("never_sent" if progress.nothing_left else _fault_kind(error), _names(error))
         except TimeoutError as error:
-            return Fault("never_sent" if progress.nothing_left else "timeout", _names(error))
+            kind: FaultKind = "never_sent" if progress.nothing_left else "timeout"
+            return _begun(progress.reading) or Fault(kind, _names(error))
         except Exception as error:
             # The request may have been sent, so the caller needs a fault, not an exception.
             return Fault("never_sent" if progress.nothing_left else "unexpected", _names(error))
+
+
+def _begun(reading: Reading) -> ProviderAnswer | None:
+    """What came of an answer that did not end in time, if it tells something: members of an object, or a status."""
+    begun = begun_answer(reading)
+    answer = None if begun is None else _answer(begun)
+    return None if answer is None or (answer.body is NOT_JSON and answer.status < 300) else answer
 
 
 def _fault_kind(error: Exception) -> FaultKind:
@@ -344,8 +361,9 @@ def _answer(response: httpx2.Response) -> ProviderAnswer:
         body, whole = large.head, large.text
     else:
         body, whole = NOT_JSON if cut else parse(response.content), None
-    if body is NOT_JSON and (begun := beginning(response.content)):
-        body, broken = begun, not cut  # A connection or a proxy broke off. The id may be known.
+    if body is NOT_JSON:
+        begun = beginning(response.content)  # A connection or a proxy broke off. The id may be known.
+        body, broken = begun or NOT_JSON, not cut and (bool(begun) or BROKEN in response.extensions)
     text = _text(response.content) if body is NOT_JSON else ""
     return ProviderAnswer(
         response.status_code, _headers(response), unwrapped(body), whole, text=text, truncated=cut, broken=broken

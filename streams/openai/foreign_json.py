@@ -38,6 +38,7 @@ _PREFIX: Final = re.compile(r"\)\]\}'?,?|while ?\(1\);|for ?\(;;\);")
 """Prefixes of JSON that keep a browser from running it as a script."""
 _EVENTS: Final = re.compile(rb"\s*(?:event|data|id|retry)? ?:")
 _SIGNS: Final = frozenset(("id", "output", "usage", "metadata", "created_at"))
+_SEVERAL: Final = ("data", "responses", "items", "results", "result", "response")
 VALUES_MAX: Final = 10_000
 """Values in a row, or events, of one answer."""
 
@@ -127,6 +128,15 @@ def unwrapped(body: Any) -> Any:
         if _is_response(inner):
             return inner
     return body if body.get("error") else error_of_event(body) or body
+
+
+def several(body: Any) -> list[dict[str, Any]]:
+    """The responses in an answer that holds more than one, alone or in an envelope; else none."""
+    held = body if isinstance(body, list) else []
+    if isinstance(body, dict) and not (body.get("object") is not None and _is_response(body)):
+        held = next((body[name] for name in _SEVERAL if isinstance(body.get(name), list)), [])
+    found = [item for item in held[:VALUES_MAX] if _is_response(item)]
+    return found if len(held) > 1 else []
 
 
 def error_of_event(event: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from schemas.statuses import END_RESPONSE_STATUSES, OPEN_RESPONSE_STATUSES, Resp
 from streams.openai.causes import Rule, Said, is_account_wide, verdict
 from streams.openai.durations import EPOCH_S_MAX
 from streams.openai.errors import code_of, failure_of, fields_of, member, words_of
-from streams.openai.foreign_json import is_response
+from streams.openai.foreign_json import is_response, several
 from streams.openai.waits import body_wait_ms, poll_after_ms, text_wait_ms
 from streams.provider import Owner, Seen, Tokens
 
@@ -78,7 +78,7 @@ def see(
     if not is_response(body):
         return Unseen("no_response_object")
     owner = owner_of(body.get("metadata"))
-    if owner is not None and job_id is not None and owner.job_id != job_id:
+    if owned_by_another(body, job_id):
         return Unseen(OF_ANOTHER_JOB)
     raw_status = shown(body.get("status"), CODE_CHARS_MAX)
     if raw_status is None and (body.get("id") is None or body.get("error") is not None):
@@ -105,6 +105,41 @@ def see(
         progress=None if outcome in END_RESPONSE_STATUSES else _progress(body),
         model=model if isinstance(model, str) else "",
     )
+
+
+def ours_of(body: Any, response_id: str | None, job_id: str | None, attempt: int | None = None) -> Any:
+    """Of several responses in an answer the one that was asked for, by its id, else by its metadata; else the answer.
+
+    Of two that fit, the later one counts.
+    """
+    held = several(body)
+    named = [item for item in held if response_id is not None and item.get("id") == response_id]
+    owned = [
+        item
+        for item in held
+        if (owner := owner_of(item.get("metadata"))) is not None
+        and owner.job_id == job_id
+        and attempt in (None, owner.attempt)
+    ]
+    return (named or owned or [body])[-1]
+
+
+def owned_by_another(body: Any, job_id: str | None) -> bool:
+    """Whether a body is the response of another job: a cache, or a mix-up on the way."""
+    owner = owner_of(body.get("metadata")) if isinstance(body, dict) else None
+    return owner is not None and job_id is not None and owner.job_id != job_id
+
+
+def stands_there(body: Any, response_id: str | None, job_id: str | None) -> bool:
+    """Whether a body of any HTTP status is, by its own word, the response that was asked for, or that of the job."""
+    if not isinstance(body, dict) or body.get("object") is None or not is_response(body):
+        return False
+    if _outcome(_known_status(shown(body.get("status"), CODE_CHARS_MAX))) == "odd":
+        return False
+    owner = owner_of(body.get("metadata"))
+    if owner is not None:
+        return owner.job_id == job_id
+    return response_id is not None and body.get("id") == response_id
 
 
 def _progress(body: Mapping[str, Any]) -> int | None:

@@ -83,7 +83,7 @@ class OpenAIProvider:
         reply = await self._client.create(
             request, job_id=job_id, attempt=attempt, tenant=tenant, timeout_ms=timeout_ms, rest=rest
         )
-        return read_create(reply, self._now_ms(), self._rules)
+        return read_create(reply, self._now_ms(), self._rules, job_id, attempt)
 
     async def ask(
         self, request: Mapping[str, Any], *, background: bool, timeout_ms: int
@@ -102,10 +102,10 @@ class OpenAIProvider:
         reply = await self._client.retrieve(response_id, include)
         if heard(reply):
             self._polled_at_ms = self._now_ms()
-        return read_poll(reply, self._now_ms(), job_id, self._rules)
+        return read_poll(reply, self._now_ms(), job_id, self._rules, response_id)
 
     async def cancel(self, response_id: str, job_id: str | None) -> Seen | NotCancelled | AskAgain | Refused:
-        return read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, self._rules)
+        return read_cancel(await self._client.cancel(response_id), self._now_ms(), job_id, self._rules, response_id)
 
     async def delete(self, response_id: str) -> Deleted | AskAgain | Refused:
         return read_delete(await self._client.delete(response_id), self._now_ms())

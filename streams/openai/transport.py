@@ -5,6 +5,7 @@ before upper case), so the choice is the same as in the plain SDK; only the conn
 is read once, when a client is made.
 """
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from yarl import URL
 from backstop.runtime.errors import ConfigurationError
 from streams.answer_memory import holding
 from streams.openai.bounded import AnswerLimits, BoundedTransport, Reading
+from streams.openai.kept_handler import KeptHandler
 
 KEEPALIVE_S = 5.0
 """The SDK's default. If longer, more creates would meet a connection that the server is closing: unknown outcomes."""
@@ -44,11 +46,10 @@ class Progress:
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.began = False
-        self.connected = False
 
     @property
     def nothing_left(self) -> bool:
-        return self.began and not self.connected
+        return self.began and not self.reading.connected
 
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
@@ -151,10 +152,13 @@ def _with_credentials(proxy: httpx2.Proxy) -> URL:
 
 
 def _make_session(connections_max: int, tls: ssl.SSLContext, proxy: URL | None = None) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        limit=connections_max, keepalive_timeout=KEEPALIVE_S, ssl=tls, socket_factory=_make_socket
+    )
+    # An answer that aiohttp's parser refuses may name the response that was created. There is no argument for that.
+    connector._factory = partial(KeptHandler, loop=asyncio.get_running_loop())  # noqa: SLF001
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=connections_max, keepalive_timeout=KEEPALIVE_S, ssl=tls, socket_factory=_make_socket
-        ),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         proxy=proxy,
         max_line_size=HEADERS_BYTES_MAX,
@@ -201,4 +205,4 @@ async def _on_start(*_: object) -> None:
 
 async def _on_connection(*_: object) -> None:
     if (progress := _progress.get()) is not None:
-        progress.connected = True
+        progress.reading.connected = True

@@ -6,7 +6,16 @@ from typing import Any
 from schemas.base import Message
 from schemas.codec import encode
 from schemas.commands import CancelResponse, CreateResponse
-from schemas.jobs import AdoptionRefused, AttemptAccepted, AttemptSettled, HedgePermitted, JobChanged, JobTimerFired
+from schemas.jobs import (
+    AdoptionRefused,
+    AttemptAccepted,
+    AttemptRejected,
+    AttemptSettled,
+    AttemptUnknown,
+    HedgePermitted,
+    JobChanged,
+    JobTimerFired,
+)
 from schemas.responses import ResponseClaimed, ResponseObserved, ResponseReleased, ResponseTimerFired
 from schemas.results import JobResult
 from streams.fold import job
@@ -45,6 +54,8 @@ class Invariants:
         self.held: Counter[str] = Counter()
         """Creates that a closed lane held back: they count nowhere."""
         self.taken: set[str] = set()
+        self.surely: set[tuple[str, int]] = set()
+        """Attempts that the provider took, whose response is not known."""
         self.forgotten: set[str] = set()
         self.results: dict[str, list[JobResult]] = {}
         self.settled: Counter[tuple[str, str]] = Counter()
@@ -62,6 +73,7 @@ class Invariants:
             expected = due_of(before)
             assert expected is not None
             assert event.at_ms >= expected, "something happened before its time"
+        self._note_taken(event, done)
         for output in done.outputs:
             self._check_output(output, before, event)
         if isinstance(event, HedgePermitted) and done.ignored is None:
@@ -73,6 +85,17 @@ class Invariants:
         elif state.kind == "absent" and before.kind != "absent":
             for whose in [whose for whose in self.settled if whose[0] == event.key]:
                 del self.settled[whose]
+
+    def _note_taken(self, event: Message, done: Step[Any]) -> None:
+        if isinstance(event, AttemptUnknown) and event.taken and done.ignored is None:
+            self.surely.add((event.job_id, event.attempt))
+        if isinstance(event, AttemptAccepted | AttemptRejected):
+            self.surely.discard((event.job_id, event.attempt))
+
+    def _check_not_repeated(self, job_id: str, before: Any) -> None:
+        hedge = before.attempts.hedge if before.kind in ("active", "backing_off") else None
+        held = {number for whose, number in self.surely if whose == job_id} - {hedge.number if hedge else 0}
+        assert not held, f"I3: attempts {held} were taken, and another one begins"
 
     def _check_job(self, job_id: str, before: Any, state: Any) -> None:
         if before.kind == "absent" and state.kind != "absent":
@@ -113,6 +136,7 @@ class Invariants:
             case JobResult():
                 self._check_result(output, before, event)
             case CreateResponse():
+                self._check_not_repeated(output.job_id, before)
                 known = self.creates.setdefault((output.job_id, output.attempt), encode(output))
                 assert known == encode(output), "I3: one attempt has two commands"
                 policy = POLICIES[output.job_id]

@@ -110,11 +110,17 @@ class Machine(RuleBasedStateMachine):
         self.world.deliver(pick % len(self.world.in_flight), copy=copy, create=create, poll=poll)
 
     @precondition(lambda self: self.world.creates)
-    @rule(pick=PICK)
-    def report_is_repeated(self, pick: int) -> None:
-        """A submitter that died while it waited says, late, that it does not know."""
+    @rule(pick=PICK, says=st.sampled_from(["nothing", "answered", "taken", "refused", "held"]))
+    def report_is_late(self, pick: int, says: str) -> None:
+        """A submitter that was away tells what became of a create, after the timer of its attempt."""
         job_id, attempt = list(self.world.creates)[pick % len(self.world.creates)]
-        self.world.append(build.unknown(self.world.now_ms, attempt, job_id=job_id))
+        at_ms, told = self.world.now_ms, {"answered": says == "answered" or None, "taken": says == "taken" or None}
+        if says in ("refused", "held"):
+            self.world.held[job_id] += says == "held"
+            cause = "held" if says == "held" else "overloaded"
+            self.world.append(build.rejected(at_ms, attempt, job_id=job_id, cause=cause))
+        else:
+            self.world.append(build.unknown(at_ms, attempt, job_id=job_id, **told))
 
     @precondition(lambda self: self.world.provider)
     @rule(pick=PICK, status=ENDS, webhooks=st.integers(0, 2))

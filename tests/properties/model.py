@@ -55,6 +55,8 @@ CreateFate = Literal[
     "accept",
     "accept unknown",
     "accept silent",
+    "accept taken",
+    "accept refused",
     "unknown",
     "answered unknown",
     "silent",

@@ -123,8 +123,13 @@ class World(Invariants):
         if fate.startswith("accept"):
             made = Made(self.next_id("resp"), command.job_id, command.attempt, command.tenant)
             self.provider[made.response_id] = made
+            if fate == "accept refused":  # The provider's own word is wrong, so nothing bounds its cost.
+                self.send(build.rejected(self.now_ms, cause="overloaded", code="slow_down", **told))
+                return
             self.accepts[command.job_id] += 1
             self.check_spend(command.job_id)
+            if fate == "accept taken":
+                self.send(build.unknown(self.now_ms, taken=True, message="{}", **told))
             if fate == "accept":
                 hedge_at_ms = self.now_ms + HEDGE_AFTER_MS if command.hedge else None
                 told |= {"response_id": made.response_id, "tenant": command.tenant, "hedge_at_ms": hedge_at_ms}

@@ -3,99 +3,32 @@
 Settings are the defaults but for what a test names. Neither server sends webhooks, so every end is found by polling.
 """
 
-import asyncio
 import json
-import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
 from backstop.dev.ports import Ports
-from backstop.dev.system import RealOpenAI, Shape, System
-from backstop.dev.upstream import ResultReader
+from backstop.dev.system import RealOpenAI
 from schemas.results import JobResult
-from tests.kafka.held import held
-from tests.providers.servers import LiteLlm, Ogx, Process, Stub
+from tests.providers.servers import LiteLlm, Ogx, Stub
 from tests.providers.stub import text_of
+from tests.support.outside_run import Run, backstop, running
 from tests.support.waiting import wait_until
 
 STUCK_AFTER: Mapping[str, str] = {"BACKSTOP_SUBMISSION_STUCK_AFTER_MS": "30000"}
 """The policy for responses that show no change."""
 
 UP_S, ENDED_WITHIN_S = 60.0, 900.0
-QUIET_S = 2.0
 
 
-@dataclass
-class Run:
-    """A system with its provider, and the results that came."""
-
-    system: System
-    results: list[JobResult] = field(default_factory=list)
-
-    def submit(self, model: str, count: int) -> None:
-        for number in range(count):
-            body = {"job_id": f"job-{number}", "request": {"model": model, "input": f"prompt {number}"}}
-            request = Request(
-                f"{self.system.url}/v1/jobs", json.dumps(body).encode(), {"Content-Type": "application/json"}
-            )
-            with urlopen(request, timeout=30) as answer:
-                assert answer.status in (200, 201, 202)
-
-    def read_results(self, count: int) -> None:
-        """Until `count` have come, and a little longer: a second one of a job would come now."""
-
-        async def read() -> None:
-            reader = ResultReader(self.system.runtime)
-            await reader.start(from_beginning=True)
-            stream = reader.read()
-            try:
-                async with asyncio.timeout(ENDED_WITHIN_S) as limit:
-                    async for result in stream:
-                        self.results.append(result)
-                        if len(self.results) == count:
-                            limit.reschedule(asyncio.get_running_loop().time() + QUIET_S)
-            except TimeoutError:
-                pass
-            finally:
-                await reader.stop()
-
-        asyncio.run(read())
-
-    def outcomes(self) -> Counter[str]:
-        return Counter(result.outcome for result in self.results)
-
-    def told(self, **figures: Any) -> str:
-        attempts = Counter(len(result.attempts) for result in self.results)
-        reasons = Counter(str(result.reason) for result in self.results if result.outcome != "completed")
-        return f"{dict(self.outcomes())}, attempts a job {dict(attempts)}, {figures}, {dict(reasons.most_common(5))}"
-
-
-@contextmanager
-def running(*servers: Process) -> Iterator[None]:
-    with ExitStack() as stack:
-        for server in servers:
-            stack.callback(server.kill)
-            server.start()
-        yield
-
-
-@contextmanager
-def backstop(folder: Path, base_url: str, key: str, settings: Mapping[str, str]) -> Iterator[Run]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
-    shape = Shape(
-        folder=folder, environment=inherited, settings=settings, port=0, openai=RealOpenAI(key, base_url, "")
-    )  # fmt: skip
-    folder.mkdir()
-    with held(shape) as system:
-        yield Run(system)
+def submit(run: Run, model: str, count: int) -> list[str]:
+    jobs = [f"job-{number}" for number in range(count)]
+    for number, job in enumerate(jobs):
+        run.submit(job, model, f"prompt {number}")
+    return jobs
 
 
 def assert_answered_right(results: list[JobResult]) -> None:
@@ -111,12 +44,13 @@ def test_a_server_that_is_killed_in_the_middle_of_200_jobs_loses_none(
 ) -> None:
     stub = Stub(tmp_path, ports.draw(), run_s=1.0)
     ogx = Ogx(venv, tmp_path / "ogx", ports.draw(), stub)
-    with running(stub.process, ogx.process), backstop(tmp_path / "b", ogx.base_url, "sk-ogx", STUCK_AFTER) as run:
-        run.submit(ogx.model, 200)
+    openai = RealOpenAI("sk-ogx", ogx.base_url, "")
+    with running(stub.process, ogx.process), backstop(tmp_path / "b", openai, STUCK_AFTER) as run:
+        jobs = submit(run, ogx.model, 200)
         wait_until(lambda: sum(stub.calls().values()) >= 60, UP_S, "60 of the runs to have begun")
         ogx.process.kill()
         ogx.process.start()
-        run.read_results(200)
+        run.read_results(jobs, ENDED_WITHIN_S)
         figures = run.told(responses=len(ogx.responses()), runs=sum(stub.calls().values()))
     with capsys.disabled():
         print(f"\nOGX killed in the middle of 200 jobs: {figures}", file=sys.stderr)
@@ -133,10 +67,9 @@ def test_ten_jobs_through_a_proxy_whose_ids_are_long_and_change_are_ten_response
     proxy = LiteLlm(venv, tmp_path / "litellm", ports.draw(), ogx)
     with (
         running(stub.process, ogx.process, proxy.process),
-        backstop(tmp_path / "b", proxy.base_url, proxy.key, {}) as run,
+        backstop(tmp_path / "b", RealOpenAI(proxy.key, proxy.base_url, ""), {}) as run,
     ):
-        run.submit(proxy.model, 10)
-        run.read_results(10)
+        run.read_results(submit(run, proxy.model, 10), ENDED_WITHIN_S)
         figures = run.told(responses=len(ogx.responses()), runs=sum(stub.calls().values()))
         responses = ogx.responses()
     with capsys.disabled():

@@ -107,7 +107,6 @@ CASES = (
     ignored("an adoption under a job's id is a conflict", RUNNING, adopted(request_sha256="x"), Ignored.CONFLICT),
     ignored("an adoption while backing off is a conflict", BACKING, adopted(request_sha256="x"), Ignored.CONFLICT),
     ignored("a repeated adoption after the end is ignored", FINISHED, adopted(AT), Ignored.DUPLICATE),
-    ignored("a refused adoption of what the job created is stale", RUNNING, adoption_refused(AT), Ignored.STALE),
     ignored("a refused adoption while backing off is stale", BACKING, adoption_refused(AT), Ignored.STALE),
     ignored("a refused adoption after the end is late", FINISHED, adoption_refused(AT), Ignored.LATE),
     Case(
@@ -235,10 +234,15 @@ CASES = (
         Step(BACKING, (claim_of(AT + 5, released=True),)),
     ),
     Case(
-        "a late rejection of a lost attempt only counts",
+        "a late rejection of a lost attempt counts in place of what it was taken for",
         BACKING_ABANDONED,
         rejected(AT + 5),
-        Step(replace(BACKING_ABANDONED, attempts=BACKING_ABANDONED.attempts.reject(1).count(1, "refused", "limited"))),
+        Step(
+            replace(
+                BACKING_ABANDONED,
+                attempts=replace(BACKING_ABANDONED.attempts.reject(1).count(1, "refused", "limited"), retries=0),
+            )
+        ),
     ),
     ignored("a repeated rejection is stale", BACKING, rejected(AT + 5), Ignored.STALE),
     ignored("a late unknown outcome of a lost attempt is stale", BACKING_ABANDONED, unknown(AT + 5), Ignored.STALE),

@@ -53,6 +53,7 @@ ENDED = Ended(claim(), "completed", AT + FORGET_AFTER)
 ELSEWHERE = RunningResponse(replace(claim(), made_elsewhere=True), T0 + 20_000)
 OTHER_JOB = {"job_id": "other:job", "attempt": 1, "tenant": "other"}
 TAKEN = adoption_refused(AT)
+GIVEN_AWAY = (adoption_refused(AT, job_id="x", message=f"It belongs to the job {JOB}."),)
 
 
 CASES = (
@@ -158,7 +159,7 @@ CASES = (
         "a repeated webhook makes no poll", replace(RUNNING, webhooks=webhooks(T0)), webhook(AT), Ignored.DUPLICATE
     ),
     ignored("a second claim is ignored", RUNNING, claimed(AT, attempt=2), Ignored.DUPLICATE),
-    ignored("a second create's claim gives way to the first", RUNNING, claimed(AT, job_id="x"), Ignored.DUPLICATE),
+    Case("a second create's claim gives way", RUNNING, claimed(AT, job_id="x"), Step(RUNNING, GIVEN_AWAY)),
     ignored("another job can't release it", RUNNING, released(AT, job_id="x"), Ignored.CONFLICT),
     Case(
         "what was made elsewhere is polled at once, and any answer is taken",
