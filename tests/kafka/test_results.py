@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaProducer
 from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import encode
 from schemas.results import JobResult, Timings
@@ -41,7 +42,7 @@ async def published(settings: RuntimeSettings, isolation: str = "read_committed"
 
 async def publish(settings: RuntimeSettings, results: Sequence[JobResult]) -> None:
     """As a worker that has just started and ends at once."""
-    publisher = ResultsPublisher(settings)
+    publisher = ResultsPublisher(settings, make_clock())
     try:
         await publisher.publish(PARTITION, results)
     finally:
@@ -50,7 +51,7 @@ async def publish(settings: RuntimeSettings, results: Sequence[JobResult]) -> No
 
 def test_a_repeat_within_one_worker_is_held_back(settings: RuntimeSettings) -> None:
     async def scenario() -> list[str]:
-        publisher = ResultsPublisher(settings)
+        publisher = ResultsPublisher(settings, make_clock())
         await publisher.publish(PARTITION, [result("a"), result("b")])
         await publisher.publish(PARTITION, [result("b"), result("c")])
         await publisher.stop()
@@ -70,7 +71,7 @@ def test_a_repeat_by_the_next_owner_is_held_back_by_the_tail(settings: RuntimeSe
 
 def test_an_older_owner_is_refused_and_what_it_held_is_published_once_by_the_newer(settings: RuntimeSettings) -> None:
     async def scenario() -> list[str]:
-        older, newer = ResultsPublisher(settings), ResultsPublisher(settings)
+        older, newer = ResultsPublisher(settings, make_clock()), ResultsPublisher(settings, make_clock())
         await older.publish(PARTITION, [result("a")])
         await newer.publish(PARTITION, [result("b")])
         with pytest.raises(ResultsFencedError):
@@ -104,7 +105,7 @@ def test_after_a_rebalance_the_lane_is_opened_anew_and_sees_what_another_owner_p
     settings: RuntimeSettings,
 ) -> None:
     async def scenario() -> list[str]:
-        first = ResultsPublisher(settings)
+        first = ResultsPublisher(settings, make_clock())
         await first.publish(PARTITION, [result("a")])
         await publish(settings, [result("b")])  # the partition was another worker's meanwhile
         first.reassigned()
