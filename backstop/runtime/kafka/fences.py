@@ -151,14 +151,19 @@ class _InitProducerId(Request[_InitProducerIdStruct]):  # type: ignore[misc]
 class FencedWriters:
     """See `Writers`. The writers share one client, which is started with the first."""
 
-    def __init__(self, settings: RuntimeSettings, client_id: str, now_ms: NowMs) -> None:
-        """:param now_ms: stamps records. The broker counts by these stamps for how long it remembers a writer, so that
+    def __init__(
+        self, settings: RuntimeSettings, client_id: str, now_ms: NowMs, *,
+        client: Callable[..., Any] = AIOKafkaClient,
+    ) -> None:  # fmt: skip
+        """:param client: makes aiokafka's client, or one that behaves the same.
+        :param now_ms: stamps records. The broker counts by these stamps for how long it remembers a writer, so that
         a wrong clock of this machine must not reach it.
         """
         self._options = {
             **client_options(settings), "client_id": client_id, "request_timeout_ms": REQUEST_TIMEOUT_MS,
         }  # fmt: skip
         self._now_ms = now_ms
+        self._new_client = client
         self._client: Any = None
         self._starting = asyncio.Lock()
 
@@ -180,7 +185,7 @@ class FencedWriters:
     async def _started(self, topic: str) -> Any:
         async with self._starting:
             if self._client is None:
-                client = AIOKafkaClient(**self._options)
+                client = self._new_client(**self._options)
                 try:
                     await client.bootstrap()
                     await client.add_topic(topic)
