@@ -20,7 +20,7 @@ async def main(bootstrap: str, prefix: str, jobs: int, within_s: float) -> int:
     run = uuid.uuid4().hex[:8]
     waiting = {f"example-{run}-{number}" for number in range(jobs)}
 
-    # read_committed: results are written in transactions, and only committed ones count.
+    # read_committed: older records of the topic were written in transactions, and only committed ones count.
     # A real consumer has a group_id, and commits after it has processed the result.
     consumer = AIOKafkaConsumer(
         f"{prefix}results",

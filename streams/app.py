@@ -97,7 +97,7 @@ class Worker:
         )
         self._clock = BrokerClock(own_now_ms, self._publisher)
         self._now_ms: NowMs = self._clock.now_ms
-        self._results = ResultsPublisher(settings)
+        self._results = ResultsPublisher(settings, self._now_ms)
         self._storage = open_storage(settings)
         self.health.watch("blobs", self._storage.complaint)
         self._reporting = Reporting(self._publisher, WorkerMetrics(), self._now_ms)

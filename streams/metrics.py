@@ -16,12 +16,12 @@ TIMERS = Counter("backstop_timers_fired", "TimerFired facts written.", ["log"])
 SCHEDULER_LATENESS_SECONDS = Histogram(
     "backstop_scheduler_lateness_seconds", "Time from a due time to its TimerFired.", buckets=_SECONDS
 )
-RESULTS = Counter("backstop_results_published", "Results committed to the results topic.", ["outcome"])
+RESULTS = Counter("backstop_results_published", "Results appended to the results topic.", ["outcome"])
 RESULTS_KNOWN = Counter(
     "backstop_results_already_published", "Repeated results that were skipped: the tail of the topic contains them."
 )
-RESULTS_COMMIT_SECONDS = Histogram(
-    "backstop_results_commit_seconds", "Duration of a transaction on results.", buckets=_SECONDS
+RESULTS_APPEND_SECONDS = Histogram(
+    "backstop_results_append_seconds", "Time until a batch of results is acknowledged.", buckets=_SECONDS
 )
 RECOVERY_SECONDS = Histogram(
     "backstop_recovery_seconds", "Time to open a partition's store; all its rows are read once.", buckets=_SECONDS

@@ -1,34 +1,35 @@
-"""The publisher of `results`: a `read_committed` consumer sees each job's result once, also after a crash.
+"""The publisher of `results`: a consumer sees each job's result once, also after a crash.
 
 It needs both of these:
-- A *fence*. Each partition has a transactional producer whose id names the partition. When the next owner opens one,
-  the broker refuses the producers of former owners: a worker that was stopped, lost its partitions and woke up.
-- The *tail*, read after the fence: the results at the end of the partition. After a crash between the commit here and
+- A *fence* (`backstop.runtime.kafka.fences`). When the next owner of a partition opens a writer, the broker refuses
+  the batches of former owners: of a worker that was stopped, lost its partitions and woke up.
+- The *tail*, read after the fence: the results at the end of the partition. After a crash between the append here and
   the write of the row, the fold produces the same result again; the tail contains it, and it is skipped.
 
 The tail must cover what one crash can repeat: the results of one batch (`BATCH_RECORDS_MAX` of the transport, 500) and
 of the rows that are gathered (`GATHERED_ROWS_MAX` of the table, 500). It covers `TAIL_RECORDS_MAX` records.
+
+A release before 0077 wrote results in transactions. The fence aborts what such a worker left open, and readers of the
+topic must stay `read_committed` for what it aborted.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, ProducerFenced
-from aiokafka.producer import sender
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.fences import Entry, Fence, FencedOffError, FencedWriters, Writer, Writers
 from backstop.runtime.kafka.headers import event_headers
-from backstop.runtime.kafka.lifetimes import running, started, stopped
+from backstop.runtime.kafka.lifetimes import running
 from backstop.runtime.kafka.topic_reader import read_to
-from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.process.clock import NowMs, monotonic_s
 from backstop.runtime.process.failpoints import failpoint
-from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import PoisonError, decode, encode
 from schemas.results import RESULT, JobResult
@@ -38,12 +39,7 @@ log = structlog.get_logger()
 
 TAIL_RECORDS_MAX = 5_000
 TAIL_READ_TIMEOUT_S = 30.0
-TRANSACTION_TIMEOUT_MS = 30_000
 RETRY_WAIT_S = 0.5
-
-# After a commit the coordinator writes markers, for 1 to 3 ms, and refuses the next transaction meanwhile (KAFKA-5477).
-# aiokafka 0.14 would retry after 20 ms, which is a constant.
-sender.BACKOFF_OVERRIDE = 0.002
 
 
 class ResultsFencedError(BackstopError):
@@ -52,7 +48,7 @@ class ResultsFencedError(BackstopError):
 
 @dataclass(slots=True)
 class _ResultsLane:
-    producer: AIOKafkaProducer
+    writer: Writer
     known: dict[str, None] = field(default_factory=dict)
     """Identities (`_identity`) of the results at the end of the partition, oldest first."""
 
@@ -63,118 +59,102 @@ class _ResultsLane:
 
 
 class ResultsPublisher:
-    """Has one producer and one tail per partition, opened at the first result after each assignment."""
+    """Has one writer and one tail per partition, opened at the first result after each assignment."""
 
     def __init__(
-        self, settings: RuntimeSettings, source: str = "worker", *,
-        producer: Callable[..., Any] = AIOKafkaProducer, consumer: Callable[..., Any] = AIOKafkaConsumer,
+        self, settings: RuntimeSettings, now_ms: NowMs, source: str = "worker", *,
+        writers: Writers | None = None, consumer: Callable[..., Any] = AIOKafkaConsumer,
     ) -> None:  # fmt: skip
-        """:param producer, consumer: make aiokafka's clients, or clients that behave the same."""
-        self._new_producer = producer
+        """:param writers: `FencedWriters`, or what behaves the same.
+        :param consumer: makes aiokafka's consumers, or what behaves the same.
+        """
+        self._writers = writers or FencedWriters(settings, "backstop-results", now_ms)
         self._new_consumer = consumer
-        self._settings = settings
         self._options = client_options(settings)
         self._topic = f"{settings.topic_prefix}results"
         self._source = source
         self._lanes: dict[int, _ResultsLane] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._fences: dict[int, Fence] = {}
+        """The last of each partition since the assignment."""
         self._opening: dict[int, asyncio.Lock] = {}
 
     def reassigned(self) -> None:
         """To be called after each assignment. Another worker may have published meanwhile: tails are read again."""
-        for lane in self._lanes.values():
-            task = asyncio.create_task(_close(lane))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        self._lanes = {}
+        self._lanes, self._fences = {}, {}
 
     async def stop(self) -> None:
         self.reassigned()
-        await asyncio.gather(*self._closing)
+        await self._writers.stop()
 
     async def publish(self, partition: int, results: Sequence[JobResult]) -> None:
         """See `streams.ports.Results`. Retries without limit while the broker is unavailable."""
         while True:
             try:
-                lane = self._lanes.get(partition) or await self._open(partition)
-                await self._commit(lane, partition, results)
-            except ProducerFenced as error:
+                lane = await self._lane(partition)
+                await self._append(lane, partition, results)
+            except FencedOffError as error:
                 raise ResultsFencedError(f"partition {partition} of {self._topic} has a newer owner") from error
             except (KafkaError, TimeoutError) as error:
-                # The commit's outcome is unknown. A new lane reads the tail, which tells.
-                log.warning("results not committed; opening the lane again", partition=partition, error=repr(error))
-                await self._forget(partition)
+                # The append's outcome is unknown. A new lane reads the tail, which tells.
+                log.warning("results not appended; opening the lane again", partition=partition, error=repr(error))
                 await asyncio.sleep(RETRY_WAIT_S)
             else:
                 return
 
-    async def _commit(self, lane: _ResultsLane, partition: int, results: Sequence[JobResult]) -> None:
+    async def _append(self, lane: _ResultsLane, partition: int, results: Sequence[JobResult]) -> None:
         named = ((_identity(result.job_id, result.timings.submitted_at_ms), result) for result in results)
         fresh = {identity: result for identity, result in named if identity not in lane.known}
         metrics.RESULTS_KNOWN.inc(len(results) - len(fresh))
         if not fresh:
             return
-        started_s = monotonic_s()
-        await lane.producer.begin_transaction()
-        failpoint("results.begun")
-        waits = [
-            await lane.producer.send(
-                self._topic,
-                value=encode(result),
-                key=result.key.encode(),
-                partition=partition,
-                headers=event_headers(result, self._source),
-            )
+        entries = [
+            Entry(result.key.encode(), encode(result), event_headers(result, self._source))
             for result in fresh.values()
-        ]
-        for wait in waits:
-            await wait
+        ]  # fmt: skip
+        started_s = monotonic_s()
+        failpoint("results.begun")
+        try:
+            await lane.writer.append(entries)
+        except BaseException:
+            if self._lanes.get(partition) is lane:
+                del self._lanes[partition]
+            raise
         failpoint("results.sent")
-        await lane.producer.commit_transaction()
-        failpoint("results.committed")
-        metrics.RESULTS_COMMIT_SECONDS.observe(monotonic_s() - started_s)
+        metrics.RESULTS_APPEND_SECONDS.observe(monotonic_s() - started_s)
         for identity, result in fresh.items():
             lane.remember(identity)
             metrics.RESULTS.labels(outcome=result.outcome).inc()
 
+    async def _lane(self, partition: int) -> _ResultsLane:
+        lane = self._lanes.get(partition)
+        return lane if lane is not None and not lane.writer.fence.over else await self._open(partition)
+
     async def _open(self, partition: int) -> _ResultsLane:
-        lock = self._opening.setdefault(partition, asyncio.Lock())
-        async with lock:
-            if partition in self._lanes:
-                return self._lanes[partition]
-            producer = self._new_producer(
-                **self._options,
-                client_id=f"backstop-results-{partition}",
-                transactional_id=f"{self._topic}-{partition}",
-                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-                max_request_size=RECORD_BYTES_MAX,
-                linger_ms=0,
-            )
-            lane = _ResultsLane(producer)
-            try:
-                await started(producer)  # The fence: from here on the broker refuses former owners.
-                for identity in await self._read_tail(partition):
-                    lane.remember(identity)
-            except BaseException:
-                await _close(lane)
-                raise
-            self._lanes[partition] = lane
+        async with self._opening.setdefault(partition, asyncio.Lock()):
+            lanes = self._lanes
+            known = lanes.get(partition)
+            if known is not None and not known.writer.fence.over:
+                return known
+            fences = self._fences
+            tp = TopicPartition(self._topic, partition)
+            # Who lost the partition without knowing it is refused here, as another has fenced since.
+            writer = await self._writers.open(tp, fences.get(partition))
+            fences[partition] = writer.fence
+            failpoint("results.fenced")
+            lane = _ResultsLane(writer)
+            for identity in await self._read_tail(tp, await writer.end()):
+                lane.remember(identity)
+            lanes[partition] = lane  # Of an assignment that has ended meanwhile, if so: then it is lost.
             return lane
 
-    async def _forget(self, partition: int) -> None:
-        lane = self._lanes.pop(partition, None)
-        if lane is not None:
-            await _close(lane)
-
-    async def _read_tail(self, partition: int) -> list[str]:
-        tp = TopicPartition(self._topic, partition)
+    async def _read_tail(self, tp: TopicPartition, end: int) -> list[str]:
+        """Identities of the results before `end`. As `end` is beyond any open transaction, waits for its end."""
         consumer = self._new_consumer(
             **self._options, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest",
             fetch_max_wait_ms=100,
         )  # fmt: skip
         async with running(consumer):
             consumer.assign([tp])
-            end = (await consumer.end_offsets([tp]))[tp]
             beginning = (await consumer.beginning_offsets([tp]))[tp]
             consumer.seek(tp, max(beginning, end - TAIL_RECORDS_MAX))
             identities: list[str] = []
@@ -197,8 +177,3 @@ def _identity_of(value: bytes | None) -> str | None:
     except PoisonError:
         return None
     return _identity(result.job_id, result.timings.submitted_at_ms)
-
-
-async def _close(lane: _ResultsLane) -> None:
-    with suppress(KafkaError, TimeoutError, asyncio.CancelledError):
-        await stopped(lane.producer)

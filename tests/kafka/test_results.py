@@ -1,15 +1,18 @@
 """The publisher of results on a real broker: one record a job for a read_committed consumer, after any failure."""
 
 import asyncio
-import gc
+import multiprocessing
 from collections.abc import Sequence
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaTimeoutError
 
 from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.fences import Entry, Writer
 from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import encode
 from schemas.results import JobResult, Timings
@@ -41,7 +44,7 @@ async def published(settings: RuntimeSettings, isolation: str = "read_committed"
 
 async def publish(settings: RuntimeSettings, results: Sequence[JobResult]) -> None:
     """As a worker that has just started and ends at once."""
-    publisher = ResultsPublisher(settings)
+    publisher = ResultsPublisher(settings, make_clock())
     try:
         await publisher.publish(PARTITION, results)
     finally:
@@ -50,7 +53,7 @@ async def publish(settings: RuntimeSettings, results: Sequence[JobResult]) -> No
 
 def test_a_repeat_within_one_worker_is_held_back(settings: RuntimeSettings) -> None:
     async def scenario() -> list[str]:
-        publisher = ResultsPublisher(settings)
+        publisher = ResultsPublisher(settings, make_clock())
         await publisher.publish(PARTITION, [result("a"), result("b")])
         await publisher.publish(PARTITION, [result("b"), result("c")])
         await publisher.stop()
@@ -70,7 +73,7 @@ def test_a_repeat_by_the_next_owner_is_held_back_by_the_tail(settings: RuntimeSe
 
 def test_an_older_owner_is_refused_and_what_it_held_is_published_once_by_the_newer(settings: RuntimeSettings) -> None:
     async def scenario() -> list[str]:
-        older, newer = ResultsPublisher(settings), ResultsPublisher(settings)
+        older, newer = ResultsPublisher(settings, make_clock()), ResultsPublisher(settings, make_clock())
         await older.publish(PARTITION, [result("a")])
         await newer.publish(PARTITION, [result("b")])
         with pytest.raises(ResultsFencedError):
@@ -81,7 +84,106 @@ def test_an_older_owner_is_refused_and_what_it_held_is_published_once_by_the_new
         return await published(settings)
 
     assert asyncio.run(scenario()) == ["a", "b", "c"]
-    gc.collect()  # aiokafka leaves futures with the refusal in them; they are reported here, not in some later test
+
+
+def test_an_owner_that_lost_its_partition_does_not_come_back_by_opening_its_lane_again(
+    settings: RuntimeSettings,
+) -> None:
+    async def scenario() -> list[str]:
+        older, newer = ResultsPublisher(settings, make_clock()), ResultsPublisher(settings, make_clock())
+        await older.publish(PARTITION, [result("a")])
+        await newer.publish(PARTITION, [])  # its lane is open, and it has written nothing
+        older._lanes.clear()  # as after an append whose outcome is unknown
+        with pytest.raises(ResultsFencedError):
+            await older.publish(PARTITION, [result("b")])
+        await newer.publish(PARTITION, [result("b")])
+        await older.stop()
+        await newer.stop()
+        return await published(settings)
+
+    assert asyncio.run(scenario()) == ["a", "b"]
+
+
+def test_an_append_whose_outcome_is_unknown_is_found_in_the_tail(settings: RuntimeSettings) -> None:
+    async def scenario() -> list[str]:
+        publisher = ResultsPublisher(settings, make_clock())
+        await publisher.publish(PARTITION, [result("a")])
+        lane = publisher._lanes[PARTITION]
+        lane.writer = _Unheard(lane.writer)
+        await publisher.publish(PARTITION, [result("b"), result("c")])
+        await publisher.stop()
+        return await published(settings)
+
+    assert asyncio.run(scenario()) == ["a", "b", "c"]
+
+
+class _Unheard:
+    """A writer that appends, and does not say so."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self.fence = writer.fence
+
+    async def end(self) -> int:
+        return await self._writer.end()
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        await self._writer.append(entries)
+        raise KafkaTimeoutError
+
+
+def test_the_tail_waits_for_an_open_transaction_of_a_stranger(settings: RuntimeSettings) -> None:
+    """What was published behind its first record can't be read before it ends."""
+
+    async def scenario() -> list[str]:
+        topic = f"{settings.topic_prefix}results"
+        stranger = AIOKafkaProducer(**client_options(settings), transactional_id=f"{topic}-stranger")
+        await stranger.start()
+        first = ResultsPublisher(settings, make_clock())
+        await first.publish(PARTITION, [result("a")])
+        await stranger.begin_transaction()
+        await stranger.send_and_wait(topic, b"{}", b"strange", partition=PARTITION)
+        await first.publish(PARTITION, [result("b")])
+        await first.stop()
+        repeated = asyncio.create_task(publish(settings, [result("b")]))
+        waited, _ = await asyncio.wait({repeated}, timeout=2)
+        assert not waited
+        await stranger.abort_transaction()
+        await repeated
+        await stranger.stop()
+        return await published(settings)
+
+    assert asyncio.run(scenario()) == ["a", "b"]
+
+
+ROUNDS = 6
+RESULTS = 400
+
+
+async def publish_all(settings: RuntimeSettings) -> None:
+    """As a worker without rows: each start publishes everything again, one by one."""
+    publisher = ResultsPublisher(settings, make_clock())
+    for number in range(RESULTS):
+        await publisher.publish(PARTITION, [result(f"j{number}")])
+    await publisher.stop()
+
+
+def test_each_result_is_there_once_after_kills_at_any_moment(settings: RuntimeSettings) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    for round_ in range(ROUNDS):
+        child = spawn.Process(target=_run, args=(settings.kafka_bootstrap_servers, settings.topic_prefix))
+        child.start()
+        if round_ < ROUNDS - 1:
+            while child.is_alive() and len(asyncio.run(published(settings))) <= round_ * 50:
+                child.join(0.1)
+            child.kill()
+        child.join()
+    assert child.exitcode == 0
+    assert asyncio.run(published(settings, "read_uncommitted")) == [f"j{number}" for number in range(RESULTS)]
+
+
+def _run(bootstrap: str, prefix: str) -> None:
+    asyncio.run(publish_all(RuntimeSettings(kafka_bootstrap_servers=bootstrap, topic_prefix=prefix, partitions=2)))
 
 
 def test_what_a_killed_owner_left_uncommitted_is_never_seen_and_is_published_again(settings: RuntimeSettings) -> None:
@@ -104,7 +206,7 @@ def test_after_a_rebalance_the_lane_is_opened_anew_and_sees_what_another_owner_p
     settings: RuntimeSettings,
 ) -> None:
     async def scenario() -> list[str]:
-        first = ResultsPublisher(settings)
+        first = ResultsPublisher(settings, make_clock())
         await first.publish(PARTITION, [result("a")])
         await publish(settings, [result("b")])  # the partition was another worker's meanwhile
         first.reassigned()

@@ -1,4 +1,4 @@
-"""A broker as a value: logs with offsets and gaps, transactions with fences, consumer groups with generations.
+"""A broker as a value: logs with offsets and gaps, fences, consumer groups with generations.
 
 It never dies (real brokers are broken elsewhere, `tests/kafka`); what its clients hear of it is `ports`' business.
 """
@@ -76,56 +76,46 @@ class Log:
 
 
 @dataclass(slots=True)
-class Transaction:
-    state: str = "open"
+class FencedLog:
+    """One partition of `results`: the epochs that the coordinator of its fence id gives, and the newest one that the
+    partition's leader has seen.
+    """
 
-
-@dataclass(slots=True)
-class TransactionLog:
-    """One partition of `results`, with the one transactional id that writes it."""
-
-    records: list[tuple[int, str, bytes, Transaction]] = field(default_factory=list)
+    records: list[tuple[int, str, bytes]] = field(default_factory=list)
+    """(offset, job id, value)"""
     end: int = 0
     epoch: int = 0
-    open: Transaction | None = None
+    continued: int = -1
+    """The epoch that asked for the present one; -1: a new owner did."""
+    marked: int = 0
 
-    def init(self) -> int:
-        """A new producer of that id: what the one before it left open is aborted, and it is refused from now on."""
-        self.abort()
+    def init(self, former: int | None) -> int | None:
+        """The next epoch; None if `former` is not the newest any more."""
+        if former is not None and former == self.continued:
+            return self.epoch  # the answer was lost, and it asks again
+        if former not in {None, self.epoch}:
+            return None
+        self.continued = -1 if former is None else former
         self.epoch += 1
         return self.epoch
 
-    def abort(self) -> None:
-        if self.open is not None:
-            self.open.state = "aborted"
-            self.open = None
-            self.end += 1
-
-    def send(self, epoch: int, job_id: str, value: bytes) -> bool:
+    def mark(self, epoch: int) -> bool:
+        """Write the marker: the leader refuses older epochs from now on."""
         if epoch != self.epoch:
             return False
-        self.open = self.open or Transaction()
-        self.records.append((self.end, job_id, value, self.open))
+        self.marked = epoch
         self.end += 1
         return True
 
-    def commit(self, epoch: int) -> bool:
-        if epoch != self.epoch or self.open is None:
+    def append(self, epoch: int, batch: Sequence[tuple[str, bytes]]) -> bool:
+        """The coordinator is not asked: an epoch that the leader does not know to be old is taken."""
+        if epoch < self.marked:
             return False
-        self.open.state = "committed"
-        self.open = None
-        self.end += 1
+        self.marked = epoch
+        for job_id, value in batch:
+            self.records.append((self.end, job_id, value))
+            self.end += 1
         return True
-
-    def committed(self) -> list[tuple[int, str, bytes]]:
-        """What a `read_committed` consumer sees: up to the first transaction that is open."""
-        seen: list[tuple[int, str, bytes]] = []
-        for offset, job_id, value, transaction in self.records:
-            if transaction.state == "open":
-                break
-            if transaction.state == "committed":
-                seen.append((offset, job_id, value))
-        return seen
 
 
 class Member:
@@ -286,7 +276,7 @@ class Broker:
             )
             for partition in range(partitions)
         }
-        self.results = [TransactionLog() for _ in range(partitions)]
+        self.results = [FencedLog() for _ in range(partitions)]
         static = chaos.mixture.static
 
         def group(name: str) -> Group:

@@ -117,6 +117,6 @@ def records_of(system: System) -> list[Record]:
     ]
     for partition, log in enumerate(system.broker.results):
         found += [
-            Record("results", partition, offset, 0, job_id.encode(), value) for offset, job_id, value in log.committed()
+            Record("results", partition, offset, 0, job_id.encode(), value) for offset, job_id, value in log.records
         ]
     return found

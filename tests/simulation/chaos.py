@@ -294,7 +294,7 @@ def _points() -> tuple[str, ...]:
         "worker.join", "worker.commit", "worker.committed",
         "intake.fetch", "intake.publish", "intake.published", "job_timers.publish", "job_timers.published",
         "response_timers.publish", "response_timers.published",
-        "results.init", "results.tail", "results.send", "results.commit", "results.committed",
+        "results.init", "results.fence", "results.tail", "results.send", "results.sent",
         "create.send", "create.answer", "poll.send", "poll.answer", "cancel.send", "cancel.answer",
     )  # fmt: skip
 

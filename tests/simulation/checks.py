@@ -114,7 +114,7 @@ class Checks:
         """I1 and I2."""
         counts: Counter[str] = Counter()
         for log in self._broker.results:
-            counts.update(job_id for _, job_id, _ in log.committed())
+            counts.update(job_id for _, job_id, _ in log.records)
         for job_id in self._system.upstream.acknowledged:
             if not counts[job_id]:
                 self._fail("I1", f"{job_id} was acknowledged and has no result")
@@ -125,7 +125,7 @@ class Checks:
     def _adopted(self) -> None:
         """I9: a job that adopted a response of another job got no part of it."""
         for log in self._broker.results:
-            for _, job_id, value in log.committed():
+            for _, job_id, value in log.records:
                 if not job_id.startswith("adopted_"):
                     continue
                 found = decode(RESULT, value)
@@ -259,7 +259,7 @@ class Checks:
                 if wrong:
                     self._fail("I4", f"{min(wrong)} on {topic} {what}")
         for log in self._broker.results:
-            for _, job_id, value in log.committed():
+            for _, job_id, value in log.records:
                 output = outputs.get(f"{job_id}/result")
                 if not isinstance(output, JobResult) or encode(output) != value:
                     self._fail("I4", f"the result of {job_id} is not the refold's")
@@ -287,7 +287,7 @@ class Checks:
             clean.close()
 
     def _rows_are_the_fold(self, model: ReadModel) -> None:
-        results = {job_id: value for log in self._broker.results for _, job_id, value in log.committed()}
+        results = {job_id: value for log in self._broker.results for _, job_id, value in log.records}
         found = {values[0]: row_from(values) for values in model.rows()}
         for job_id, row in found.items():
             state = self._jobs.states.get(job_id.encode())

@@ -1,5 +1,5 @@
-"""The part of aiokafka's clients that `ConsumerGroup`, `TopicFollower` and `ResultsPublisher` use, on the model broker,
-so that the real classes run in a simulation.
+"""The part of aiokafka's clients that `ConsumerGroup` and `TopicFollower` use, on the model broker, so that the real
+classes run in a simulation.
 
 As in aiokafka 0.14: an expelled member has no generation (-1) until it has joined again. A commit carries the client's
 generation at the time of sending, and a commit without a generation is accepted while the group is empty.
@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError, KafkaTimeoutError, ProducerFenced
+from aiokafka.errors import CommitFailedError
 from aiokafka.structs import OffsetAndMetadata
 
-from tests.simulation.broker import Broker, Group, Member, Record, TransactionLog
+from tests.simulation.broker import Broker, Group, Member, Record
 from tests.simulation.chaos import Life
 
 GENERATION_NONE = -1
@@ -223,52 +223,6 @@ class Consumer:
         return self._positions[tp.partition]
 
 
-class Producer:
-    """A transactional `AIOKafkaProducer` of one partition of `results`."""
-
-    def __init__(self, life: Life, broker: Broker, *, fenced: bool, transactional_id: str, **_options: Any) -> None:
-        self._life = life
-        self._log: TransactionLog = broker.results[int(transactional_id.rpartition("-")[2])]
-        self._fenced = fenced
-        self._epoch = 0
-
-    async def start(self) -> None:
-        await self._life.point("results.init")
-        self._epoch = self._log.init() if self._fenced else max(1, self._log.epoch)
-        self._log.epoch = self._epoch
-
-    async def stop(self) -> None:
-        """What is open stays so, until the next one of this id begins."""
-
-    async def begin_transaction(self) -> None:
-        """The broker learns of the transaction with its first record."""
-
-    async def send(self, _topic: str, *, value: bytes, key: bytes, **_: Any) -> asyncio.Future[None]:
-        await self._life.point("results.send")
-        if not self._log.send(self._epoch, key.decode(), value):
-            raise self._refused()
-        sent = self._life.chaos.loop.create_future()
-        sent.set_result(None)
-        return sent
-
-    async def commit_transaction(self) -> None:
-        chaos = self._life.chaos
-        await self._life.point("results.commit")
-        if chaos.refuses():
-            chaos.met.add("results not committed")
-            raise KafkaTimeoutError
-        if not self._log.commit(self._epoch):
-            raise self._refused()
-        await self._life.point("results.committed")
-        if chaos.chance(chaos.mixture.lost_ack):
-            chaos.met.add("results committed, and not said")
-            raise KafkaTimeoutError
-
-    def _refused(self) -> ProducerFenced:
-        self._life.chaos.met.add("fenced")
-        return ProducerFenced()
-
-
 class TopicReader:
     """An `AIOKafkaConsumer` without a group: all partitions of a topic, from the beginning."""
 
@@ -310,47 +264,3 @@ class TopicReader:
             await self._wake.wait()
         self._positions.update({tp: records[-1].offset + 1 for tp, records in found.items()})
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    offset: int
-    value: bytes
-
-
-class TailReader:
-    """An `AIOKafkaConsumer` that reads `results` and sees only what is committed."""
-
-    def __init__(self, life: Life, broker: Broker, **_options: Any) -> None:
-        self._life = life
-        self._broker = broker
-        self._position = 0
-        self._log = TransactionLog()
-
-    async def start(self) -> None:
-        await self._life.point("results.tail")
-
-    async def stop(self) -> None:
-        """Nothing is held."""
-
-    def assign(self, tps: Sequence[TopicPartition]) -> None:
-        self._log = self._broker.results[tps[0].partition]
-
-    async def beginning_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        return dict.fromkeys(tps, 0)
-
-    async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """The last stable offset: what is in an open transaction, and all behind it, is not there yet."""
-        opened = next((at for at, _, _, transaction in self._log.records if transaction.state == "open"), self._log.end)
-        return dict.fromkeys(tps, opened)
-
-    def seek(self, _tp: TopicPartition, offset: int) -> None:
-        self._position = offset
-
-    async def position(self, _tp: TopicPartition) -> int:
-        return self._position
-
-    async def getmany(self, tp: TopicPartition, **_: Any) -> dict[TopicPartition, list[Read]]:
-        found = [Read(offset, value) for offset, _, value in self._log.committed() if offset >= self._position]
-        self._position = (await self.end_offsets([tp]))[tp]
-        return {tp: found}

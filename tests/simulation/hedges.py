@@ -17,7 +17,7 @@ def judge_hedges(broker: Broker, met: Met) -> Iterator[str]:
     """What is wrong, a sentence each."""
     facts = _facts(broker)
     for log in broker.results:
-        for _, job_id, value in log.committed():
+        for _, job_id, value in log.records:
             result = decode(RESULT, value)
             of_job = facts[job_id]
             if result.hedge is None:

@@ -76,7 +76,7 @@ class Operators:
         ended = sorted(
             job_id
             for log in system.broker.results
-            for _, job_id, value in log.committed()
+            for _, job_id, value in log.records
             if decode(RESULT, value).outcome in ("failed", "expired", "cancelled")
         )
         known = [job_id for job_id in ended if job_id in system.upstream.bodies]

@@ -111,7 +111,7 @@ class _Away(System):
     def _judge(self) -> None:
         course, ends = self.course, dict[str, str]()
         for results in self.broker.results:
-            for _, job_id, value in results.committed():
+            for _, job_id, value in results.records:
                 ends.setdefault(job_id, decode(RESULT, value).outcome)
         accepted = {job_id for job_id, _, _ in self.provider.ledger}
         for number in range(self._count):

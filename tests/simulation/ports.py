@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from aiokafka import TopicPartition
+
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import Message
@@ -19,7 +21,8 @@ from streams.workers.command_group import CommandGroup
 from streams.workers.commands import ReadBack, Taken
 from tests.simulation.broker import Broker, Record
 from tests.simulation.chaos import Life
-from tests.simulation.clients import Consumer, Producer, TailReader
+from tests.simulation.clients import Consumer
+from tests.simulation.results_clients import ResultsWriters, TailReader
 from tests.simulation.wrong import Wrong
 
 SETTINGS = RuntimeSettings(topic_prefix="")
@@ -79,11 +82,14 @@ class Results(ResultsPublisher):
     def __init__(self, life: Life, broker: Broker, wrong: Wrong) -> None:
         super().__init__(
             SETTINGS,
-            producer=partial(Producer, life, broker, fenced=not wrong.no_fence),
+            life.now_ms,
+            writers=ResultsWriters(life, broker, fenced=not wrong.no_fence),
             consumer=partial(TailReader, life, broker),
         )
         self._met = life.chaos.met
+        self._broker = broker
         self._wrong = wrong
+        self._read_early: dict[int, list[str]] = {}
 
     async def publish(self, partition: int, results: Sequence[JobResult]) -> None:
         lane = self._lanes.get(partition) or await self._open(partition)
@@ -91,8 +97,16 @@ class Results(ResultsPublisher):
             self._met.add("result known from the tail")
         await super().publish(partition, results)
 
-    async def _read_tail(self, partition: int) -> list[str]:
-        tail = await super()._read_tail(partition)
+    async def _open(self, partition: int) -> Any:
+        if self._wrong.tail_before_fence:
+            tp = TopicPartition("results", partition)
+            self._read_early[partition] = await super()._read_tail(tp, self._broker.results[partition].end)
+        return await super()._open(partition)
+
+    async def _read_tail(self, tp: TopicPartition, end: int) -> list[str]:
+        if self._wrong.tail_before_fence:
+            return self._read_early[tp.partition]
+        tail = await super()._read_tail(tp, end)
         return [] if self._wrong.no_tail else tail
 
 

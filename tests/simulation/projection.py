@@ -159,6 +159,6 @@ def _logs(broker: Broker) -> dict[Place, list[Record]]:
             logs[topic, partition] = broker.logs[topic, partition].records
         logs["results", partition] = [
             Record("results", partition, offset, EPOCH_MS, job_id.encode(), value)
-            for offset, job_id, value in broker.results[partition].committed()
+            for offset, job_id, value in broker.results[partition].records
         ]
     return logs

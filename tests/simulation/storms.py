@@ -134,7 +134,7 @@ class _Stormy(System):
     def course(self) -> Course:
         course, ends = Course(defects=tuple(self.chaos.defects)), dict[str, str]()
         for results in self.broker.results:
-            for _, job_id, value in results.committed():
+            for _, job_id, value in results.records:
                 ends.setdefault(job_id, decode(RESULT, value).outcome)
         for job_id, at_s in self.submitted_s.items():
             course.outcomes[int(at_s // 60)][ends.get(job_id, "open")] += 1

@@ -304,7 +304,7 @@ class System:
     def _all_results_out(self) -> bool:
         known: set[str] = set()
         for log in self.broker.results:
-            known.update(job_id for _, job_id, _ in log.committed())
+            known.update(job_id for _, job_id, _ in log.records)
         return known >= self.upstream.acknowledged.keys()
 
     def _at_rest(self) -> bool:

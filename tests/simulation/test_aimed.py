@@ -90,7 +90,7 @@ def test_each_end_of_a_run_gives_a_result_of_its_class(end: str) -> None:
 
     def count(system: System) -> None:
         for log in system.broker.results:
-            found.update(decode(RESULT, value).outcome for _, _, value in log.committed())
+            found.update(decode(RESULT, value).outcome for _, _, value in log.records)
 
     outcome = simulate(0, 30, aimed={**CALM, "run_only": end, "run_odd": 1.0, "faults_end_s": 120.0}, poll_at=count)
     assert not outcome.violations
@@ -182,7 +182,7 @@ class Costs:
             if polls > allowed + WEBHOOK_POLLS_MAX:
                 self.dear.append(f"{response.id}: {polls} polls, {allowed} in the schedule")
         for log in system.broker.results:
-            for _, job_id, value in log.committed():
+            for _, job_id, value in log.records:
                 result = decode(RESULT, value)
                 if result.outcome == "completed":
                     spacing_ms = POLLS.spacing_factor * ran_ms[job_id]

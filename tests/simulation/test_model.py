@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulation.broker import Group, Log, Member, TransactionLog
+from tests.simulation.broker import FencedLog, Group, Log, Member
 from tests.simulation.chaos import Chaos, Life
 from tests.simulation.loop import DeadlockError, VirtualLoop
 
@@ -128,19 +128,39 @@ def test_a_static_member_that_returns_within_its_session_causes_no_rebalance(loo
     until_done(loop, scene())
 
 
-def test_a_new_producer_aborts_what_is_open_and_refuses_the_old_one() -> None:
-    log = TransactionLog()
-    old = log.init()
-    assert log.send(old, "done", b"1")
-    assert log.commit(old)
-    assert log.send(old, "open", b"2")
-    assert [job_id for _, job_id, _ in log.committed()] == ["done"]
-    new = log.init()
-    assert not log.send(old, "late", b"3")
-    assert not log.commit(old)
-    assert log.send(new, "next", b"4")
-    assert log.commit(new)
-    assert [job_id for _, job_id, _ in log.committed()] == ["done", "next"]
+def test_the_leader_refuses_an_old_epoch_after_the_marker_of_a_new_one_and_not_before() -> None:
+    log = FencedLog()
+    old = log.init(None)
+    assert old is not None
+    assert log.mark(old)
+    assert log.append(old, [("a", b"1")])
+    new = log.init(None)
+    assert new is not None
+    assert log.append(old, [("b", b"2")]), "the leader has not heard of the new epoch yet"
+    assert not log.mark(old)
+    assert log.mark(new)
+    assert not log.append(old, [("c", b"3")])
+    assert log.append(new, [("d", b"4")])
+    assert [job_id for _, job_id, _ in log.records] == ["a", "b", "d"]
+
+
+def test_the_leader_learns_of_an_epoch_from_its_batches_too() -> None:
+    log = FencedLog()
+    old, new = log.init(None), log.init(None)
+    assert old is not None
+    assert new is not None
+    assert log.append(new, [("a", b"1")])
+    assert not log.append(old, [("b", b"2")])
+
+
+def test_a_writer_is_continued_only_if_no_other_was_opened() -> None:
+    log = FencedLog()
+    first = log.init(None)
+    continued = log.init(first)
+    assert (first, continued) == (1, 2)
+    assert log.init(first) == 2, "the answer was lost"
+    assert log.init(None) == 3
+    assert log.init(continued) is None
 
 
 def test_compaction_keeps_the_last_old_record_of_each_key_what_is_young_and_all_offsets() -> None:

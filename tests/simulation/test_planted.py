@@ -14,6 +14,7 @@ CAUGHT_BY = {
     "acknowledges_failures": "I4",
     "no_tail": "I2",
     "no_fence": "I2",
+    "tail_before_fence": "I2",
     "forgets_commands": "I3",
     "commits_after_post": "I3",
     "repeats_creates": "I3",

@@ -29,7 +29,7 @@ def test_jobs_with_caps_and_fallbacks_keep_all_invariants(aimed: dict[str, Any],
 
     def told(system: System) -> None:
         for log in system.broker.results:
-            for _, _, value in log.committed():
+            for _, _, value in log.records:
                 result = decode(RESULT, value)
                 seen["cost_cap"] += result.reason is not None and result.reason.code == "cost_cap"
                 seen["answered"] += bool(result.fallbacks) and result.outcome == "completed"

@@ -21,6 +21,7 @@ class Wrong:
     acknowledges_failures: bool = False
     no_tail: bool = False
     no_fence: bool = False
+    tail_before_fence: bool = False
     forgets_commands: bool = False
     commits_after_post: bool = False
     repeats_creates: bool = False

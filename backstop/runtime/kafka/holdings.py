@@ -25,8 +25,9 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 OF_TENANTS: Final = "requests."
 """How the names of the topics begin on which tenants write their requests."""
 
-TRANSACTIONAL: Final = frozenset({"results"})
-"""Topics whose records are followed by a marker of their transaction. A reader stops before it: one is no lag."""
+FENCED: Final = frozenset({"results"})
+"""Topics that may end in a marker: of a fence, or of a transaction of an older release. A reader stops before it, so
+that a lag of one is none."""
 
 NEAR_SHARE: Final = 0.1
 """Unread records that begin in the oldest tenth of a log from which retention deletes may soon be lost."""
@@ -174,7 +175,9 @@ def _holding(
     moving: Mapping[str, int],
 ) -> Holding:  # fmt: skip
     committed = group.committed.get(partition)
-    lag = max(0, end - (committed or 0) - (partition[0] in TRANSACTIONAL))
+    lag = max(0, end - (committed or 0))
+    if lag == 1 and partition[0] in FENCED:
+        lag = 0
     moved = before is None or committed != before.next_offset or not lag
     since_ms = at_ms
     if not group.settled:

@@ -25,3 +25,11 @@ def make_clock(offset_ms: int = 0) -> NowMs:
 def monotonic_s() -> float:
     """For durations only."""
     return time.monotonic()
+
+
+def uptime_s() -> float:
+    """As `monotonic_s`, and where the system tells it (Linux), time in which the machine was suspended counts."""
+    return time.clock_gettime(_UPTIME)
+
+
+_UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

@@ -22,7 +22,7 @@ Failpoint = Literal[
     "submitter.tail.reading",
     "poller.taken", "poller.answered", "poller.reported",
     "scheduler.timer.acked", "scheduler.index.rebuilding",
-    "results.begun", "results.sent", "results.committed", "results.tail.reading",
+    "results.begun", "results.sent", "results.fenced", "results.tail.reading",
     "projection.in_transaction", "projection.committed", "projection.rebuilding",
     "erasing.removed", "erasing.told",
     "outgoing.planned", "outgoing.taken", "outgoing.answered", "outgoing.reported",

@@ -27,7 +27,7 @@ IN_ORDER: dict[str, tuple[str, ...]] = {
     "streams/workers/poller.py": ("poller.taken", "poller.answered", "poller.reported"),
     "streams/scheduler/service.py": ("scheduler.timer.acked",),
     "streams/scheduler/due.py": ("scheduler.index.rebuilding",),
-    "streams/results.py": ("results.begun", "results.sent", "results.committed", "results.tail.reading"),
+    "streams/results.py": ("results.begun", "results.sent", "results.fenced", "results.tail.reading"),
     "backstop/readmodel/projector.py": ("projection.committed", "projection.in_transaction"),
     "backstop/readmodel/rebuild.py": ("projection.rebuilding",),
     "backstop/readmodel/erasing.py": ("erasing.removed", "erasing.told"),

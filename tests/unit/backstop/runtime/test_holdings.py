@@ -106,10 +106,10 @@ def test_a_process_is_named_by_its_client_id() -> None:
     assert name_from("worker/0.1.0/no\nde/1") is None
 
 
-def test_the_marker_after_a_transaction_is_no_lag() -> None:
+def test_the_marker_of_a_fence_is_no_lag() -> None:
     group = GroupSeen("readmodel", "Stable", (), {("results", 0): 5})
     assert after(Snapshot(1, (group,), {("results", 0): 6}, 1)).held["readmodel", ("results", 0)].lag == 0
-    assert after(Snapshot(1, (group,), {("results", 0): 8}, 1)).held["readmodel", ("results", 0)].lag == 2
+    assert after(Snapshot(1, (group,), {("results", 0): 8}, 1)).held["readmodel", ("results", 0)].lag == 3
 
 
 def test_unread_records_in_the_oldest_part_of_a_log_may_soon_be_deleted() -> None:

@@ -1,0 +1,328 @@
+"""Writers of a partition, of which the broker takes only the newest; none of their batches needs a transaction.
+
+A *fence id* is a transactional id. `FencedWriters.open` asks its coordinator for the next epoch, and then ends a
+transaction that names the partition and holds no record. The coordinator writes the transaction's marker, with the new
+epoch, on the partition. From then on the partition's leader refuses batches of older epochs, also those that were on
+their way. A marker is no record: no consumer sees one. A former owner's open transaction is aborted before.
+
+The writer's batches are idempotent ones of that producer id and epoch: a repeat of a batch is recognised.
+
+What the coordinator and the leader remember is limited (`transactional.id.expiration.ms`, 7 days;
+`producer.id.expiration.ms`, 1 day), so a writer sends nothing later than `FENCE_S_MAX` after its opening began. See
+docs/decisions/0077.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    CoordinatorLoadInProgressError,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    KafkaError,
+    KafkaTimeoutError,
+    LeaderNotAvailableError,
+    NodeNotReadyError,
+    NoError,
+    ProducerFenced,
+    for_code,
+)  # fmt: skip
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
+from aiokafka.protocol.types import CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from backstop.runtime.errors import BackstopError
+from backstop.runtime.kafka.client import client_options
+from backstop.runtime.process.clock import NowMs, uptime_s
+from backstop.runtime.settings import RuntimeSettings
+
+FENCE_S_MAX: Final = 3_600.0
+REQUEST_TIMEOUT_MS: Final = 10_000
+PATIENCE_S: Final = 30.0
+"""For an opening, and for one append: after that its outcome is unknown."""
+TRANSACTION_TIMEOUT_MS: Final = 30_000
+BATCH_BYTES_MAX: Final = 262_144
+"""A larger record has a batch of its own."""
+EPOCHS_USED_MAX: Final = 32_700
+"""Epochs from here to 32,766, the last one, only fence. After the last one a fence id has another producer id, and the
+broker does not compare the epochs of two: until then no writer may be left that an epoch does not refuse."""
+RETRY_WAIT_S: Final = 0.1
+BUSY_WAIT_S: Final = 0.002
+"""The coordinator writes markers, for 1 to 3 ms."""
+PRODUCER_FENCED: Final = 90
+"""aiokafka 0.14 does not know this code."""
+
+_ABORT, _ALL, _LATEST, _ALL_RECORDS, _NO_REPLICA = False, -1, -1, 0, -1
+
+
+class FencedOffError(BackstopError):
+    """A newer writer of the partition was opened. This one appends nothing more."""
+
+
+class Fence(NamedTuple):
+    """What a writer shows the broker."""
+
+    producer_id: int
+    epoch: int
+    until_s: float
+    """By `uptime_s`: the writer sends nothing later."""
+
+    @property
+    def over(self) -> bool:
+        return uptime_s() >= self.until_s
+
+
+class Entry(NamedTuple):
+    """A record to append."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+class Writer(Protocol):
+    fence: Fence
+
+    async def end(self) -> int:
+        """An offset that is after all that was appended before this writer was opened."""
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Return when all in-sync replicas have them, in order and once.
+
+        After any exception some may be appended, now or later, until the next writer is opened. This writer must not
+        be used again.
+
+        :raises FencedOffError: a newer writer was opened. Entries of an earlier batch of this call may be appended.
+        """
+
+
+class Writers(Protocol):
+    async def open(self, tp: TopicPartition, former: Fence | None) -> Writer:
+        """A writer; when it returns, the partition takes nothing more from older ones.
+
+        :param former: of the writer that it continues. If another has been opened since, the call is refused. None
+            opens one whoever wrote before: for an owner that was just assigned the partition.
+        :raises FencedOffError: see `former`; or another writer is being opened.
+        """
+
+    async def stop(self) -> None: ...
+
+
+class _InitProducerIdResponse(Response):  # type: ignore[misc]
+    API_KEY = 22
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32), ("error_code", Int16), ("producer_id", Int64), ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )  # fmt: skip
+
+
+class _InitProducerIdStruct(RequestStruct):  # type: ignore[misc]
+    """Kafka 2.5 and newer (KIP-360); aiokafka 0.14 has version 0 only, without the former epoch."""
+
+    API_KEY = 22
+    API_VERSION = 3
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _InitProducerIdResponse
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")), ("transaction_timeout_ms", Int32), ("producer_id", Int64),
+        ("producer_epoch", Int16), ("tags", TaggedFields),
+    )  # fmt: skip
+
+
+class _InitProducerId(Request[_InitProducerIdStruct]):  # type: ignore[misc]
+    API_KEY = 22
+
+    def __init__(self, fence_id: str, former: Fence | None) -> None:
+        producer_id, epoch = former[:2] if former is not None else (-1, -1)
+        self._values: tuple[Any, ...] = fence_id, TRANSACTION_TIMEOUT_MS, producer_id, epoch, {}
+
+    def build(self, request_struct_class: type[_InitProducerIdStruct]) -> _InitProducerIdStruct:
+        return request_struct_class(*self._values)
+
+
+class FencedWriters:
+    """See `Writers`. The writers share one client, which is started with the first."""
+
+    def __init__(
+        self, settings: RuntimeSettings, client_id: str, now_ms: NowMs, *,
+        client: Callable[..., Any] = AIOKafkaClient,
+    ) -> None:  # fmt: skip
+        """:param client: makes aiokafka's client, or one that behaves the same.
+        :param now_ms: stamps records. The broker counts by these stamps for how long it remembers a writer, so that
+        a wrong clock of this machine must not reach it.
+        """
+        self._options = {
+            **client_options(settings), "client_id": client_id, "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        }  # fmt: skip
+        self._now_ms = now_ms
+        self._new_client = client
+        self._client: Any = None
+        self._starting = asyncio.Lock()
+
+    async def open(self, tp: TopicPartition, former: Fence | None) -> "FencedWriter":
+        client = await self._started(tp.topic)
+        fence_id = f"{tp.topic}-{tp.partition}"
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                fence = await _Fencing(client, fence_id).fence(tp, former)
+                if fence.epoch < EPOCHS_USED_MAX:
+                    return FencedWriter(client, tp, fence, self._now_ms)
+                former = fence
+
+    async def stop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _started(self, topic: str) -> Any:
+        async with self._starting:
+            if self._client is None:
+                client = self._new_client(**self._options)
+                try:
+                    await client.bootstrap()
+                    await client.add_topic(topic)
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client = client
+            return self._client
+
+
+_Answer = TypeVar("_Answer")
+
+
+class _Fencing:
+    """Talks to the coordinator of one fence id."""
+
+    def __init__(self, client: Any, fence_id: str) -> None:
+        self._client = client
+        self._fence_id = fence_id
+        self._node: int | None = None
+
+    async def fence(self, tp: TopicPartition, former: Fence | None) -> Fence:
+        until_s = uptime_s() + FENCE_S_MAX
+        told = await self._ask(_InitProducerId(self._fence_id, former), lambda answer: int(answer.error_code))
+        fence = Fence(told.producer_id, told.producer_epoch, until_s)
+        mine = self._fence_id, fence.producer_id, fence.epoch
+        await self._ask(
+            AddPartitionsToTxnRequest(*mine, [(tp.topic, [tp.partition])]),
+            lambda answer: int(answer.errors[0][1][0][1]),
+        )
+        # The first answer says that the end is decided, the second one that the marker stands on the partition.
+        for _ in range(2):
+            await self._ask(EndTxnRequest(*mine, _ABORT), lambda answer: int(answer.error_code))
+        return fence
+
+    async def _ask(self, request: Any, code_of: Callable[[Any], int]) -> Any:
+        """Repeat a request until it is taken. A repeat of each of these is harmless."""
+        while True:
+            try:
+                if self._node is None:
+                    self._node = await self._client.coordinator_lookup(CoordinationType.TRANSACTION, self._fence_id)
+                answer = await self._client.send(self._node, request, group=ConnectionGroup.COORDINATION)
+                _raise_for(code_of(answer), self._fence_id)
+            except (ConcurrentTransactions, CoordinatorLoadInProgressError):
+                await asyncio.sleep(BUSY_WAIT_S)
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                self._node = None
+                await self._client.force_metadata_update()
+                await asyncio.sleep(RETRY_WAIT_S)
+            else:
+                return answer
+
+
+class FencedWriter:
+    """See `Writer`. Calls must not overlap."""
+
+    def __init__(self, client: Any, tp: TopicPartition, fence: Fence, now_ms: NowMs) -> None:
+        self.fence = fence
+        self._client = client
+        self._tp = tp
+        self._now_ms = now_ms
+        self._sequence = 0
+
+    async def end(self) -> int:
+        request = OffsetRequest(_NO_REPLICA, _ALL_RECORDS, [(self._tp.topic, [(self._tp.partition, _LATEST)])])
+        return int(await self._repeated(request, _found_end))
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        rest = list(entries)
+        while rest:
+            count, batch = self._packed(rest)
+            topics = [(self._tp.topic, [(self._tp.partition, batch)])]
+            await self._repeated(ProduceRequest(None, _ALL, REQUEST_TIMEOUT_MS, topics), _appended)
+            self._sequence = (self._sequence + count) % 2**31
+            rest = rest[count:]
+
+    def _packed(self, entries: Sequence[Entry]) -> tuple[int, bytes]:
+        """A batch of the first entries, and their number."""
+        builder = DefaultRecordBatchBuilder(
+            2, 0, 0, self.fence.producer_id, self.fence.epoch, self._sequence, BATCH_BYTES_MAX
+        )
+        now_ms = self._now_ms()
+        count = 0
+        for entry in entries:
+            if builder.append(count, now_ms, entry.key, entry.value, entry.headers) is None:
+                break
+            count += 1
+        return count, bytes(builder.build())
+
+    async def _repeated(self, request: Any, read: Callable[[Any], tuple[int, _Answer]]) -> _Answer:
+        """Send the same bytes until the leader has taken them; it recognises a repeat by its sequence number.
+
+        :raises KafkaTimeoutError: not taken within `PATIENCE_S`.
+        """
+        place = f"{self._tp.topic}-{self._tp.partition}"
+        give_up_s = uptime_s() + PATIENCE_S
+        while True:
+            try:
+                code, answer = read(await self._send(request))
+                _raise_for(code, place)
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                if uptime_s() > give_up_s:
+                    raise KafkaTimeoutError(f"{place}: {error!r}") from error
+                await self._client.force_metadata_update()
+                await asyncio.sleep(RETRY_WAIT_S)
+            else:
+                return answer
+
+    async def _send(self, request: Any) -> Any:
+        leader = self._client.cluster.leader_for_partition(self._tp)
+        if leader in {None, -1}:
+            raise LeaderNotAvailableError
+        if not await self._client.ready(leader):
+            raise NodeNotReadyError
+        if self.fence.over:  # Nothing is awaited between here and the write to the socket.
+            raise KafkaTimeoutError(f"the fence of {self._tp} is older than {FENCE_S_MAX:g} s")
+        return await self._client.send(leader, request)
+
+
+def _found_end(answer: Any) -> tuple[int, int]:
+    ((_, ((_, code, *_, offset),)),) = answer.topics
+    return code, offset
+
+
+def _appended(answer: Any) -> tuple[int, None]:
+    ((_, ((_, code, *_),)),) = answer.topics
+    return code, None
+
+
+def _raise_for(code: int, place: str) -> None:
+    kind: Any = ProducerFenced if code == PRODUCER_FENCED else for_code(code)
+    if kind is NoError:
+        return
+    if issubclass(kind, ProducerFenced | InvalidProducerEpoch | InvalidProducerIdMapping):
+        raise FencedOffError(f"{place} has a newer writer ({kind.__name__})")
+    raise kind(place)
