@@ -112,6 +112,7 @@ class Worker:
         self._hedges = Hedges(
             self._latencies,
             settings.hedge_share,
+            ends_min=settings.hedge_ends_min,
             lane_rest_ms=settings.hedge_lane_rest_ms,
             troubled=self._access.lanes.troubled,
             busy=self._would_wait,

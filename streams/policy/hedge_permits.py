@@ -14,6 +14,7 @@ from schemas.hedges import HedgePermit
 from schemas.jobs import AttemptRejected, AttemptSettled, AttemptUnknown, JobSubmitted
 from schemas.results import JobResult
 from streams.policy.hedging import (
+    ENDS_MIN,
     LANE_REST_MS,
     ClassStop,
     HedgeAge,
@@ -78,17 +79,20 @@ class HedgePermits:
         latencies: Latencies,
         share: float,
         *,
+        ends_min: int = ENDS_MIN,
         lane_rest_ms: int = LANE_REST_MS,
         troubled: Callable[[str], bool] = lambda _model: False,
         busy: Callable[[str, str], bool] = lambda _model, _tenant: False,
     ) -> None:
         """:param share: of the submissions that may be hedged, and so the age at which one may: the budget.
+        :param ends_min: responses that have ended, without which no age is known.
         :param lane_rest_ms: after trouble of a lane.
         :param troubled: whether creates of the model fail now, here or at another worker.
         :param busy: whether a create of the model and tenant would have to wait for its turn.
         """
         self._latencies = latencies
         self._share = share
+        self._ends_min = ends_min
         self._lane_rest_ms = lane_rest_ms
         self._troubled = troubled
         self._busy = busy
@@ -210,7 +214,7 @@ class HedgePermits:
         if lacking:
             many = self._latencies.curves(lacking, now_ms, ends_for_age(self._share))
             newest = self._latencies.curves(lacking, now_ms)
-            self._ages |= {of: hedge_age(many[of], newest[of], self._share) for of in lacking}
+            self._ages |= {of: hedge_age(many[of], newest[of], self._share, self._ends_min) for of in lacking}
             for of in lacking:
                 if len(of) == 1:
                     self._found_stuck(of[0], stuck_share(many[of]) / self._share)

@@ -2,7 +2,7 @@
 
 Rules, before the code (docs/hedging.md):
 - A response may be hedged once it is older than all but a share of the responses of its class: the Kaplan-Meier
-  quantile, not smoothed. Without `ENDS_MIN` ends, or while the quantile is not known, there are no hedges.
+  quantile, not smoothed. Without enough ends (`ENDS_MIN`), or while the quantile is not known, there are no hedges.
 - The budget is that share of the submissions. It is empty at a start, so a restart grants no burst.
 - A class whose hedges lose stops: a sequential test between "20 % win" and "5 % win". After a rest it tries again with
   half of the score, and each further rest is twice as long.
@@ -16,7 +16,10 @@ from math import ceil, log
 from typing import Final, Literal, Protocol
 
 ENDS_MIN = 100
-"""Fewer ends say too little of a high quantile."""
+"""Fewer ends say too little of a high quantile. A setting: with fewer, the age is about that of the longest run."""
+
+ENDS_LEAST = 5
+"""The least that can be set for it: the median of fewer says nothing of whether an attempt fits before the deadline."""
 
 AGE_FACTOR_MAX = 1.25
 """The greatest age at which a hedge begins, as a multiple of the longest run: beyond it nothing is known."""
@@ -99,14 +102,17 @@ def ends_for_age(share: float) -> int:
     return max(ENDS_MIN, ceil(TAIL_ENDS / share))
 
 
-def hedge_age(many: RunTimeCurve, newest: RunTimeCurve, share: float) -> HedgeAge | None:
+def hedge_age(
+    many: RunTimeCurve, newest: RunTimeCurve, share: float, ends_min: int = ENDS_MIN
+) -> HedgeAge | None:  # fmt: skip
     """The age that `share` of the responses reach; None if too little is known.
 
     :param many: of `ends_for_age(share)` ends, as far as there are so many.
     :param newest: of fewer ends. It decides where the run times have changed.
+    :param ends_min: ends without which nothing is known.
     """
     oldest_ms = many.oldest_end_ms
-    if many.ends < ENDS_MIN or oldest_ms is None:
+    if many.ends < ends_min or oldest_ms is None:
         return None
     quantile_ms, median_ms = many.quantile_ms(1 - share), newest.quantile_ms(0.5)
     if quantile_ms is None or median_ms is None:

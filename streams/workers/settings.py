@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from backstop.runtime.settings import RuntimeSettings
-from streams.policy.hedging import LANE_REST_MS
+from streams.policy.hedging import ENDS_LEAST, ENDS_MIN, LANE_REST_MS
 from streams.policy.latency import Latencies
 from streams.policy.learned_polls import LearnedPolls, PollPrice
 from streams.policy.poll_schedule import SPACING_MIN_MS
@@ -154,6 +154,13 @@ class WorkerSettings(RuntimeSettings):
         "share of responses that reach the age at which one begins. See docs/hedging.md.",
     )
 
+    hedge_ends_min: int = Field(
+        default=ENDS_MIN,
+        ge=ENDS_LEAST,
+        le=100_000,
+        description="Responses of a model that must have ended before one of them gets a second attempt. With fewer "
+        "than 2 / BACKSTOP_HEDGE_SHARE, second attempts begin at about the age of the longest run so far.",
+    )
     hedge_lane_rest_ms: int = Field(
         default=LANE_REST_MS,
         ge=1_000,

@@ -32,7 +32,8 @@ class HedgeDesk:
         self._recorded = recorded.permits
         self._at_ms = 0
         latencies = Latencies()
-        self._permits = HedgePermits(latencies, (hedging or Hedging()).share)
+        policy = hedging or Hedging()
+        self._permits = HedgePermits(latencies, policy.share, ends_min=policy.ends_min)
         self._runs = HedgedRuns(latencies, lambda: self._at_ms)
 
     def submitted(self, fact: JobSubmitted) -> JobSubmitted:

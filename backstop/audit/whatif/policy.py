@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schemas.hedges import HedgeMode
 from schemas.jobs import JobPolicy
 from schemas.sentences import sentence
+from streams.policy.hedging import ENDS_LEAST, ENDS_MIN
 from streams.policy.latency import Latencies
 from streams.policy.learned_polls import LearnedPolls, PollPrice
 from streams.policy.polls import PollPolicy, Webhooks
@@ -78,11 +79,12 @@ class RetryBudgets(_Section):
 
 
 class Hedging(_Section):
-    """As the settings `BACKSTOP_SUBMISSION_HEDGE` and `BACKSTOP_HEDGE_SHARE`."""
+    """As the settings `BACKSTOP_SUBMISSION_HEDGE`, `BACKSTOP_HEDGE_SHARE` and `BACKSTOP_HEDGE_ENDS_MIN`."""
 
     mode: HedgeMode = "asked"
     """`asked`: the jobs that may be hedged already; `all`: also those whose tools can't act twice; `never`: none."""
     share: Annotated[float, Field(gt=0, le=0.2)] = 0.02
+    ends_min: Annotated[int, Field(ge=ENDS_LEAST, le=100_000)] = ENDS_MIN
 
 
 class Policy(_Section):

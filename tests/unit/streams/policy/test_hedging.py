@@ -6,6 +6,7 @@ import pytest
 
 from streams.policy.hedging import (
     CONTRADICTION,
+    ENDS_LEAST,
     ENDS_MIN,
     FAILED_MAX,
     LANE_REST_MS,
@@ -83,6 +84,13 @@ def test_the_age_is_the_quantile() -> None:
 @pytest.mark.parametrize("curve", [Known(ends=ENDS_MIN - 1), Known(high_ms=None), Known(oldest_end_ms=None)])
 def test_no_age_while_too_little_is_known(curve: Known) -> None:
     assert age_of(curve) is None
+
+
+def test_fewer_ends_are_enough_where_the_operator_says_so() -> None:
+    few, known = Known(ends=ENDS_LEAST), Known()
+    assert hedge_age(few, few, 0.02, ENDS_LEAST) == HedgeAge(300_000, ENDS_LEAST, 60_000)
+    assert hedge_age(few, few, 0.02, ENDS_LEAST + 1) is None
+    assert hedge_age(known, known, 0.02, ENDS_MIN + 1) is None
 
 
 def test_the_age_is_not_far_beyond_the_longest_run() -> None:
