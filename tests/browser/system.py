@@ -101,7 +101,9 @@ def elsewhere(work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def running_with_keys(folder: Path, bootstrap: str = "", faults: str | None = None) -> Iterator[Running]:
+def running_with_keys(
+    folder: Path, bootstrap: str = "", faults: str | None = None, *, webhooks: bool = False
+) -> Iterator[Running]:
     """On a broker of its own where none is named."""
     keys_file, keys = write_keys(folder / "keys.json")
     with pytest.MonkeyPatch.context() as patched:
@@ -116,6 +118,7 @@ def running_with_keys(folder: Path, bootstrap: str = "", faults: str | None = No
             partitions=2,
             faults=faults or json.dumps({"models": {"*": _takes(0.3), SLOW: _takes(SLOW_S)}}),
             time_scale=TIME_SCALE,
+            webhooks=webhooks,
         )
         with held(shape) as system:
             yield Running(system, keys)
