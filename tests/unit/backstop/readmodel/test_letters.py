@@ -71,8 +71,8 @@ def test_only_the_tenants_own_letters_are_decided_and_each_once(with_api: Any) -
         )  # fmt: skip
         await api.take(theirs, done, nobodys, decision)
         ids = [theirs.id, done.id, nobodys.id, "never"]
-        for executed in ({}, {"execute": True, "why": "A test."}):
-            answer = await api.decide(*ids, **executed)
+        for execute in (False, True):
+            answer = await api.decide(*ids, execute=execute, why="A test.")
             assert (answer["executed"], answer["data"]) == (False, [])
             assert answer["left_out"] == [
                 {"id": theirs.id, "because": "there is no such dead letter"},
