@@ -42,6 +42,7 @@ from receiver.reads.costs import add_cost_routes
 from receiver.reads.holding import holding
 from receiver.reads.lanes import Publishing, add_lane_routes
 from receiver.reads.leads import add_leads
+from receiver.reads.letters import add_letter_routes
 from receiver.reads.lookups import DatabaseReads, FeedChanges
 from receiver.reads.overview import BesideReadModel, Rights, add_overview_routes
 from receiver.reads.routes import JustTaken, add_routes
@@ -173,6 +174,7 @@ def application(
     add_cost_routes(app, database, tenant_of, now_ms, spending)
     publishing = Publishing(publisher, limits, limited_by(app[KEYS].priorities_of))
     add_lane_routes(app, database, rights, now_ms, lane_watch, publishing)
+    add_letter_routes(app, settings, database, rights, now_ms, limits)
     retrying = Retrying(app[SUBMISSIONS], blobs, app[PREVIOUS].allows_again)
     add_bulk_routes(app, database, rights, now_ms, spending.prices, publishing, retrying)
     add_search_routes(app, database, blobs, tenant_of, shown, taken)

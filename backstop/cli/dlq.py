@@ -6,43 +6,35 @@ A decision is another record on `dead-letters`, with its author and reason. Exis
 import asyncio
 import getpass
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, get_args
 
 import orjson
 import typer
-from aiokafka import AIOKafkaProducer
 
 from backstop.audit.dead_letters import (
     DeadLetterEntries,
     DeadLetterEntry,
-    Republish,
     Selection,
     collect,
     plan_retry,
     raw_record,
     readable,
     reads_now,
-    resolved,
 )
+from backstop.audit.letter_decisions import decide, put_back
 from backstop.cli.job_text import clock, span
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
-from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.headers import event_headers
-from backstop.runtime.kafka.lifetimes import broker_errors, running
 from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import make_clock
-from backstop.runtime.record_sizes import RECORD_BYTES_MAX
 from backstop.runtime.settings import RuntimeSettings
-from schemas.codec import encode
-from schemas.dead_letters import DeadReason, Resolution
+from schemas.dead_letters import DeadReason
 from schemas.topics import BY_NAME
 
 COLUMNS: Final = ("id", "age", "component", "reason", "key", "status", "detail")
 SAMPLE = 5
-SEND_TIMEOUT_S = 30.0
 SKEW_MS = 60_000
 """How far `at_ms` of a dead letter may be from its record's timestamp: a batch is stamped before it is sent."""
 
@@ -137,7 +129,7 @@ def retry(
         "sample": [_planned(item.letter, settings) for item in can[:SAMPLE]], "executed": execute,
     }  # fmt: skip
     if execute and can:
-        asyncio.run(_retry(settings, can, by or getpass.getuser(), why))
+        asyncio.run(put_back(settings, can, by or getpass.getuser(), why, make_clock()(), "cli"))
     _print_plan(plan, output, quiet=quiet)
     raise typer.Exit(DIFFERS if cannot else DONE)
 
@@ -164,7 +156,7 @@ def drop(
         "sample": [_planned(letter, settings) for letter in chosen[:SAMPLE]], "executed": execute,
     }  # fmt: skip
     if execute and chosen:
-        asyncio.run(_decide(settings, chosen, "dropped", by or getpass.getuser(), why))
+        asyncio.run(decide(settings, chosen, "dropped", by or getpass.getuser(), why, make_clock()(), "cli"))
     _print_plan(plan, output, quiet=quiet)
 
 
@@ -217,52 +209,6 @@ def _named(found: DeadLetterEntries, ids: Sequence[str], settings: RuntimeSettin
             fail(f"there is no dead letter {identifier}", DIFFERS)
         letters.append(letter)
     return letters
-
-
-async def _retry(settings: RuntimeSettings, items: Sequence[Republish], by: str, why: str) -> None:
-    """Put back first, then record the decision. After a crash in between a repeated run puts the records back a second
-    time, which the folds recognise as duplicates.
-    """
-
-    async def put_back(producer: AIOKafkaProducer) -> None:
-        waits = [
-            await producer.send(item.topic, value=item.value, key=item.key, headers=list(item.headers))
-            for item in items
-        ]
-        for wait in waits:
-            await wait
-
-    await _sending(settings, put_back)
-    await _decide(settings, [item.letter for item in items], "retried", by, why)
-
-
-async def _decide(
-    settings: RuntimeSettings, letters: Sequence[DeadLetterEntry], resolution: Resolution, by: str, why: str
-) -> None:  # fmt: skip
-    now_ms = make_clock()()
-
-    async def send(producer: AIOKafkaProducer) -> None:
-        waits = []
-        for letter in letters:
-            message = resolved(letter, resolution, by, why, now_ms)
-            headers = event_headers(message, "cli")
-            topic = f"{settings.topic_prefix}{TOPIC}"
-            waits.append(await producer.send(topic, encode(message), key=message.key.encode(), headers=headers))
-        for wait in waits:
-            await wait
-
-    await _sending(settings, send)
-
-
-async def _sending(settings: RuntimeSettings, send: Callable[[AIOKafkaProducer], Awaitable[None]]) -> None:
-    """:raises BrokerUnavailableError: some records are not acknowledged; the operator may run the command again."""
-    producer = AIOKafkaProducer(
-        **client_options(settings), client_id="backstop-dlq", enable_idempotence=True, acks="all",
-        max_request_size=RECORD_BYTES_MAX,
-    )  # fmt: skip
-    with broker_errors("not acknowledged; it is safe to run the command again"):
-        async with running(producer), asyncio.timeout(SEND_TIMEOUT_S):
-            await send(producer)
 
 
 def _row(letter: DeadLetterEntry, settings: RuntimeSettings, now_ms: int) -> dict[str, Any]:

@@ -169,6 +169,19 @@ def list_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> list[DeadLe
     return [dead_letter_from(values) for values in found]
 
 
+def find_dead_letters(conn: Connection, wanted: DeadLetterFilter, ids: Sequence[str]) -> list[DeadLetterRow]:
+    """Those of `ids` that match, whatever `limit` says."""
+    where, params = _dead_letters_where(wanted)
+    return [
+        dead_letter_from(values)
+        for marks, asked in in_lists(ids)
+        for values in conn.rows(
+            f"SELECT {DEAD_LETTER_COLUMNS} FROM dead_letters WHERE {where} AND dead_letter_id IN ({marks})",
+            (*params, *asked),
+        )
+    ]
+
+
 def count_dead_letters(conn: Connection, wanted: DeadLetterFilter) -> int:
     """The number of matches, regardless of `limit`. The table is kept short."""
     where, params = _dead_letters_where(wanted)

@@ -42,7 +42,7 @@ def chromium_path() -> str:
 
 @pytest.fixture(scope="package")
 def running(chromium_path: str, broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running_with_keys(tmp_path_factory.mktemp("system"), broker.bootstrap) as system:
+    with running_with_keys(tmp_path_factory.mktemp("system"), broker.bootstrap, webhooks=True) as system:
         yield system
 
 

@@ -1,9 +1,14 @@
-"""The pictures in `docs/`, from a real run with faults: `python -m tests.browser.screenshots`."""
+"""The pictures in `docs/`, from a real run with faults: `python -m tests.browser.screenshots`.
+
+With a folder (`python -m tests.browser.screenshots FOLDER`) each page in each width and theme, to be looked at.
+"""
 
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 from playwright.sync_api import Browser, Page
 
@@ -24,6 +29,34 @@ KINDS = (
 )
 JOBS = 60
 BYTES_MAX = 200_000
+HOOKS = (("billing", "https://hooks.example.com/backstop"), ("", "https://reports.example.net/a/rather/long/path/in"))
+
+Width = Literal[1280, 390]
+Theme = Literal["light", "dark"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A page, and the width and theme in which the documentation shows it."""
+
+    name: str
+    address: str
+    shown: str
+    """What is there once the page is."""
+    width: Width
+    theme: Theme
+
+
+def scenes(job_id: str) -> tuple[Scene, ...]:
+    return (
+        Scene("jobs", "#/jobs", "li.row >> nth=20", 1280, "light"),
+        Scene("job", f"#/jobs/{job_id}", ".timeline .mark[aria-label*='ended: completed']", 390, "dark"),
+        Scene("health", "#/health", ".plots .chart", 1280, "dark"),
+        Scene("system", "#/system", ".system tbody tr", 1280, "light"),
+        Scene("webhooks", "#/webhooks", "[data-endpoint]", 390, "light"),
+        Scene("dead-letters", "#/dead-letters", "li.letter", 1280, "light"),
+        Scene("costs", "#/costs", ".costs tbody tr", 390, "dark"),
+    )
 
 
 def fill(running: Running) -> str:
@@ -36,6 +69,9 @@ def fill(running: Running) -> str:
             session_id=f"{session}-{number % 3 + 1}", tags=list(tags[: number % 2 + 1]), timeout_ms=600_000,
         )  # fmt: skip
     running.put("requests.acme", b"invoice-2101", b'{"type": "submit", "job_id": "invoice-2101", "request": {"model"')
+    running.put("requests.acme", b"invoice-2102", b'{"type": "submit_later", "job_id": "invoice-2102"}')
+    for name, url in HOOKS:
+        running.ask("/v1/webhook_endpoints", {"url": url, **({"name": name} if name else {})})
 
     def most_ended() -> str | None:
         jobs = running.ask(f"/v1/jobs?limit={JOBS + 1}")["data"]
@@ -47,44 +83,60 @@ def fill(running: Running) -> str:
     return wait_until(most_ended, 90, "most jobs to end", poll_s=0.5)
 
 
-def take(browser: Browser, running: Running, job_id: str) -> None:
+def opened(browser: Browser, running: Running, scene: Scene, width: Width, theme: Theme) -> Page:
+    phone = width < 720
     context = browser.new_context(
-        viewport={"width": 1200, "height": 720}, device_scale_factor=1.25, color_scheme="light"
-    )
-    page = Tab(context.new_page(), running).sign_in(at="#/jobs")
-    page.locator("li.row").nth(20).wait_for()
-    page.locator("[data-finding], .calm").first.wait_for()
+        viewport={"width": width, "height": 844 if phone else 760}, device_scale_factor=2 if phone else 1.25,
+        color_scheme=theme, is_mobile=phone, has_touch=phone,
+    )  # fmt: skip
+    page = Tab(context.new_page(), running).sign_in(at=scene.address)
+    page.locator(scene.shown).first.wait_for()
+    if scene.name == "jobs":
+        page.locator("[data-finding], .calm").first.wait_for()
+    if scene.name == "job":
+        page.locator(scene.shown).first.focus()
+    if scene.name == "dead-letters":
+        page.locator("li.letter summary").first.click()
     page.mouse.move(0, 0)
-    shoot(page, "page-jobs.png")
-    phone = browser.new_context(
-        viewport={"width": 390, "height": 844},
-        device_scale_factor=2,
-        color_scheme="dark",
-        is_mobile=True,
-        has_touch=True,
-    )
-    page = Tab(phone.new_page(), running).sign_in(at=f"#/jobs/{job_id}")
-    page.locator(".timeline .mark[aria-label*='ended: completed']").focus()
-    shoot(page, "page-job.png")
+    return page
 
 
-def shoot(page: Page, name: str) -> None:
-    (DOCS / name).write_bytes(data := page.screenshot())
-    print(f"docs/{name}: {len(data):,} bytes")
-    assert len(data) < BYTES_MAX
+def take_all(browser: Browser, running: Running, job_id: str, folder: Path) -> None:
+    """Each page whole, in both widths and both themes."""
+    for scene in scenes(job_id):
+        for width in (1280, 390):
+            for theme in ("light", "dark"):
+                page = opened(browser, running, scene, width, theme)
+                (folder / f"{scene.name}-{width}-{theme}.png").write_bytes(page.screenshot(full_page=True))
+                page.context.close()
 
 
-def main() -> int:
+def take(browser: Browser, running: Running, job_id: str) -> None:
+    for scene in scenes(job_id):
+        page = opened(browser, running, scene, scene.width, scene.theme)
+        (DOCS / f"page-{scene.name}.png").write_bytes(data := page.screenshot())
+        print(f"docs/page-{scene.name}.png: {len(data):,} bytes")
+        assert len(data) < BYTES_MAX
+        page.context.close()
+
+
+def main(folders: list[str]) -> int:
     path = find_chromium()
     if path is None:
         print("no Chromium on PATH", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as folder, running_with_keys(Path(folder), faults=FAULTS) as running:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_with_keys(Path(folder), faults=FAULTS, webhooks=True) as running,
+    ):
         job_id = fill(running)
         with chromium(path) as browser:
-            take(browser, running, job_id)
+            for named in folders:
+                take_all(browser, running, job_id, Path(named))
+            if not folders:
+                take(browser, running, job_id)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

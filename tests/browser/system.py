@@ -104,8 +104,8 @@ def elsewhere(work: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def running_with_keys(
-    folder: Path, bootstrap: str = "", faults: str | None = None, **settings: str
-) -> Iterator[Running]:  # fmt: skip
+    folder: Path, bootstrap: str = "", faults: str | None = None, *, webhooks: bool = False, **settings: str
+) -> Iterator[Running]:
     """On a broker of its own where none is named."""
     keys_file = folder / "keys.json"
     keys = write_keys(keys_file, SCOPES)
@@ -121,6 +121,7 @@ def running_with_keys(
             partitions=2,
             faults=faults or json.dumps({"models": {"*": _takes(0.3), SLOW: _takes(SLOW_S)}}),
             time_scale=TIME_SCALE,
+            webhooks=webhooks,
         )
         with held(shape) as system:
             yield Running(system, keys)

@@ -55,7 +55,8 @@ def test_a_session_is_there_again_after_page_and_receiver_were_gone(
     pid = running.system.supervisor.pid("serve")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    jobs.wait_for_function(f"{SAID}.includes('Reconnecting')", timeout=WAIT_MS)
+    # Not `wait_for_function`: its repeats evaluate text within the page, which the policy refuses.
+    wait_until(lambda: "Reconnecting" in jobs.evaluate(SAID), WAIT_MS / 1000, "the page to notice", poll_s=0.1)
     wait_until(running.answers, 30, "another receiver")
 
     again = open_tab().sign_in(at="#/sessions/holiday")

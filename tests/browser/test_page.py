@@ -23,6 +23,8 @@ def filled(running: Running) -> dict[str, str]:
     long = running.submit(job_id=LONG[:100], session_id=LONG, tags=[LONG[:64], "short"])
     failed = running.submit(metadata={"sim_fault": "run_failed_usage"}, retries_max=0)
     refused = running.submit(metadata={"sim_fault": "create_400"})
+    running.ask("/v1/webhook_endpoints", {"url": f"https://hooks.example.com/{LONG}", "name": CANARY[:40]})
+    running.ask("/v1/webhook_endpoints", {"url": f"https://hooks.example.com/{LONG}"})
     running.put("requests.acme", b"plain", f"{{{CANARY}".encode())
     running.put("requests.acme", CANARY.encode(), json.dumps({"type": CANARY, CANARY: CANARY}).encode())
     for job_id in (evil, long, failed, refused):
@@ -39,6 +41,7 @@ def pages(filled: dict[str, str]) -> dict[str, str]:
         f"#/sessions/{LONG}": "li.turn pre",
         **{f"#/jobs/{job_id}": ".facts tbody tr" for job_id in filled.values()},
         "#/dead-letters": "li.letter",
+        "#/webhooks": "[data-endpoint]",
         "#/costs": ".costs tbody tr",
         "#/costs?by=tag&days=7": ".costs tbody tr",
         "#/health": ".plots table",
@@ -89,6 +92,49 @@ def test_costs_are_told_by_group_and_what_is_not_known_is_named(tab: Tab, filled
     expect(page.locator(".costs th[scope=row]", has_text="failed")).to_be_visible()
     page.get_by_label("Period").select_option("1")
     expect(page.locator(".hint", has_text="backstop costs --by outcome --csv")).to_be_visible()
+
+
+def test_dead_letters_are_decided_by_a_plan_and_a_reason(tab: Tab, filled: dict[str, str], running: Running) -> None:
+    assert filled
+    page = tab.sign_in(at="#/dead-letters")
+    letter = page.locator("li.letter", has_text="not json").first
+    letter_id = letter.get_attribute("data-letter")
+    letter.locator("summary").click()
+    letter.get_by_role("button", name="Put back").click()
+    expect(letter.get_by_role("status")).to_contain_text("the record is put back on its topic, unchanged")
+    expect(letter.get_by_role("status")).to_contain_text("It can be read now: no: not_json")
+    letter.get_by_role("button", name="Leave it").click()
+    letter.get_by_role("button", name="Drop").click()
+    letter.get_by_role("button", name="Drop now").click()
+    assert decision_of(running, letter_id) is None, "without a reason nothing is done"
+    letter.get_by_label("Reason").fill("A test wrote it.")
+    letter.get_by_role("button", name="Drop now").click()
+    expect(letter.get_by_role("status")).to_have_text("Dropped: A test wrote it.")
+    wait_until(lambda: decision_of(running, letter_id) == "dropped", 20, "the decision in the read model", poll_s=0.1)
+    letter.get_by_role("status").wait_for()
+
+    again = running.ask(
+        "/v1/dead-letters/decide", {"ids": [letter_id], "decision": "drop", "execute": True, "why": "x"}
+    )
+    assert (again["executed"], again["data"]) == (False, [])
+    assert again["left_out"] == [{"id": letter_id, "because": "it was dropped already"}]
+    other = page.locator("li.letter", has_text="unknown type").first
+    other_id = other.get_attribute("data-letter")
+    other.locator("summary").click()
+    other.get_by_role("button", name="Put back").click()
+    other.get_by_label("Reason").fill("Once more.")
+    other.get_by_role("button", name="Put back now").click()
+    expect(other.get_by_role("status")).to_have_text("Put back on its topic, unchanged: Once more.")
+    wait_until(lambda: decision_of(running, other_id) == "retried", 20, "the other decision", poll_s=0.1)
+    wait_until(
+        lambda: len(running.ask("/v1/dead-letters?reason=unknown_type")["data"]) == 1, 20, "a dead letter again",
+        poll_s=0.1,
+    )  # fmt: skip
+
+
+def decision_of(running: Running, letter_id: str | None) -> str | None:
+    letters = running.ask("/v1/dead-letters?state=all")["data"]
+    return next((letter.get("resolution") for letter in letters if letter["id"] == letter_id), None)
 
 
 def test_the_policy_stops_markup_that_gets_in_all_the_same(tab: Tab) -> None:

@@ -46,8 +46,10 @@ function route() {
     }
     document.title = `${id ?? name} · Backstop`;
     for (const link of at("nav").children) {
-      if (path.startsWith(link.hash.slice(1))) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      if (path.startsWith(link.hash.slice(1))) {
+        link.setAttribute("aria-current", "page");
+        link.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone the bar holds more than it shows
+      } else link.removeAttribute("aria-current");
     }
     shown = { stop: [] };
     return put(main, view({ id, query: new URLSearchParams(search), scopes: new Set(caller.scopes),

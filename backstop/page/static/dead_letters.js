@@ -1,7 +1,9 @@
-// Dead letters, read-only: decisions are made with `backstop dlq`, which records their author and reason.
+// Dead letters, and decisions about them: first the plan, then with a reason the deed.
 import { ask } from "./api.js";
 import { h, put } from "./dom.js";
-import { ago, size } from "./words.js";
+import { ago, capital, size } from "./words.js";
+
+const WORDS = { retry: ["Put back", "put back on its topic, unchanged"], drop: ["Drop", "dropped"] };
 
 export function deadLettersView({ query, scopes, onLeave, fail }) {
   const all = query.get("state") === "all";
@@ -16,7 +18,7 @@ export function deadLettersView({ query, scopes, onLeave, fail }) {
     const asked = new URLSearchParams({ state: all ? "all" : "open", ...(cursor && { cursor }) });
     try {
       const page = await ask(`/v1/dead-letters?${asked}`, { signal: reading.signal });
-      list.append(...page.data.map(deadLetterRow));
+      list.append(...page.data.map((letter) => deadLetterRow(letter, scopes)));
       older.hidden = !page.next_cursor;
       if (page.next_cursor) older.dataset.cursor = page.next_cursor;
       put(empty, list.childElementCount ? null : h("p", { class: "empty" },
@@ -31,13 +33,14 @@ export function deadLettersView({ query, scopes, onLeave, fail }) {
   return [
     h("div", { class: "head" }, h("h1", {}, "Dead letters"),
       h("div", { class: "tabs" }, tab("Open", "#/dead-letters", !all), tab("All", "#/dead-letters?state=all", all))),
-    h("p", { class: "hint" }, "Decide with ", h("code", {}, "backstop dlq show | retry | drop ID"), ".",
-      !scopes.has("operate") && " A key with the scope operate also sees the beginning of each record."),
+    h("p", { class: "hint" }, scopes.has("operate")
+      ? ["Open one to decide about it. Many at once: ", h("code", {}, "backstop dlq retry | drop --reason …"), "."]
+      : "A key with the scope operate sees the beginning of each record, and decides about it."),
     list, empty, older,
   ];
 }
 
-function deadLetterRow(letter) {
+function deadLetterRow(letter, scopes) {
   const { topic, partition, offset } = letter.origin ?? {};
   const origin = topic === undefined ? "over HTTP" : `${topic}/${partition}@${offset}`;
   return h("li", { class: "letter", "data-letter": letter.id }, h("details", {},
@@ -51,5 +54,48 @@ function deadLetterRow(letter) {
       ["Size", letter.size_bytes !== undefined && size(letter.size_bytes)],
         ["Decision", letter.resolution ?? "none yet"],
     ].filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-    letter.preview && h("pre", { class: "output" }, letter.preview)));
+    letter.preview && h("pre", { class: "output" }, letter.preview),
+    scopes.has("operate") && !letter.resolution && decisions(letter)));
+}
+
+/** Two buttons that ask for the plan; the plan has a field for the reason, and the button that executes it. */
+function decisions(letter) {
+  const body = h("div", { class: "decide" });
+  const send = (decision, more) => ask("/v1/dead-letters/decide", { method: "POST",
+    body: { ids: [letter.id], decision, ...more } });
+  const buttons = () => h("div", { class: "actions" }, Object.entries(WORDS).map(([decision, [words]]) =>
+    h("button", { class: "quiet", type: "button", click: () => plan(decision) }, words)));
+  const problem = (error) => put(body, [buttons(), h("p", { class: "problem", role: "alert" }, error.message)]);
+
+  async function plan(decision) {
+    try {
+      const { data: [found], left_out: [left] } = await send(decision, {});
+      if (!found) return problem({ message: `Nothing to do: ${left.because}.` });
+      const why = h("input", { required: true, maxlength: 300, placeholder: "why; it is kept with the decision",
+        "aria-label": "Reason" });
+      const by = h("input", { maxlength: 100, placeholder: "your name", "aria-label": "Author" });
+      put(body, h("form", { submit: (event) => execute(event, decision, why.value, by.value.trim()) },
+        h("p", { role: "status" }, h("b", {}, "Plan: "), `the record is ${WORDS[decision][1]}`,
+          found.topic && [" (", h("code", {}, found.topic), ")"], ". It can be read now: ", found.reads_now, "."),
+        h("div", { class: "again" }, why, by, h("button", { class: "primary" }, `${WORDS[decision][0]} now`),
+          h("button", { class: "quiet", type: "button", click: () => put(body, buttons()) }, "Leave it"))));
+      why.focus();
+    } catch (error) {
+      problem(error);
+    }
+  }
+
+  async function execute(event, decision, why, by) {
+    event.preventDefault();
+    event.submitter.disabled = true;
+    try {
+      const { executed, left_out: [left] } = await send(decision, { execute: true, why, ...(by && { by }) });
+      if (!executed) return problem({ message: `Nothing was done: ${left.because}.` });
+      put(body, h("p", { role: "status" }, `${capital(WORDS[decision][1])}: ${why}`));
+    } catch (error) {
+      problem(error);
+    }
+  }
+
+  return put(body, buttons());
 }

@@ -21,10 +21,27 @@ const COURSES = [
     { name: "p95", of: (each) => each.running_p95_ms }], true],
   ["Tokens", "Input and output of jobs that ended, each PERIOD", number,
     [{ name: "tokens", of: (each) => each.tokens }]],
+  ["Open jobs", "Accepted and not ended, at the end of each PERIOD", number,
+    [{ name: "open", of: (each) => each.open }]],
 ];
 
+/** The stats with a `course` of every period, each with the jobs that were open at its end: from those that are open
+    now, back by what was submitted and ended since. Where not all ended jobs are counted it is not known. */
+function withOpen(stats, openNow) {
+  const { course, since_ms: from, until_ms: to, truncated, webhooks: { period_ms: step } } = stats;
+  const by = new Map(course.map((each) => [each.from_ms, each]));
+  const none = { submitted: 0, ended: 0, failed: 0, running_p50_ms: null, running_p95_ms: null, tokens: 0 };
+  const whole = [];
+  for (let [at, open] = [Math.floor(to / step) * step, openNow]; at > from - step; at -= step) {
+    const each = by.get(at) ?? { from_ms: at, ...none };
+    whole.unshift({ ...each, open: truncated ? null : Math.max(0, open) });
+    open += each.ended - each.submitted;
+  }
+  return { ...stats, course: whole };
+}
+
 export function healthView({ query, onLeave, fail }) {
-  const chosen = query.get("since") ?? "86400";
+  const chosen = query.get("since") ?? "3600";
   const body = h("div", {});
   const select = h("select", { "aria-label": "Period", "data-filter": true,
     change: () => (location.hash = `#/health?since=${select.value}`) },
@@ -33,7 +50,9 @@ export function healthView({ query, onLeave, fail }) {
 
   async function read() {
     try {
-      seen = await ask(`/v1/stats?since=${Math.max(0, Math.round(now() - 1000 * Number(chosen)))}`);
+      const since = Math.max(0, Math.round(now() - 1000 * Number(chosen)));
+      const [stats, { open }] = await Promise.all([ask(`/v1/stats?since=${since}`), ask("/v1/attention")]);
+      seen = withOpen(stats, Object.values(open).reduce((sum, n) => sum + n, 0));
       show();
     } catch (error) {
       fail(error);
@@ -64,7 +83,7 @@ export function healthView({ query, onLeave, fail }) {
     ];
   }
 
-  /** The course over time: three charts, and the same as a table. */
+  /** The course over time: four charts, and the same as a table. */
   function over({ course, since_ms: from, until_ms: to, webhooks: { period_ms } }) {
     const chart = ([title, meaning, told, series, gaps]) => h("section", { class: "card plot" }, h("h2", {}, title),
       h("p", { class: "hint" }, meaning.replace("PERIOD", span(period_ms))),
@@ -73,10 +92,11 @@ export function healthView({ query, onLeave, fail }) {
         name))));
     return h("div", {}, h("div", { class: "plots" }, COURSES.map(chart)),
       h("details", {}, h("summary", {}, "The course as a table"), h("div", { class: "scroll" },
-        table(["From", "Submitted", "Ended", "Failed", "Run p50", "Run p95", "Tokens"], course.map((each) => [
+        table(["From", "Submitted", "Ended", "Failed", "Run p50", "Run p95", "Tokens", "Open"], course.map((each) => [
           new Date(each.from_ms).toLocaleString("en-GB"), number(each.submitted), number(each.ended),
           number(each.failed), each.running_p50_ms === null ? "–" : span(each.running_p50_ms),
-          each.running_p95_ms === null ? "–" : span(each.running_p95_ms), number(each.tokens)])))));
+          each.running_p95_ms === null ? "–" : span(each.running_p95_ms), number(each.tokens),
+          each.open === null ? "–" : number(each.open)])))));
   }
 
   function plot(name, title, meaning, stats, models) {

@@ -6,6 +6,7 @@ import { submitForm } from "./submit.js";
 import { OPEN, STATUSES, ago, badge, because, count, now, number, span, tone, waiting, word } from "./words.js";
 
 const PAGE = 50;
+const HEAD = ["Status", "Job, session, tags", "Model", "What it waits for, or how it ended", "Submitted"];
 const ROWS_MAX = 1_000;
 const ATTENTION_MS = 10_000;
 const WRONG = STATUSES.filter((status) => !OPEN.includes(status) && ["bad", "warn"].includes(tone(status)));
@@ -94,7 +95,8 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
     h("div", { class: "head" }, h("h1", {}, "Jobs"), form),
     scopes.has("submit") && h("details", { class: "new" }, h("summary", {}, "New job"),
       submitForm({ taken: () => {}, fail })),
-    groups, list, empty, older,
+    groups, h("div", { class: "row-head", "aria-hidden": "true" }, HEAD.map((name) => h("span", {}, name))), list,
+    empty, older,
   ];
 }
 

@@ -37,8 +37,9 @@ function content(told, seen) {
       h("span", {}, name)))),
     h("section", { class: "card" }, h("h2", {}, "Processes"),
       scroll(["Process", "Version", "Parts", "Partitions", "Address"], told.processes.map((each) => [each.name,
-        each.version ?? "–", each.parts.join(", "), each.partitions.join(" ") || "–", each.address ?? "–"]))),
-    told.lanes.length && h("section", { class: "card" }, h("h2", {}, "Closed lanes"),
+        each.version ?? "–", each.parts.join(", "), h("span", { class: "place" }, byTopic(each.partitions)),
+        each.address ?? "–"]))),
+    told.lanes.length > 0 && h("section", { class: "card" }, h("h2", {}, "Closed lanes"),
       scroll(["Model", "Closed", "Next probe", "Because"], told.lanes.map((lane) => [lane.model, ago(lane.since_ms),
         ago(lane.probe_at_ms), `${lane.code} ${lane.message}`]))),
     h("section", { class: "card" }, h("h2", {}, "Partitions"),
@@ -62,6 +63,16 @@ const tiles = (told) => [
   [told.polls_per_s.toFixed(1), "polls per second"],
   [number(told.lanes.length), "closed lanes"],
 ];
+
+/** Partitions with their topic named once: `jobs/0 1 · polls/0 1`. */
+function byTopic(partitions) {
+  const found = new Map();
+  for (const each of partitions) {
+    const [topic, number] = each.split("/");
+    found.set(topic, [...(found.get(topic) ?? []), number]);
+  }
+  return [...found].map(([topic, numbers]) => h("span", { class: "topic" }, `${topic}/${numbers.join(" ")}`));
+}
 
 const scroll = (head, rows) => h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {},
   head.map((name) => h("th", { scope: "col" }, name)))),

@@ -38,25 +38,25 @@ export function webhooksView({ scopes, fail }) {
     const since = h("select", { "aria-label": "Period whose events are sent again" },
       SPANS.map(([value, text]) => h("option", { value }, text)));
     const resent = "Accepted: the events are sent again, each under its first webhook-id.";
-    return h("section", { class: "card", "data-endpoint": each.id },
+    return h("section", { class: "card endpoint", "data-endpoint": each.id },
       h("h2", {}, each.name || each.url),
       h("dl", { class: "summary" }, [
         ["Address", each.url], ["Id", h("code", {}, each.id)], ["Events", each.event_types.join(", ")],
-        ["Secret", `ends in ${each.signing_secret_hint}`], ["Registered", ago(1000 * each.created_at)],
+        ["Secret", h("code", {}, each.signing_secret_hint)], ["Registered", ago(1000 * each.created_at)],
         ["State", each.enabled ? "enabled" : `disabled: ${each.disabled_because ?? "by an operator"}`],
       ].map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
       may && h("div", { class: "actions" },
-        h("button", { type: "button", click: act("", () => ({ enabled: !each.enabled }), null) },
+        h("button", { class: "quiet", type: "button", click: act("", () => ({ enabled: !each.enabled }), null) },
           each.enabled ? "Disable" : "Enable"),
-        h("button", { type: "button", disabled: !each.enabled,
+        h("button", { class: "quiet", type: "button", disabled: !each.enabled,
           click: act("/test", () => ({}), "Accepted: one event about a response that does not exist.") },
         "Send a test")),
-      may && each.enabled && h("form", { class: "filters", submit: (event) => (job.value.trim()
+      may && each.enabled && h("form", { class: "again", submit: (event) => (job.value.trim()
         ? act("/resend", () => ({ job_id: job.value.trim() }), resent)(event) : event.preventDefault()) },
-      "Send again the event of ", job, h("button", {}, "Send again")),
-      may && each.enabled && h("form", { class: "filters",
+      h("span", {}, "Send again the event of"), job, h("button", { class: "quiet" }, "Send again")),
+      may && each.enabled && h("form", { class: "again",
         submit: act("/resend", () => ({ since_ms: Math.round(now() - 1000 * Number(since.value)) }), resent) },
-      "or all events ", since, h("button", {}, "Send all again")),
+      h("span", {}, "or all events"), since, h("button", { class: "quiet" }, "Send all again")),
       told,
       h("p", { class: "hint" }, "Outcomes of deliveries: ",
         h("code", {}, `backstop webhooks deliveries ${each.id}`)));
