@@ -45,10 +45,14 @@ BROKER_FREE := --ignore=tests/kafka --ignore=tests/browser
 # Where PYTEST selects tests, one of the two runs may have none of them: pytest then ends with 5.
 NONE_IS_FINE = $(if $(PYTEST), || test $$? -eq 5)
 
-# One session for all: a core that a test on a broker leaves idle has others to run.
-test: lint ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
+# One session for all: a core that a test on a broker leaves idle has others to run. mypy needs a minute of one core, so
+# it runs beside the tests.
+TYPES := .backstop/types.txt
+test: lint-imports lint-form ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
 	$(COMPILED)
-	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,all) $(PYTEST)
+	@mkdir -p $(dir $(TYPES)) && { $(BIN)/mypy > $(TYPES) 2>&1 & types=$$!; \
+	  $(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,all) $(PYTEST); tests=$$?; \
+	  wait $$types; types=$$?; cat $(TYPES); exit $$(( tests ? tests : types )); }
 
 test-unit: install ## run the tests without a broker
 	$(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,unit) $(BROKER_FREE) $(PYTEST)$(NONE_IS_FINE)
@@ -141,7 +145,7 @@ lint: install ## run ruff, mypy --strict and the import contracts, all of them e
 	@$(MAKE) --no-print-directory --jobs=$(CORES) --keep-going $(TOGETHER) lint-types lint-imports lint-form
 
 lint-types: install
-	$(BIN)/mypy --num-workers $(CORES)
+	$(BIN)/mypy
 
 lint-imports: install
 	$(BIN)/lint-imports
