@@ -156,8 +156,8 @@ def test_the_tail_waits_for_an_open_transaction_of_a_stranger(settings: RuntimeS
     assert asyncio.run(scenario()) == ["a", "b"]
 
 
-ROUNDS = 6
-RESULTS = 400
+ROUNDS = 3
+RESULTS = 200
 
 
 async def publish_all(settings: RuntimeSettings) -> None:
@@ -168,10 +168,11 @@ async def publish_all(settings: RuntimeSettings) -> None:
     await publisher.stop()
 
 
+@pytest.mark.timeout(300)
 def test_each_result_is_there_once_after_kills_at_any_moment(settings: RuntimeSettings) -> None:
     spawn = multiprocessing.get_context("spawn")
     for round_ in range(ROUNDS):
-        child = spawn.Process(target=_run, args=(settings.kafka_bootstrap_servers, settings.topic_prefix))
+        child = spawn.Process(target=_run, args=(settings.kafka_bootstrap_servers, settings.topic_prefix), daemon=True)
         child.start()
         if round_ < ROUNDS - 1:
             while child.is_alive() and len(asyncio.run(published(settings))) <= round_ * 50:
