@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.fences import Entry, Writer
+from backstop.runtime.kafka.fences import FencedRecord, Writer
 from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
@@ -127,7 +127,7 @@ class _Unheard:
     async def end(self) -> int:
         return await self._writer.end()
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[FencedRecord]) -> None:
         await self._writer.append(entries)
         raise KafkaTimeoutError
 
