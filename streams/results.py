@@ -24,7 +24,7 @@ from aiokafka.errors import KafkaError
 
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.fences import Entry, Fence, FencedOffError, FencedWriters, Writer, Writers
+from backstop.runtime.kafka.fences import Fence, FencedOffError, FencedRecord, FencedWriters, Writer, Writers
 from backstop.runtime.kafka.headers import event_headers
 from backstop.runtime.kafka.lifetimes import running
 from backstop.runtime.kafka.topic_reader import read_to
@@ -108,7 +108,7 @@ class ResultsPublisher:
         if not fresh:
             return
         entries = [
-            Entry(result.key.encode(), encode(result), event_headers(result, self._source))
+            FencedRecord(result.key.encode(), encode(result), event_headers(result, self._source))
             for result in fresh.values()
         ]  # fmt: skip
         started_s = monotonic_s()
@@ -137,7 +137,7 @@ class ResultsPublisher:
                 return known
             fences = self._fences
             tp = TopicPartition(self._topic, partition)
-            # Who lost the partition without knowing it is refused here, as another has fenced since.
+            # A worker that lost the partition and does not know it is refused here, as another has fenced since.
             writer = await self._writers.open(tp, fences.get(partition))
             fences[partition] = writer.fence
             failpoint("results.fenced")

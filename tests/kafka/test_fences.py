@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.fences import BATCH_BYTES_MAX, Entry, FencedOffError, FencedWriter, FencedWriters
+from backstop.runtime.kafka.fences import BATCH_BYTES_MAX, FencedOffError, FencedRecord, FencedWriter, FencedWriters
 from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
@@ -40,8 +40,8 @@ async def opener(settings: RuntimeSettings) -> AsyncIterator[FencedWriters]:
         await writers.stop()
 
 
-def entries(*keys: str, value: bytes = b"v") -> list[Entry]:
-    return [Entry(key.encode(), value, [("h", key.encode())]) for key in keys]
+def entries(*keys: str, value: bytes = b"v") -> list[FencedRecord]:
+    return [FencedRecord(key.encode(), value, [("h", key.encode())]) for key in keys]
 
 
 async def found(settings: RuntimeSettings, isolation: str = "read_uncommitted") -> list[str]:

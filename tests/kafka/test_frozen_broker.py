@@ -1,7 +1,7 @@
 """A broker that stands still while jobs are on their way: each process waits or ends, and goes on with it.
 
 `BACKSTOP_TEST_FREEZE_S=125` freezes it for longer than each timeout that there is: sessions (6 s here),
-the watchdog (12 s), a producer's send (30 s), a transaction (60 s). By default it is longer than a session.
+the watchdog (12 s), a producer's send (30 s), an append to results (30 s). By default it is longer than a session.
 """
 
 import os

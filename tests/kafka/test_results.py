@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.fences import Entry, Writer
+from backstop.runtime.kafka.fences import FencedRecord, Writer
 from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
@@ -127,7 +127,7 @@ class _Unheard:
     async def end(self) -> int:
         return await self._writer.end()
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[FencedRecord]) -> None:
         await self._writer.append(entries)
         raise KafkaTimeoutError
 
@@ -156,8 +156,8 @@ def test_the_tail_waits_for_an_open_transaction_of_a_stranger(settings: RuntimeS
     assert asyncio.run(scenario()) == ["a", "b"]
 
 
-ROUNDS = 6
-RESULTS = 400
+ROUNDS = 3
+RESULTS = 200
 
 
 async def publish_all(settings: RuntimeSettings) -> None:
@@ -168,10 +168,11 @@ async def publish_all(settings: RuntimeSettings) -> None:
     await publisher.stop()
 
 
+@pytest.mark.timeout(300)
 def test_each_result_is_there_once_after_kills_at_any_moment(settings: RuntimeSettings) -> None:
     spawn = multiprocessing.get_context("spawn")
     for round_ in range(ROUNDS):
-        child = spawn.Process(target=_run, args=(settings.kafka_bootstrap_servers, settings.topic_prefix))
+        child = spawn.Process(target=_run, args=(settings.kafka_bootstrap_servers, settings.topic_prefix), daemon=True)
         child.start()
         if round_ < ROUNDS - 1:
             while child.is_alive() and len(asyncio.run(published(settings))) <= round_ * 50:

@@ -27,6 +27,7 @@ from tests.simulation.wrong import Wrong
 
 SETTINGS = RuntimeSettings(topic_prefix="")
 IDLE_MS = 3_600_000
+SLOW_OPENING_S = 3.0
 
 
 class Publisher:
@@ -101,6 +102,7 @@ class Results(ResultsPublisher):
         if self._wrong.tail_before_fence:
             tp = TopicPartition("results", partition)
             self._read_early[partition] = await super()._read_tail(tp, self._broker.results[partition].end)
+            await asyncio.sleep(SLOW_OPENING_S)
         return await super()._open(partition)
 
     async def _read_tail(self, tp: TopicPartition, end: int) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
-from backstop.runtime.kafka.fences import Entry, Fence, FencedOffError
+from backstop.runtime.kafka.fences import Fence, FencedOffError, FencedRecord
 from tests.simulation.broker import Broker, FencedLog
 from tests.simulation.chaos import Life
 
@@ -53,7 +53,7 @@ class ResultsWriter:
     async def end(self) -> int:
         return self._log.end
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[FencedRecord]) -> None:
         chaos = self._life.chaos
         await self._life.point("results.send")
         if chaos.refuses():
@@ -70,10 +70,10 @@ class ResultsWriter:
             chaos.met.add("results appended, and not said")
             raise KafkaTimeoutError
 
-    def _land_late(self, entries: Sequence[Entry]) -> None:
+    def _land_late(self, entries: Sequence[FencedRecord]) -> None:
         self._life.chaos.met.add("late results taken" if self._land(entries) else "late results refused")
 
-    def _land(self, entries: Sequence[Entry]) -> bool:
+    def _land(self, entries: Sequence[FencedRecord]) -> bool:
         epoch = self.fence.epoch if self._fenced else max(self.fence.epoch, self._log.marked)
         return self._log.append(epoch, [(entry.key.decode(), entry.value) for entry in entries])
 

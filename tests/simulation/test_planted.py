@@ -41,6 +41,7 @@ TRY_FIRST = {
     "overruled_rows_forgotten": 4,
     "polls_committed_early": 21,
     "repeats_creates": 3,
+    "tail_before_fence": 21,
     "takes_redelivered": 2,
     "zombie_rows_unnoticed": 20,
 }

@@ -79,7 +79,7 @@ class Fence(NamedTuple):
         return uptime_s() >= self.until_s
 
 
-class Entry(NamedTuple):
+class FencedRecord(NamedTuple):
     """A record to append."""
 
     key: bytes
@@ -93,7 +93,7 @@ class Writer(Protocol):
     async def end(self) -> int:
         """An offset that is after all that was appended before this writer was opened."""
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[FencedRecord]) -> None:
         """Return when all in-sync replicas have them, in order and once.
 
         After any exception some may be appended, now or later, until the next writer is opened. This writer must not
@@ -108,7 +108,7 @@ class Writers(Protocol):
         """A writer; when it returns, the partition takes nothing more from older ones.
 
         :param former: of the writer that it continues. If another has been opened since, the call is refused. None
-            opens one whoever wrote before: for an owner that was just assigned the partition.
+            opens one in any case: for an owner that was just assigned the partition.
         :raises FencedOffError: see `former`; or another writer is being opened.
         """
 
@@ -255,7 +255,7 @@ class FencedWriter:
         request = OffsetRequest(_NO_REPLICA, _ALL_RECORDS, [(self._tp.topic, [(self._tp.partition, _LATEST)])])
         return int(await self._repeated(request, _found_end))
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[FencedRecord]) -> None:
         rest = list(entries)
         while rest:
             count, batch = self._packed(rest)
@@ -264,7 +264,7 @@ class FencedWriter:
             self._sequence = (self._sequence + count) % 2**31
             rest = rest[count:]
 
-    def _packed(self, entries: Sequence[Entry]) -> tuple[int, bytes]:
+    def _packed(self, entries: Sequence[FencedRecord]) -> tuple[int, bytes]:
         """A batch of the first entries, and their number."""
         builder = DefaultRecordBatchBuilder(
             2, 0, 0, self.fence.producer_id, self.fence.epoch, self._sequence, BATCH_BYTES_MAX
