@@ -9,9 +9,10 @@ Rules, before the code:
 - An attempt is *submitting* (its command is published) until a report comes: accepted, rejected, or outcome unknown. If
   no report comes by `report_by_ms`, the outcome is unknown as well. An attempt with an unknown outcome may be adopted
   until `adopt_by_ms`. After that it is *abandoned*, and a retry is granted, unless the provider surely took it.
-- An abandoned attempt may still be adopted, as may one that was refused and made a response all the same. Then it runs
-  beside its successor: the first one to complete wins, and the other one is released. A late report changes what an
-  abandoned attempt counts for, and one that was taken is waited for again (`streams.fold.job_late`).
+- An abandoned attempt may still be adopted. Then it runs beside its successor: the first one to complete wins, and the
+  other one is released. A late report changes what an abandoned attempt counts for, and one that was taken is waited
+  for again. One that was refused and made a response all the same takes the place of the next attempt, if that has not
+  begun (`streams.fold.job_late`).
 - A job that may be hedged can have one attempt beside a slow one, its *hedge* (`streams.fold.job_hedges`). The first to
   complete wins; while one of the two lives, no failure and no cancel of the other one ends the job. A hedge that was
   taken and named no response holds no retry back: it is granted beside the retries.
@@ -204,7 +205,7 @@ def _accepted(state: Open, event: AttemptAccepted) -> Step[JobState]:
             return Step(after, (claim_for(event, state.spec, hedge=terms_of(event, state.spec, before)),))
         case None if event.attempt > state.attempts.last_number:
             return Step(state, ignored=Ignored.IMPOSSIBLE)
-        case None if event.adopted and event.end is None:
+        case None if event.adopted and event.end is None and not state.attempts.awaited():
             return found_after_all(state, event)
         case None | Running() | Over():
             if event.end is not None:

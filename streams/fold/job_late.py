@@ -29,6 +29,8 @@ def unknown_late(state: Open, attempt: OutcomeUnknown | Abandoned, event: Attemp
         known = replace(attempt, answered=answered, said=event.message, taken=event.taken is True)
         return Step(replace(state, attempts=attempts.learn(known)))
     if not event.taken:
+        if attempts.doubts >= state.spec.policy.doubts_max:
+            return Step(state, ignored=Ignored.STALE)  # It stays paid: else late reports would grant ever more retries.
         return Step(replace(state, attempts=attempts.doubt(attempt)))
     waited_for = OutcomeUnknown(attempt.number, event.at_ms, answered, event.message, taken=True)
     attempts = attempts.find(attempt).learn(waited_for)
@@ -37,9 +39,11 @@ def unknown_late(state: Open, attempt: OutcomeUnknown | Abandoned, event: Attemp
 
 def refused_late(state: Open, attempt: Abandoned, event: AttemptRejected) -> Step[JobState]:
     """An abandoned attempt was refused, so it takes no retry. The one that it was granted stays."""
-    attempts = state.attempts.find(attempt).reject(attempt.number)
-    if event.cause != "held":
-        attempts = attempts.count(attempt.number, "refused", event.cause)
+    attempts = state.attempts.reject(attempt.number)
+    if event.cause == "held":
+        attempts = attempts.find(attempt)
+    elif attempts.rejections < state.spec.policy.rejections_max:  # Else it stays paid, as above.
+        attempts = attempts.find(attempt).count(attempt.number, "refused", event.cause)
     after = replace(state, attempts=attempts)
     if isinstance(state, BackingOff) and state.last and not attempts.abandoned():
         return finish(after, event, "failed", state.why)  # It waited for this attempt alone.
@@ -47,7 +51,7 @@ def refused_late(state: Open, attempt: Abandoned, event: AttemptRejected) -> Ste
 
 
 def found_after_all(state: Open, event: AttemptAccepted) -> Step[JobState]:
-    """The response of an attempt that was refused: it runs beside its successor, and the first to complete wins."""
+    """The response of an attempt that was refused, before the next one began: it takes that one's place."""
     running = Running(event.attempt, event.response_id, event.at_ms, event.adopted)
     attempts = state.attempts.restore(running)
     claim = claim_for(event, state.spec, hedge=terms_of(event, state.spec, state.attempts))

@@ -22,7 +22,7 @@ from streams.answer_memory import FREE_BYTES, AnswerMemory, Hold, cost_bytes
 from streams.openai import large_json
 from streams.openai.broken_http import RawAnswer, raw_answer
 from streams.openai.foreign_json import parse
-from streams.openai.kept_handler import KeptHandler, kept_of
+from streams.openai.kept_handler import KeptAnswer, kept_of
 from streams.openai.large_reader import Large, LargeReader
 from streams.openai.sse import EventTooLargeError
 from streams.openai.unpacking import Unpacker, packing_of
@@ -102,8 +102,8 @@ class Reading:
     """The call reads a stream of events by itself."""
     connected: bool = False
     """The call has a connection to the provider: what comes on it is no proxy's."""
-    handler: KeptHandler | None = None
-    """The connection of an answer whose body is being read."""
+    kept: KeptAnswer | None = None
+    """The answer whose body is being read."""
 
 
 class BoundedTransport(AiohttpTransport):
@@ -140,8 +140,7 @@ class BoundedTransport(AiohttpTransport):
     async def _plain(self, request: httpx2.Request, reading: Reading) -> httpx2.Response:
         """One call and its whole answer. The parent would make a response that is read through two more iterators."""
         answer = await self._sent(request)
-        protocol = None if answer.connection is None else answer.connection.protocol
-        reading.handler = protocol if isinstance(protocol, KeptHandler) else None
+        reading.kept = KeptAnswer.on(answer.connection)
         headers = [(name, value) for name, value in answer.raw_headers if name.lower() not in _OF_THE_BODY]
         stream = AiohttpResponseStream(answer)
         content, extensions = await self._content(
@@ -232,7 +231,7 @@ class BoundedTransport(AiohttpTransport):
 
 def begun_answer(reading: Reading) -> httpx2.Response | None:
     """What came of an answer whose body is being read, or was when the call ended; None if there is none."""
-    said = None if reading.handler is None else raw_answer(reading.handler.kept)
+    said = None if reading.kept is None else raw_answer(reading.kept.content)
     return None if said is None else response_of(said)
 
 

@@ -47,7 +47,7 @@ SETTINGS = {
 FLOWS_WITHIN_S = 60.0
 """After a condition has passed."""
 ODD_PATIENCE_S = 600.0
-PROBES_MAX = 12
+PROBES_MAX = 20
 """Creates of the account while it is refused: those in flight at the first refusal, and the probes."""
 
 
@@ -125,7 +125,7 @@ def outage(run: Run, provider: Provider, how: str, scale: Scale) -> list[str]:
     before = len(provider.seen()["refused"])
     provider.set(away=how)
     jobs = submitted(run, [f"model{number}" for number in range(MODELS)], scale.each, how)
-    wait_until(lambda: run.ask("/v1/attention")["findings"], 30, "a finding about the provider")
+    wait_until(lambda: "provider_" in str(run.ask("/v1/attention")["findings"]), 30, "a finding about the provider")
     lasts(scale.away_s)
     refused = len(provider.seen()["refused"]) - before
     provider.set(away="")
@@ -146,7 +146,7 @@ def frozen(run: Run, provider: Provider, scale: Scale) -> list[str]:
         jobs += submitted(run, [f"model{number}" for number in range(MODELS)], scale.each, "meanwhile")
         lasts(scale.frozen_s)
     finally:
-        process.send_signal(signal.SIGCONT)
+        provider.process.signal(signal.SIGCONT)
     began_s = time.monotonic()
     run.read_results(jobs, FLOWS_WITHIN_S + scale.frozen_s, quiet_s=0.5)
     assert_completed_once(run, provider, jobs, "frozen", began_s)

@@ -46,6 +46,10 @@ class Process:
             self._running.wait()
             self._running = None
 
+    def signal(self, number: int) -> None:
+        assert self._running is not None
+        self._running.send_signal(number)
+
     def _answers(self) -> bool:
         assert self._running is not None
         if self._running.poll() is not None:

@@ -8,7 +8,7 @@ from schemas.commands import CreateResponse
 from schemas.responses import ResponseClaimed, ResponseReleased
 from schemas.results import JobResult
 from streams.fold import job as jobs
-from streams.fold.attempts import Abandoned, OutcomeUnknown, Running, Submitting
+from streams.fold.attempts import Abandoned, OutcomeUnknown, Running
 from streams.fold.job import Active, BackingOff, Finished
 from streams.fold.rows import decode_job_state, encode_job_state
 from streams.fold.step import Ignored
@@ -131,24 +131,41 @@ def test_a_job_that_only_waits_for_an_abandoned_attempt_ends_with_its_refusal() 
     assert result.reason.code == "invalid_prompt"
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_the_response_of_a_refused_attempt_may_still_win(begun: bool) -> None:
+def test_the_response_of_a_refused_attempt_takes_the_place_of_the_next_one() -> None:
     state = fold((submitted(), rejected(AT, cause="overloaded")))
     assert isinstance(state, BackingOff)
-    before: Any = submitting(state) if begun else state
-    at_ms = jobs.due_ms(before) or 0
-    step = fold_one(before, accepted(at_ms, adopted=True))
+    step = fold_one(state, accepted(AT + 5, adopted=True))
     assert isinstance(step.state, Active)
     (claim,) = step.outputs
     assert isinstance(claim, ResponseClaimed)
     assert claim.released is None
-    kinds = [type(item) for item in step.state.attempts.items]
-    assert kinds == ([Running, Submitting] if begun else [Running])
+    assert [type(item) for item in step.state.attempts.items] == [Running]
     assert decode_job_state(encode_job_state(step.state)) == step.state
-    assert fold_one(step.state, accepted(at_ms, adopted=True)).ignored is Ignored.DUPLICATE
-    result = fold_one(step.state, settled(at_ms + GRACE)).outputs[0]
+    assert fold_one(step.state, accepted(AT + 5, adopted=True)).ignored is Ignored.DUPLICATE
+    result = fold_one(step.state, settled(AT + GRACE)).outputs[0]
     assert isinstance(result, JobResult)
     assert (result.outcome, result.attempts[0].response_id) == ("completed", RESP)
+
+
+def test_where_that_has_begun_it_is_cancelled() -> None:
+    state = fold((submitted(), rejected(AT, cause="overloaded")))
+    assert isinstance(state, BackingOff)
+    (claim,) = fold_one(submitting(state), accepted(state.retry_at_ms + 5, adopted=True)).outputs
+    assert isinstance(claim, ResponseClaimed)
+    assert claim.released is True
+
+
+@pytest.mark.parametrize(
+    ("policy", "late"),
+    [
+        (POLICY.model_copy(update={"doubts_max": 0}), unknown(ABANDONED_AT + 1, answered=True)),
+        (POLICY.model_copy(update={"rejections_max": 0}), rejected(ABANDONED_AT + 1)),
+    ],
+)
+def test_a_late_report_beyond_its_own_budget_takes_none_back(policy: Any, late: Any) -> None:
+    state = fold_one(backing_off(submitted(policy=policy)), late).state
+    assert isinstance(state, BackingOff)
+    assert (state.attempts.retries, state.attempts.doubts, state.attempts.rejections) == (1, 0, 0)
 
 
 def test_where_it_fails_the_job_goes_on() -> None:

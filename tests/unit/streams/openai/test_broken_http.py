@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from streams.openai.answers import BROKEN_OFF, Fault, Reply, read_create, read_poll
 from streams.openai.broken_http import RawAnswer, raw_answer
+from streams.openai.kept_handler import KEPT_BYTES_MAX, KeptAnswer, KeptHandler
 from streams.provider import Accepted, AskAgain, Rejected, Seen, Unknown
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief, completed, response, serving
@@ -141,6 +142,36 @@ def test_an_end_whose_answer_never_ends_is_seen(piece: bytes) -> None:
     seen = read_poll(asked(sent(piece, then=server.stall), 400, poll=True), 0, "job_1")
     assert isinstance(seen, Seen), seen
     assert seen.outcome == "completed"
+
+
+def test_what_is_kept_of_a_connection_is_of_its_last_call_alone() -> None:
+    async def scenario() -> tuple[bytes, bytes, bytes]:
+        handler = KeptHandler(asyncio.get_running_loop())
+        handler.set_response_params()
+        first = KeptAnswer(handler, handler.requests)
+        handler.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{")
+        kept = first.content
+        handler.set_response_params()
+        second = KeptAnswer(handler, handler.requests)
+        handler.data_received(b"HTTP/1.1 204 No\r\n\r\n")
+        return kept, first.content, second.content
+
+    assert asyncio.run(scenario()) == (
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{", b"", b"HTTP/1.1 204 No\r\n\r\n",
+    )  # fmt: skip
+
+
+def test_what_is_kept_is_bounded() -> None:
+    async def scenario() -> bytes:
+        handler = KeptHandler(asyncio.get_running_loop())
+        handler.set_response_params(read_until_eof=True)
+        handler.data_received(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * KEPT_BYTES_MAX)
+        handler.data_received(b"y")
+        return handler.kept
+
+    kept = asyncio.run(scenario())
+    assert len(kept) == KEPT_BYTES_MAX
+    assert kept.endswith(b"x")
 
 
 @pytest.mark.parametrize("then", [server.close, reset])
