@@ -20,6 +20,13 @@ EXAMPLES = DOCUMENT.parents[1] / "examples/services"
 TENANT = "services"
 
 
+@pytest.fixture(name="port")
+def _port() -> Iterator[int]:
+    ports = Ports()
+    yield ports.draw()
+    ports.release()
+
+
 @contextmanager
 def serving(running: Running, command: Sequence[str], port: int) -> Iterator[str]:
     process = subprocess.Popen([PYTHON, *command], cwd=EXAMPLES, env=running.environment(TENANT))
@@ -37,8 +44,8 @@ def post(url: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["fastapi", "django"])
-def test_a_service_begins_a_job_once_and_reads_it_when_it_is_there(running: Running, name: str) -> None:
-    port, before = Ports().draw(), jobs_of(running, TENANT)
+def test_a_service_begins_a_job_once_and_reads_it_when_it_is_there(running: Running, port: int, name: str) -> None:
+    before = jobs_of(running, TENANT)
     uvicorn = ["-m", "uvicorn", "--port", str(port), "--log-level", "warning", "fastapi_after:app"]
     begin = "summaries" if name == "fastapi" else "documents"
     with serving(running, uvicorn if name == "fastapi" else ["django_service.py", str(port)], port) as url:
@@ -50,7 +57,6 @@ def test_a_service_begins_a_job_once_and_reads_it_when_it_is_there(running: Runn
     assert jobs_of(running, TENANT) == before + 1
 
 
-def test_the_service_as_it_was_gets_its_answer_through_backstop_too(running: Running) -> None:
-    port = Ports().draw()
+def test_the_service_as_it_was_gets_its_answer_through_backstop_too(running: Running, port: int) -> None:
     with serving(running, ["-m", "uvicorn", "--port", str(port), "fastapi_before:app"], port) as url:
         assert post(f"{url}/summaries/1") == {"document": "1", "summary": "Echo: Say hello."}
