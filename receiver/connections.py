@@ -22,6 +22,7 @@ from receiver.failures import log_failure
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import SERVER_FAILED, Problem, to_response
+from receiver.turns import ARRIVALS_EACH_PASS, REQUESTS_EACH_PASS, LoopTurns
 
 END_OF_HEADERS = b"\r\n\r\n"
 
@@ -86,6 +87,17 @@ class ProblemRequestHandler(web.RequestHandler):
         request = self._current_request
         return self.writing_paused or request is None or not request.content.is_eof()
 
+    async def _handle_request(
+        self, request: web.BaseRequest, start_time: float | None, request_handler: Any
+    ) -> tuple[web.StreamResponse, bool]:
+        """What aiohttp calls for each request, also for one that is not HTTP."""
+
+        async def in_turn(request: web.BaseRequest) -> web.StreamResponse:
+            await self.gate.requests.take(self.address)
+            return cast("web.StreamResponse", await request_handler(request))
+
+        return await super()._handle_request(request, start_time, in_turn)
+
     def evict(self) -> None:
         self.force_close()
         self.wire.abort()  # `close` waits for the client to read
@@ -118,6 +130,8 @@ class Gate:
         self.limits = limits
         self.waiting: set[_Waiting] = set()
         self.handlers: set[ProblemRequestHandler] = set()
+        self.arrivals = LoopTurns(ARRIVALS_EACH_PASS)
+        self.requests = LoopTurns(REQUESTS_EACH_PASS)
         if metrics is not None:
             metrics.connections.set_function(lambda: self.open)
 
@@ -203,11 +217,25 @@ class _Waiting(asyncio.Protocol):
         # Empty lines before a request are allowed (RFC 9112, 2.2) and do not end its headers.
         self._received += data if self._received else data.lstrip(b"\r\n")
         if self._received.find(END_OF_HEADERS, search_from) >= 0:
-            transport, self._transport = self._transport, None
-            self._forget()
-            self._gate.hand_over(transport, bytes(self._received), self.address)
+            if self._gate.arrivals.now():
+                self._hand_over()
+            else:
+                self._cancel_timer()
+                self._transport.pause_reading()
+                self._gate.arrivals.later(self.address, self._go_on)
         elif len(self._received) > self._gate.limits.headers_bytes_max:
             self._refuse("large_headers", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _go_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        transport, self._transport = self._transport, None
+        self._forget()
+        if transport is not None:
+            self._gate.hand_over(transport, bytes(self._received), self.address)
 
     def eof_received(self) -> bool:
         return False
@@ -234,6 +262,9 @@ class _Waiting(asyncio.Protocol):
 
     def _forget(self) -> None:
         self._gate.waiting.discard(self)
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
