@@ -16,6 +16,9 @@ REQUESTS_EACH_PASS: Final = 24
 ARRIVALS_EACH_PASS: Final = 64
 """First requests of connections: to set up aiohttp's protocol costs about 0.1 ms."""
 
+PIECES_EACH_PASS: Final = 8
+"""Pieces of data that is dear to parse (`receiver.connections`)."""
+
 
 class LoopTurns:
     """One instance for each event loop and kind of work. What waits is bounded by the connections: each has one."""
