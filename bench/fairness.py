@@ -1,7 +1,7 @@
-"""Measures what the fair shares cost the HTTP ingress: `python -m bench.fairness [--blocks 30] [--requests 300]`.
+"""Measures what shares and turns cost the HTTP ingress: `python -m bench.fairness [--blocks 30] [--requests 300]`.
 
 One receiver with a log in memory, and one client on a kept connection, in this process. Blocks of requests alternate
-between the shares as they are and shares that grant everything and count nothing; each pair of blocks gives one
+between shares and turns as they are, and such as grant everything and count nothing; each pair of blocks gives one
 difference in processor time. So a busy machine changes both of a pair.
 """
 
@@ -20,6 +20,7 @@ from unittest import mock
 import uvloop
 
 from backstop.runtime.shares import Shares
+from receiver.turns import LoopTurns
 from tests.unit.receiver.ingress import opened
 from tests.unit.receiver.reads import MemoryReads
 from tests.unit.receiver.test_sdk_keys import Ring
@@ -45,7 +46,10 @@ class Client:
 
 @contextmanager
 def shares_that_count_nothing() -> Iterator[None]:
-    with mock.patch.multiple(Shares, ask=lambda *_: "granted", ask_sparing=lambda *_: True, give_back=lambda *_: None):
+    with (
+        mock.patch.multiple(Shares, ask=lambda *_: "granted", ask_sparing=lambda *_: True, give_back=lambda *_: None),
+        mock.patch.object(LoopTurns, "now", return_value=True),
+    ):
         yield
 
 

@@ -22,11 +22,18 @@ from receiver.failures import log_failure
 from receiver.limits import Limits
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import SERVER_FAILED, Problem, to_response
+from receiver.turns import ARRIVALS_EACH_PASS, PIECES_EACH_PASS, REQUESTS_EACH_PASS, LoopTurns
 
 END_OF_HEADERS = b"\r\n\r\n"
 
 CUT_FACTOR = 1.25
 """An answer that is being written ends at `stream_write_s` itself, and says so. It must come first."""
+
+PIECE_BYTES = 4_096
+"""Of data in short lines, which costs the parser by its lines: chunks of one byte, about 0.5 ms a piece."""
+
+DENSE_LINE_BYTES = 32
+"""Lines that are shorter on average make data dense. A body in short lines is only fed in more pieces."""
 
 log = get_logger("receiver.connections")
 
@@ -36,7 +43,7 @@ class ProblemRequestHandler(web.RequestHandler):
     bytes.
     """
 
-    __slots__ = ("address", "cut", "gate", "heard_s", "wire")
+    __slots__ = ("address", "cut", "feeding", "gate", "heard_s", "rest", "wire")
 
     gate: "Gate"
     address: str
@@ -44,9 +51,13 @@ class ProblemRequestHandler(web.RequestHandler):
     wire: asyncio.Transport
     """aiohttp forgets its own when it closes, though bytes may still wait for the client."""
     cut: asyncio.TimerHandle | None
+    feeding: bool
+    rest: bytearray
+    """Received and not yet parsed: at most what one read brings, as reading is paused meanwhile."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire, self.cut = cast("asyncio.Transport", transport), None
+        self.rest, self.feeding = bytearray(), False
         super().connection_made(transport)
         self.gate.handlers.add(self)
         assert self._task_handler is not None
@@ -78,13 +89,65 @@ class ProblemRequestHandler(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = monotonic_s()
-        super().data_received(data)
+        if not data or not (self.rest or _is_dense(data)):
+            super().data_received(data)  # without data aiohttp has its parser go on
+            return
+        self.rest += data
+        self.wire.pause_reading()
+        self._feed_later()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        super().resume_reading(resume_parser)
+        self._rest_first()
+
+    def _resume_reading_for_buffer(self) -> None:
+        super()._resume_reading_for_buffer()
+        self._rest_first()
+
+    def _rest_first(self) -> None:
+        """Nothing more is read before what was read is parsed."""
+        if self.rest and not self.wire.is_closing():
+            self.wire.pause_reading()
+            self._feed_later()
+
+    def _feed_later(self) -> None:
+        if self.feeding:
+            return
+        self.feeding = True
+        if self.gate.pieces.now():
+            self._loop.call_soon(self._feed)
+        else:
+            self.gate.pieces.later(self.address, self._feed)
+
+    def _feed(self) -> None:
+        self.feeding = False
+        if self not in self.gate.handlers or self.wire.is_closing():
+            self.rest.clear()
+        elif not (self._reading_paused or self._buffer_paused):  # else aiohttp resumes it
+            piece = bytes(self.rest[:PIECE_BYTES])
+            del self.rest[:PIECE_BYTES]
+            super().data_received(piece)
+            if self.rest:
+                self._feed_later()
+            elif not (self._reading_paused or self._buffer_paused or self.wire.is_closing()):
+                self.wire.resume_reading()
 
     @property
     def owes(self) -> bool:
         """Whether the client has to go on: to read, to send a new request, or the rest of the current body."""
         request = self._current_request
         return self.writing_paused or request is None or not request.content.is_eof()
+
+    async def _handle_request(
+        self, request: web.BaseRequest, start_time: float | None, request_handler: Any
+    ) -> tuple[web.StreamResponse, bool]:
+        """What aiohttp calls for each request, also for one that is not HTTP."""
+
+        async def in_turn(request: web.BaseRequest) -> web.StreamResponse:
+            await self.gate.requests.take(self.address)
+            return cast("web.StreamResponse", await request_handler(request))
+
+        return await super()._handle_request(request, start_time, in_turn)
 
     def evict(self) -> None:
         self.force_close()
@@ -118,6 +181,9 @@ class Gate:
         self.limits = limits
         self.waiting: set[_Waiting] = set()
         self.handlers: set[ProblemRequestHandler] = set()
+        self.arrivals = LoopTurns(ARRIVALS_EACH_PASS)
+        self.requests = LoopTurns(REQUESTS_EACH_PASS)
+        self.pieces = LoopTurns(PIECES_EACH_PASS)
         if metrics is not None:
             metrics.connections.set_function(lambda: self.open)
 
@@ -203,11 +269,25 @@ class _Waiting(asyncio.Protocol):
         # Empty lines before a request are allowed (RFC 9112, 2.2) and do not end its headers.
         self._received += data if self._received else data.lstrip(b"\r\n")
         if self._received.find(END_OF_HEADERS, search_from) >= 0:
-            transport, self._transport = self._transport, None
-            self._forget()
-            self._gate.hand_over(transport, bytes(self._received), self.address)
+            if self._gate.arrivals.now():
+                self._hand_over()
+            else:
+                self._cancel_timer()
+                self._transport.pause_reading()
+                self._gate.arrivals.later(self.address, self._go_on)
         elif len(self._received) > self._gate.limits.headers_bytes_max:
             self._refuse("large_headers", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _go_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        transport, self._transport = self._transport, None
+        self._forget()
+        if transport is not None:
+            self._gate.hand_over(transport, bytes(self._received), self.address)
 
     def eof_received(self) -> bool:
         return False
@@ -234,9 +314,16 @@ class _Waiting(asyncio.Protocol):
 
     def _forget(self) -> None:
         self._gate.waiting.discard(self)
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _is_dense(data: bytes) -> bool:
+    return len(data) > PIECE_BYTES // 4 and data.count(b"\n") * DENSE_LINE_BYTES > len(data)
 
 
 def _network(peer: Any) -> str:

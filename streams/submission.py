@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,7 +20,7 @@ from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
 from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
-from streams.policy.caps import cap_of
+from streams.policy.caps import cap_of, refuse_unpriced
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.prices import NO_PRICES, Prices
 
@@ -262,6 +262,18 @@ def submission_sha256(submit: Submit) -> str:
     return prepare(submit).sha256
 
 
+def refuse_cap(submit: Submit, at_ms: int, policy: SubmissionPolicy, prices: Prices) -> None:
+    """For callers that store something before `to_submitted`: a refused submission must leave nothing.
+
+    :raises CapRefusedError: `to_submitted` would raise it.
+    """
+    refuse_unpriced(submit.request, submit.max_cost_usd, prices, _day_of(at_ms), policy.fallbacks(submit))
+
+
+def _day_of(at_ms: int) -> date:
+    return datetime.fromtimestamp(at_ms / 1_000, UTC).date()
+
+
 async def to_submitted(
     prepared: Prepared,
     *,
@@ -281,9 +293,8 @@ async def to_submitted(
     :raises CapRefusedError: the job has a cap of money, and its request has no price.
     """
     submit, sha256 = prepared.submit, prepared.sha256
-    today = datetime.fromtimestamp(at_ms / 1_000, UTC).date()
     fallback = policy.fallbacks(submit)
-    cap = cap_of(submit.request, submit.max_tokens_spent, submit.max_cost_usd, prices, today, fallback)
+    cap = cap_of(submit.request, submit.max_tokens_spent, submit.max_cost_usd, prices, _day_of(at_ms), fallback)
     model, named = str(submit.request["model"]), submit.request.get("prompt_cache_key")
     key = named if isinstance(named, str) else None
     cache, sent = policy_of(policy.prompt_cache_rules, job_id=job_id, tenant=tenant, model=model, key=key)

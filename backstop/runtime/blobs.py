@@ -123,12 +123,12 @@ class FolderBlobs:
         return True
 
     async def remove(self, sha256: str, before_ms: int) -> Removal:
-        return await asyncio.to_thread(self._remove, sha256, before_ms)
+        return await self._in_time(sha256, partial(self._remove, sha256, before_ms))
 
     async def sweep_for_ever(self, keep_ms: int, now_ms: NowMs) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            removed = await asyncio.to_thread(self.sweep, now_ms() - keep_ms, now_ms())
+            removed = await self._threads.run(self.sweep, now_ms() - keep_ms, now_ms())
             log.info("blobs_swept", removed=removed)
 
     def sweep(self, before_ms: int, now_ms: int) -> int:

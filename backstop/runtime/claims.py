@@ -60,7 +60,7 @@ class FolderClaims:
     async def sweep_for_ever(self, now_ms: NowMs) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            await asyncio.to_thread(self.sweep, now_ms() - KEPT_MS)
+            await self._threads.run(self.sweep, now_ms() - KEPT_MS)
 
     def sweep(self, before_ms: int) -> int:
         """Remove claims made before an instant; returns how many."""

@@ -28,11 +28,12 @@ from receiver.lookups import KnownJob
 from receiver.metrics import ReceiverMetrics
 from receiver.problems import FieldError, Problem, Refusal
 from schemas.jobs import JobSubmitted, ResponseAdopted
+from schemas.requests import Submit
 from streams.adoptions import PreparedAdoption, to_adopted
 from streams.policy.caps import CapRefusedError
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.prices import NO_PRICES, Prices
-from streams.submission import Prepared, SubmissionPolicy, to_submitted
+from streams.submission import Prepared, SubmissionPolicy, refuse_cap, to_submitted
 
 APPEAR_POLL_S = 0.05
 
@@ -243,12 +244,24 @@ class Submissions:
         submit = prepared.submit if isinstance(prepared, Prepared) else None  # an adopted response has begun
         if submit is not None and submit.begins_too_late(at_ms):
             return NotTaken("begins_too_late")
+        refused = await self._refused(submit, job_id, tenant, at_ms)
+        if refused is not None:
+            return refused
+        return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep, marks=marks)
+
+    async def _refused(self, submit: Submit | None, job_id: str, tenant: str, at_ms: int) -> NotTaken | None:
+        """Why the job is not admitted. Decided before anything is stored: a refused submission leaves nothing."""
         try:
+            if submit is not None:
+                refuse_cap(submit, at_ms, self._policy, self._stamps.prices)
             self._allows_priority(None if submit is None else submit.priority_or_normal)
             await self._quotas.admit(tenant, job_id)
+        except CapRefusedError as error:
+            wrong = FieldError(f"#/{error.field}", str(error))
+            return NotTaken("cap", Problem(422, "bad_request", str(error), errors=(wrong,)))
         except Refusal as refusal:
             return NotTaken("quota", refusal.problem)
-        return await self._claim_and_publish(prepared, job_id, tenant, at_ms, chosen=chosen, keep=keep, marks=marks)
+        return None
 
     async def _claim_and_publish(
         self, prepared: Submission, job_id: str, tenant: str, at_ms: int, *, chosen: bool,
@@ -294,10 +307,6 @@ class Submissions:
             for data in keep:
                 await blobs_of(self._bodies.blobs, tenant).put(data)
             fact = await self._fact(prepared, job_id, tenant, at_ms)
-        except CapRefusedError as error:
-            self._quotas.release(tenant, job_id)
-            wrong = FieldError(f"#/{error.field}", str(error))
-            return NotTaken("cap", Problem(422, "bad_request", str(error), errors=(wrong,)))
         except OSError as error:
             log.error("blob_not_stored", job_id=job_id, error_type=type(error).__name__, errno=error.errno)
             self._quotas.release(tenant, job_id)

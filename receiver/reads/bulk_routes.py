@@ -94,13 +94,21 @@ class CancelManyBody(ManyBody):
     """Only jobs with one of these statuses. Default: all open ones."""
 
 
-_NEW_VALUES: Final[Any] = {"allOf": [{"anyOf": _REASONED}, {"anyOf": [_given("priority"), _given("deadline_at_ms")]}]}
+def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What fits both, as one schema: generators make no class of an `anyOf` within an `allOf`."""
+    properties = {**one.get("properties", {}), **other["properties"]}
+    return {**one, "required": [*one.get("required", ()), *other["required"]], "properties": properties}
+
+
+_NEW_VALUES: Final[Any] = [
+    _both(reasoned, _given(name)) for reasoned in _REASONED for name in ("priority", "deadline_at_ms")
+]
 
 
 class ChangeManyBody(ManyBody):
     """Which jobs, as in a cancel, and their new priority, deadline, or both."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": _CHOSEN, **_NEW_VALUES})
+    model_config = ConfigDict(json_schema_extra={"oneOf": _CHOSEN, "anyOf": _NEW_VALUES})
 
     status: Annotated[tuple[OpenJobStatus, ...], FailFast()] = Field(default=(), max_length=10)
     """Only jobs with one of these statuses. Default: all open ones."""

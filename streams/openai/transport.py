@@ -156,7 +156,9 @@ def _make_session(connections_max: int, tls: ssl.SSLContext, proxy: URL | None =
         limit=connections_max, keepalive_timeout=KEEPALIVE_S, ssl=tls, socket_factory=_make_socket
     )
     # An answer that aiohttp's parser refuses may name the response that was created. There is no argument for that.
-    connector._factory = partial(KeptHandler, loop=asyncio.get_running_loop())  # noqa: SLF001
+    connector._factory = partial(  # type: ignore[assignment]  # noqa: SLF001
+        KeptHandler, loop=asyncio.get_running_loop()
+    )
     session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -64,6 +64,15 @@ def cap_of(
     )
 
 
+def refuse_unpriced(
+    request: Mapping[str, Any], cost_usd_max: Decimal | None, prices: Prices, today: date,
+    fallback: Fallbacks | None = None,
+) -> None:  # fmt: skip
+    """:raises CapRefusedError: if `cap_of` does. Without an estimate, so it costs little."""
+    if cost_usd_max is not None:
+        _dearest(request, fallback, prices, today)
+
+
 def _dearest(
     request: Mapping[str, Any], fallback: Fallbacks | None, prices: Prices, today: date
 ) -> TokenPrices:  # fmt: skip

@@ -114,7 +114,9 @@ def main() -> int:
     control = {"BACKSTOP_POLL_CONTROL_SHARE": "0.2", "BACKSTOP_HEDGE_ENDS_MIN": "20", "BACKSTOP_HEDGE_SHARE": "0.1"}
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_with_keys(Path(folder), os.environ.get("KAFKA_BOOTSTRAP_SERVERS", ""), FAULTS, **control) as running,
+        running_with_keys(
+            Path(folder), os.environ.get("KAFKA_BOOTSTRAP_SERVERS", ""), FAULTS, settings=control
+        ) as running,
     ):
         fill(running)
         report(running)

@@ -104,7 +104,12 @@ def elsewhere(work: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def running_with_keys(
-    folder: Path, bootstrap: str = "", faults: str | None = None, *, webhooks: bool = False, **settings: str
+    folder: Path,
+    bootstrap: str = "",
+    faults: str | None = None,
+    *,
+    webhooks: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
     """On a broker of its own where none is named."""
     keys_file = folder / "keys.json"
@@ -116,7 +121,7 @@ def running_with_keys(
         shape = Shape(
             folder=folder,
             environment={**BRISK, **os.environ, **({"KAFKA_BOOTSTRAP_SERVERS": bootstrap} if bootstrap else {})},
-            settings={"BACKSTOP_KEYS_FILE": str(keys_file), "BACKSTOP_BUDGETS": BUDGETS, **settings},
+            settings={"BACKSTOP_KEYS_FILE": str(keys_file), "BACKSTOP_BUDGETS": BUDGETS, **(settings or {})},
             port=0,
             partitions=2,
             faults=faults or json.dumps({"models": {"*": _takes(0.3), SLOW: _takes(SLOW_S)}}),

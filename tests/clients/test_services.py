@@ -23,6 +23,13 @@ EXAMPLES = DOCUMENT.parents[1] / "examples/services"
 TENANT = "services"
 
 
+@pytest.fixture(name="port")
+def _port() -> Iterator[int]:
+    ports = Ports()
+    yield ports.draw()
+    ports.release()
+
+
 @contextmanager
 def serving(running: Running, command: Sequence[str], port: int) -> Iterator[str]:
     process = subprocess.Popen(command, cwd=EXAMPLES, env=running.environment(TENANT))
@@ -50,8 +57,10 @@ def command_of(name: str, port: int, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["fastapi_after", "django_service", "express_after"])
-def test_a_service_begins_a_job_once_and_reads_it_when_it_is_there(running: Running, tmp_path: Path, name: str) -> None:
-    port, before = Ports().draw(), jobs_of(running, TENANT)
+def test_a_service_begins_a_job_once_and_reads_it_when_it_is_there(
+    running: Running, port: int, tmp_path: Path, name: str
+) -> None:
+    before = jobs_of(running, TENANT)
     begin = "documents" if name == "django_service" else "summaries"
     with serving(running, command_of(name, port, tmp_path), port) as url:
         first, again = [post(f"{url}/{begin}/{name}-1") for _ in range(2)]
@@ -64,8 +73,7 @@ def test_a_service_begins_a_job_once_and_reads_it_when_it_is_there(running: Runn
 
 @pytest.mark.parametrize("name", ["fastapi_before", "express_before"])
 def test_the_service_as_it_was_gets_its_answer_through_backstop_too(
-    running: Running, tmp_path: Path, name: str
+    running: Running, port: int, tmp_path: Path, name: str
 ) -> None:
-    port = Ports().draw()
     with serving(running, command_of(name, port, tmp_path), port) as url:
         assert post(f"{url}/summaries/1") == {"document": "1", "summary": "Echo: Say hello."}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from backstop.runtime.blobs import MARK, FolderBlobs
+from backstop.runtime.blobs import MARK, FolderBlobs, Removal
 from backstop.runtime.bucket import BucketBlobs, BucketClaims
 from backstop.runtime.claims import FolderClaims
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
@@ -144,6 +144,26 @@ def test_a_folder_that_hangs_is_given_up_in_time_and_holds_up_no_other_thread(tm
         asyncio.run(story())
     finally:
         os.close(os.open(hung, os.O_WRONLY | os.O_NONBLOCK))  # the threads that wait hear an end
+
+
+def test_a_removal_that_hangs_is_given_up_in_time_and_holds_up_no_other_thread(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    class Hung(FolderBlobs):
+        def _remove(self, _sha256: str, _before_ms: int) -> Removal:
+            over.wait()
+            return "absent"
+
+    async def story() -> None:
+        blobs = Hung(tmp_path, answer_s=0.1)
+        heard = await asyncio.gather(*(blobs.remove(SHA256, 0) for _ in range(40)), return_exceptions=True)
+        assert {type(one) for one in heard} == {BlobStoreError}
+        assert await asyncio.to_thread(int) == 0
+
+    try:
+        asyncio.run(story())
+    finally:
+        over.set()
 
 
 def test_a_claim_that_hangs_is_left_to_the_log(tmp_path: Path) -> None:
