@@ -12,6 +12,7 @@ from backstop.runtime.process.chance import RandomHex
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.probes import Probe
 from backstop.runtime.settings import BUCKET, RuntimeSettings
+from backstop.runtime.unwrapped_keys import unwrapped
 from schemas.codec import sha256_hex
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _folder(settings: RuntimeSettings) -> Storage:
 def _encrypted(
     settings: RuntimeSettings, blobs: "FolderBlobs | BucketBlobs"
 ) -> "FolderBlobs | BucketBlobs | EncryptedBlobs":
-    if settings.payload_keys is None:
+    if not settings.encrypts_payloads:
         return blobs
     try:
         from backstop.runtime.encrypted_blobs import (  # noqa: PLC0415 - an optional extra, as above
@@ -91,4 +92,7 @@ def _encrypted(
         raise ConfigurationError(
             f"BACKSTOP_PAYLOAD_KEYS needs the package {error.name}: install backstop-jobs with its extra `encryption`"
         ) from None
-    return EncryptedBlobs(blobs, payload_keys(settings.payload_keys.get_secret_value()))
+    keys = "" if settings.payload_keys is None else settings.payload_keys.get_secret_value()
+    if settings.payload_keys_command is not None:
+        keys = unwrapped(settings.payload_keys_command, keys)
+    return EncryptedBlobs(blobs, payload_keys(keys))

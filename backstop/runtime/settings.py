@@ -101,6 +101,14 @@ class RuntimeSettings(BrokerSettings):
         "BACKSTOP_PAYLOAD_KEYS_FILE; the first key of a tenant encrypts, a tenant without one uses that of `default`. "
         "Needs BACKSTOP_INLINE_BYTES_MAX=0. `openssl rand -base64 32` makes a key.",
     )
+    payload_keys_command: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4_096,
+        description="Command that prints these keys at the start of a process, a line each, where a KMS holds them. It "
+        "is run without a shell, and has the value of BACKSTOP_PAYLOAD_KEYS, then what the KMS wrapped, on its "
+        "standard input.",
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: columns on a terminal, JSON otherwise."
     )
@@ -129,6 +137,10 @@ class RuntimeSettings(BrokerSettings):
                 raise ValueError("the default tenant has the topic `requests` itself")
         return tuple(dict.fromkeys(tenants))
 
+    @property
+    def encrypts_payloads(self) -> bool:
+        return self.payload_keys is not None or self.payload_keys_command is not None
+
     @model_validator(mode="after")
     def _in_clear_text(self) -> Self:
         if not self.clear_text and self.blobs_endpoint is not None:
@@ -137,7 +149,7 @@ class RuntimeSettings(BrokerSettings):
 
     @model_validator(mode="after")
     def _bodies_encrypted(self) -> Self:
-        if self.payload_keys is not None and self.inline_bytes_max:
+        if self.encrypts_payloads and self.inline_bytes_max:
             raise ValueError(
                 "BACKSTOP_PAYLOAD_KEYS encrypts the blob store, and bodies in records would stay readable: set "
                 "BACKSTOP_INLINE_BYTES_MAX=0"

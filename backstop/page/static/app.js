@@ -1,5 +1,5 @@
 // The frame around all views: routing, sign-in, keyboard, theme, and the banner.
-import { Problem, ask, follow, hasKey, keepKey, onAnswer } from "./api.js";
+import { Problem, ask, follow, hasKey, keepKey, onAnswer, setTenant } from "./api.js";
 import { costsView } from "./costs.js";
 import { h, put } from "./dom.js";
 import { healthView } from "./health.js";
@@ -26,7 +26,7 @@ const VIEWS = [
 const SAY_AWAY_AFTER_MS = 1_500;
 const at = (id) => document.getElementById(id);
 const main = at("view");
-let caller = null;
+let [caller, tenant] = [null, null]; // `tenant`: whose objects are shown
 let shown = null; // {stop: [functions]}
 
 // --- Views -----------------------------------------------------------------------------------------------------------
@@ -52,10 +52,32 @@ function route() {
       } else link.removeAttribute("aria-current");
     }
     shown = { stop: [] };
-    return put(main, view({ id, query: new URLSearchParams(search), scopes: new Set(caller.scopes),
-      ...handles(shown) }));
+    return put(main, view({ id, query: new URLSearchParams(search), scopes: rights(view), ...handles(shown) }));
   }
   put(main, h("p", { class: "empty" }, "There is nothing at this address. ", h("a", { href: "#/jobs" }, "All jobs")));
+}
+
+/** What the key may do in a view. Of another tenant it only reads; the system is that of all tenants. */
+function rights(view) {
+  if (tenant === caller.tenant || view === systemView) return new Set(caller.scopes);
+  return new Set(caller.scopes.filter((scope) => !["submit", "operate"].includes(scope)));
+}
+
+/** Whose objects are shown. A key with `admin` may choose. */
+function showTenant() {
+  tenant = caller.tenant;
+  setTenant(null);
+  if (!caller.scopes.includes("admin") || caller.development) {
+    return put(at("tenant"), caller.development ? "development" : caller.tenant);
+  }
+  const field = h("input", { value: tenant, size: 12, maxlength: 64, spellcheck: "false", autocomplete: "off",
+    "aria-label": "Tenant", title: "Whose jobs are shown", change: () => {
+      tenant = field.value.trim() || caller.tenant;
+      field.value = tenant;
+      setTenant(tenant === caller.tenant ? null : tenant);
+      route();
+    } });
+  put(at("tenant"), field);
 }
 
 /** The frame's functions for a view. Once the view is left, they do nothing. */
@@ -139,7 +161,7 @@ async function start() {
     setTimeout(() => caller === null && start(), 1_000);
     return;
   }
-  put(at("tenant"), caller.development ? "development" : caller.tenant);
+  showTenant();
   at("sign-out").hidden = caller.development;
   route();
 }
@@ -147,6 +169,7 @@ async function start() {
 function signIn(why) {
   leave();
   keepKey(null);
+  setTenant(null);
   caller = null;
   put(at("tenant"), null);
   at("sign-out").hidden = true;

@@ -322,3 +322,30 @@ def test_a_wait_with_a_revoked_key_ends_within_a_second(tmp_path: Path) -> None:
         await eventually(refused, 3, "the revoked key to be refused")
 
     with_ingress(story, keys_file=ring.path)
+
+
+def test_only_an_admin_reads_as_another_tenant_and_changes_nothing_there(ring: Ring) -> None:
+    admin, plain = ring.add("ops", {"submit", "read", "admin"}), ring.add("ops", {"submit", "read", "operate"})
+    theirs = ring.add("acme")
+
+    async def story(ingress: Ingress) -> None:
+        async def whose(headers: Any, method: str = "GET", path: str = "/v1/caller", **more: Any) -> Any:
+            status, document, _ = await ingress.call(method, path, headers=headers, **more)
+            return document["tenant"] if status == 200 else (status, document["code"])
+
+        assert await whose(admin) == "ops"
+        assert await whose({**admin, "Backstop-Tenant": "acme"}) == "acme"
+        assert await whose({**admin, "Backstop-Tenant": "ops"}) == "ops"
+        assert await whose({**theirs, "Backstop-Tenant": "acme"}) == "acme", "one's own name is no other tenant"
+        assert await whose({**plain, "Backstop-Tenant": "acme"}) == (403, "scope_missing")
+        assert await whose({"Backstop-Tenant": "acme"}) == (401, "unauthenticated")
+        for wrong in ("", "Acme", "a b", "x" * 65):
+            assert await whose({**admin, "Backstop-Tenant": wrong}) == (400, "bad_parameter"), wrong
+        twice = [*admin.items(), ("Backstop-Tenant", "acme"), ("Backstop-Tenant", "globex")]
+        assert await whose(twice) == (400, "bad_parameter")
+        for headers in ({**admin, "Backstop-Tenant": "acme"}, {**plain, "Backstop-Tenant": "acme"}):
+            refused = await whose(headers, "POST", "/v1/jobs", json=SUBMIT)
+            assert refused == (403, "scope_missing")
+        assert ingress.publisher.landed == []
+
+    with_ingress(story, keys_file=ring.path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from backstop.runtime import unwrapped_keys
 from backstop.runtime.blob_stores import Storage, open_storage
 from backstop.runtime.blobs import MARK, Bodies, FolderBlobs, blobs_of, get_body, name_of
 from backstop.runtime.encrypted_blobs import NONCE_BYTES
@@ -165,3 +166,44 @@ def test_wrong_keys_end_the_start_with_a_sentence_that_quotes_none(tmp_path: Pat
 def test_keys_without_the_setting_that_puts_each_body_in_the_store_are_refused() -> None:
     with pytest.raises(ValidationError, match="BACKSTOP_INLINE_BYTES_MAX=0"):
         RuntimeSettings(payload_keys=SecretStr(KEYS))
+
+
+def unwrapping(folder: Path, command: str, wrapped: str | None) -> Storage:
+    keys = None if wrapped is None else SecretStr(wrapped)
+    return open_storage(
+        RuntimeSettings(blob_dir=folder, payload_keys=keys, payload_keys_command=command, inline_bytes_max=0)
+    )
+
+
+def test_a_command_unwraps_the_keys_that_a_kms_holds(tmp_path: Path) -> None:
+    """`base64 -d` in the place of a KMS: what is in the environment is of no use without it."""
+    wrapped = base64.b64encode(KEYS.replace(",", "\n").encode()).decode()
+
+    async def story() -> None:
+        body = await Bodies(encrypted(tmp_path).blobs, 0).of("acme").put({"input": TEXT})
+        for storage in (unwrapping(tmp_path, "base64 -d", wrapped), unwrapping(tmp_path, f"echo {KEYS}", None)):
+            assert await get_body(storage.blobs, body) == {"input": TEXT}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("no-such-kms decrypt", "can't be run: .*no-such-kms"),
+        ("sh -c 'echo access denied >&2; exit 3'", "ended with 3: access denied"),
+        ("true", "printed nothing"),
+        ("sh -c 'yes | head -c 2000000'", "printed more than 1048576 characters"),
+        ("echo 'unclosed", "can't be run: No closing quotation"),
+        ("echo mistaken", "BACKSTOP_PAYLOAD_KEYS, key 1: write TENANT:KEY"),
+        ("sh -c 'sleep 60'", "did not end within 0.2 s"),
+    ],
+)
+def test_a_command_that_gives_no_keys_ends_the_start_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, sentence: str
+) -> None:
+    if "sleep" in command:
+        monkeypatch.setattr(unwrapped_keys, "UNWRAP_TIMEOUT_S", 0.2)
+    with pytest.raises(ConfigurationError, match=sentence) as caught:
+        unwrapping(tmp_path, command, KEYS)
+    assert key(1) not in str(caught.value)

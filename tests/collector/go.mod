@@ -1,0 +1,3 @@
+module backstop/tests/collector
+
+go 1.26.0
