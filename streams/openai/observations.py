@@ -24,6 +24,8 @@ TEXT_CHARS_MAX = 500
 CODE_CHARS_MAX = 100
 ID_CHARS_SHOWN = 60
 COUNT_DIGITS_MAX = 16
+COUNT_MAX = 10**9
+"""Tokens of one response. A larger count is a mistake: it would use up budgets and limits of a day."""
 TERM_CHARS_MAX = 20
 SIZED_DEPTH_MAX = 8
 """Items, contents and texts of an output are 4 levels."""
@@ -51,6 +53,7 @@ _SYNONYMS: Final[dict[str, ResponseStatus]] = {
 """Statuses of compatible servers (from public reports), in the form of `_known_status`."""
 
 _USAGE_NAMES: Final = (("input", "prompt"), ("output", "completion"))
+_COUNTS: Final = ("total_tokens", *(f"{name}_tokens" for names in _USAGE_NAMES for name in names))
 
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
@@ -253,7 +256,11 @@ def shown(value: Any, chars_max: int) -> str | None:
 
 
 def _tokens(usage: Any) -> Tokens | None:
+    """None if the usage is not known, because a count of it is missing or can't be one: it never counts as 0."""
     if not isinstance(usage, dict):
+        return None
+    counts = [usage[name] for name in _COUNTS if name in usage]
+    if not counts or None in map(_counted, counts):
         return None
     written = member(usage.get("input_tokens_details"), "cache_write_tokens")
     # Compatible servers may use the older names.
@@ -286,11 +293,16 @@ def _terms(body: Mapping[str, Any]) -> Terms:
 
 
 def _count(value: Any) -> int:
-    """A token count; 0 if unusable. Some servers send floats, or digits in a text."""
+    """A token count; 0 if unusable."""
+    return _counted(value) or 0
+
+
+def _counted(value: Any) -> int | None:
+    """A token count; None if unusable. Some servers send floats, or digits in a text."""
     if isinstance(value, str) and value.isdecimal() and len(value) <= COUNT_DIGITS_MAX:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 53:
-        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= COUNT_MAX:
+        return None
     return int(value)
 
 

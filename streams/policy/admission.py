@@ -26,6 +26,10 @@ from streams.policy.sizes import Asked, Sizes
 from streams.policy.tiers import Standing
 from streams.policy.waiting import Place, Waiter
 
+USED_MAX = 2_000_000.0
+"""Tokens that one attempt counts for at most, in limits and turns: a usage that is far too high must not use up a day.
+"""
+
 LANES_MAX = 1_000
 """Lanes kept of which no job waits or runs. Beyond it one that was served nothing is forgotten, then the one that was
 used longest ago.
@@ -259,7 +263,7 @@ class Admission:
             lane.limiter.answered(held.tokens, now_ms)
             if own is not None:
                 own.answered(held.tokens, now_ms)
-        used = None if usage is None else float(sum(usage))
+        used = None if usage is None else min(float(sum(usage)), USED_MAX)
         self._end(lane, own, held, used, place[0])
         if usage is None or used is None:
             return

@@ -4,7 +4,9 @@ Rules:
 - A bucket begins empty: a worker that starts does not know what was spent a moment ago.
 - In any period of `t` seconds a bucket gives at most `per_min * (t + BURST_S) / 60`, and one job's size more.
 - A job that is larger than the bucket goes when the bucket is full, and leaves a debt. A debt is at most a minute's
-  rate.
+  rate, whatever jobs used: so a usage that is far too high holds no lane up for longer.
+- A bucket that is closed for a time opens after `CLOSED_MS_MAX`, so that a told wait of a year costs a refused create
+  now and then, and no lane.
 """
 
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ SPARE_S = 10.0
 
 MINUTE_MS = 60_000
 WAIT_MS_MAX = 3_600_000
+CLOSED_MS_MAX = 300_000
+"""As for a closed lane (`lanes.TOLD_WAIT_MS_MAX`). The refused job itself waits as long as it was told."""
 
 
 @dataclass(slots=True)
@@ -104,15 +108,15 @@ class Bucket:
         """
         self.spare += amount
         moved = min(self.spare, self.capacity - self.level)
-        self.level += moved
-        self.owed = max(0.0, self.owed - moved)
+        self.level = max(self.level + moved, min(self.level, -self.per_min))
+        self.owed = min(max(0.0, self.owed - moved), self.per_min)
         self.spare = min(self.spare - moved, self.per_min * SPARE_S / 60)
 
     def close(self, now_ms: int, for_ms: int) -> None:
         """Empty it: nothing flows in for `for_ms`."""
         self.fill(now_ms)
         self.level = min(self.level, 0.0)
-        self.at_ms = max(self.at_ms, now_ms + min(for_ms, WAIT_MS_MAX))
+        self.at_ms = max(self.at_ms, now_ms + min(for_ms, CLOSED_MS_MAX))
 
     def resize(self, per_min: float, now_ms: int) -> None:
         self.fill(now_ms)

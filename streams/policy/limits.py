@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from schemas.base import Priority
 from streams.policy.rates import Rates
@@ -20,7 +20,18 @@ CLASS_WEIGHTS: Final[dict[Priority, float]] = {"interactive": 70.0, "normal": 25
 """Shares of a lane's tokens while all three classes wait. None is zero, so none starves."""
 
 RULES_MAX = 1_000
-_Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _can_fit(pattern: str) -> str:
+    """A pattern that fits nothing would leave unlimited what it was written for."""
+    if pattern != pattern.strip():
+        raise ValueError(f"{pattern!r} has blanks around it, so it fits no name; take them away")
+    if "*" in pattern[:-1]:
+        raise ValueError(f"{pattern!r} has a * that is not its last character, so it fits no name; end it there")
+    return pattern
+
+
+_Pattern = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_can_fit)]
 _RATES = ("concurrent", "requests_per_min", "tokens_per_min", "tokens_per_day", "discover")
 _FIELDS = (*_RATES, "weight")
 
@@ -37,7 +48,7 @@ class LimitRule(BaseModel):
     requests_per_min: Annotated[float, Field(gt=0, le=1e9)] | None = None
     tokens_per_min: Annotated[float, Field(gt=0, le=1e12)] | None = None
     tokens_per_day: Annotated[float, Field(gt=0, le=1e15)] | None = None
-    weight: Annotated[float, Field(gt=0, le=1_000)] | None = None
+    weight: Annotated[float, Field(ge=0.001, le=1_000)] | None = None
     discover: Literal[True] | None = None
     """Find out the tokens a minute from the provider: from its headers, else from its refusals."""
 

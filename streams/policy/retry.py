@@ -77,10 +77,18 @@ def next_attempt(
     pointless = _pointless(policy, cause, spent)
     if pointless is not None:
         return GiveUp(pointless, another_model=True)
+    told_ms = _told_in_time(policy, told_ms, deadline_ms - now_ms)
     least_ms = wait_ms(policy, f"{seed}/{spent.refused}/{spent.paid + spent.unpaid}", cause, told_ms, spent.streak)
     if spend == "doubtful":
         least_ms = max(least_ms, _spread_ms(policy.doubts_max, spent.doubtful, deadline_ms - now_ms))
     return Retry(now_ms + least_ms)
+
+
+def _told_in_time(policy: JobPolicy, told_ms: int, left_ms: int) -> int:
+    """A told wait that reaches the deadline would end the job: it is asked about again after half of the time that is
+    left. So a wait of a year, or one that the provider mistook, costs some refused creates and no job.
+    """
+    return told_ms if told_ms < left_ms else max(left_ms // 2, policy.backoff_max_ms)
 
 
 def _spread_ms(most: int, used: int, left_ms: int) -> int:

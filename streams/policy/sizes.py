@@ -20,6 +20,9 @@ LEARNED_MIN = 5
 """Ends after which a mean counts."""
 WINDOW = 200
 """Ends that a mean remembers, about: each later end changes it by 1/200."""
+OUTPUT_LEARNED_MAX = 1_000_000
+"""More tokens of one output are learned as this: one usage that is far too high must not set the estimate of 200 jobs.
+"""
 CLASSES_MAX = 10_000
 EXACT_BYTES = 1_024
 KINDS_MAX = 50_000
@@ -75,7 +78,7 @@ class _Mean:
     def learn(self, request_bytes: int, input_tokens: int, output_tokens: int) -> None:
         self.count += 1
         part = 1 / min(self.count, WINDOW)
-        self.output += (output_tokens - self.output) * part
+        self.output += (min(output_tokens, OUTPUT_LEARNED_MAX) - self.output) * part
         if input_tokens > 0 and request_bytes > 0:
             seen = min(max(request_bytes / input_tokens, 0.5), 50.0)
             self.bytes_per_token += (seen - self.bytes_per_token) * part

@@ -16,7 +16,7 @@ from streams.fold import job
 from streams.fold.job_states import Waiting
 from streams.fold.step import Ignored
 from streams.policy.admission import Admission, Grant
-from streams.policy.buckets import BURST_S
+from streams.policy.buckets import BURST_S, CLOSED_MS_MAX
 from streams.policy.limiter import Limiter
 from streams.policy.limits import read_rules
 from streams.policy.rates import LimitsTold, Rates
@@ -144,3 +144,48 @@ def test_a_share_of_nothing_grants_nothing_wild_and_a_share_that_returns_begins_
         admission.put(waiter(number), 60_000)
     first = [turn for turn in granted(admission, 60_000) if isinstance(turn, Grant)]
     assert sum(turn.tokens for turn in first) <= PER_MIN * BURST_S / 60 + TOKENS
+
+
+@given(st.integers(10, 10**18))
+@settings(max_examples=50, deadline=None)
+def test_a_usage_that_is_far_too_high_holds_its_lane_up_for_a_minute_at_most(used: int) -> None:
+    """And it neither uses up a day, nor sets what the next jobs are expected to use."""
+    admission = Admission(read_rules('[{"tokens_per_min": 60000, "tokens_per_day": 50000000}]'), "account")
+    admission.put(waiter(0), 0)
+    now_ms = MINUTE
+    assert isinstance(admission.next("m", now_ms), Grant)
+    admission.accepted((0, b"0"), now_ms)
+    admission.ended((0, b"0"), (100, used), now_ms)
+    began_ms = now_ms
+    for number in range(20):
+        admission.put(waiter(number + 1), now_ms)
+        while not isinstance(admission.next("m", now_ms), Grant):
+            now_ms += 100
+            assert now_ms - began_ms <= 2 * MINUTE
+    expected = admission.sizes.estimate(waiter(99).asked)
+    assert expected.tokens <= 2_100_000
+
+
+@given(st.integers(1, 10**15))
+@settings(max_examples=50, deadline=None)
+def test_a_refusal_that_tells_a_year_closes_a_lane_for_five_minutes(told_ms: int) -> None:
+    limiter = Limiter(Rates(tokens_per_min=PER_MIN), 0)
+    limiter.take(TOKENS, 0)
+    limiter.refused(TOKENS, 0, limited=True, told_ms=told_ms)
+    assert (limiter.wait(TOKENS, min(told_ms, CLOSED_MS_MAX) - 1) is not None) or told_ms == 1
+    assert limiter.wait(TOKENS, min(told_ms, CLOSED_MS_MAX) + MINUTE) is None
+
+
+def test_ten_thousand_tenants_use_a_limit_as_one_does() -> None:
+    many, few = Admission(RULES, "account"), Admission(RULES, "account")
+    for number in range(10_000):
+        many.put(waiter(number, tenant=f"t-{number}"), 0)
+        few.put(waiter(number), 0)
+    now_ms, begun = 0, [0, 0]
+    while begun[0] < 300:
+        now_ms += 1_000
+        for which, admission in enumerate((many, few)):
+            while isinstance(admission.next("m", now_ms), Grant):
+                begun[which] += 1
+    assert begun[0] == begun[1]
+    assert len(many) == len(few)

@@ -254,7 +254,7 @@ def test_the_deadline_ends_a_running_job_and_cancels_its_response() -> None:
 
 
 def test_the_deadline_ends_a_job_that_backs_off_past_it() -> None:
-    history = given(submitted(), rejected(AT, wait_ms=2 * DEADLINE))
+    history = given(submitted(), rejected(DEADLINE - 30_000, wait_ms=2 * DEADLINE))
     history.when(job_timer(DEADLINE)).then(
         Step(finished("expired", DEADLINE), (result("expired", DEADLINE, reason=EXPIRED_WAITING, rejections=1),))
     )

@@ -208,4 +208,26 @@ def test_odd_numbers_of_a_response_are_left_out() -> None:
     body |= {"completed_at": -1, "usage": {"input_tokens": True, "output_tokens": -4, "total_tokens": "9x"}}
     seen = read_poll(ProviderAnswer(200, {"openai-poll-after-ms": "-3"}, body), 0)
     assert isinstance(seen, Seen)
-    assert (seen.created_at_ms, seen.ended_at_ms, seen.usage, seen.poll_after_ms) == (None, None, Tokens(), 0)
+    assert (seen.created_at_ms, seen.ended_at_ms, seen.usage, seen.poll_after_ms) == (None, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("usage", "known"),
+    [
+        ({}, None), ([], None), ("9", None), ({"cost": 3}, None), ({"input_tokens": None, "output_tokens": None}, None),
+        ({"input_tokens": 10, "output_tokens": -1}, None), ({"input_tokens": 10, "output_tokens": "many"}, None),
+        ({"input_tokens": 10, "output_tokens": 10**9 + 1}, None), ({"input_tokens": 10, "output_tokens": 1e300}, None),
+        ({"input_tokens": 10, "output_tokens": float("nan")}, None), ({"input_tokens": [7]}, None),
+        ({"input_tokens": True, "output_tokens": 7}, None), ({"prompt_tokens": -3, "completion_tokens": 7}, None),
+        ({"input_tokens": 10, "output_tokens": 7, "total_tokens": 10**30}, None),
+        ({"input_tokens": 10**9, "output_tokens": 0}, Tokens(10**9, 0, 10**9)),
+        ({"input_tokens": "10", "output_tokens": 7.0}, Tokens(10, 7, 17)), ({"input_tokens": 10}, Tokens(10, 0, 10)),
+        ({"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}, Tokens(0, 0, 0)),
+        ({"prompt_tokens": 3, "completion_tokens": 7}, Tokens(3, 7, 10)),
+    ],
+)  # fmt: skip
+def test_a_usage_that_can_not_be_read_is_unknown_and_never_0(usage: Any, known: Tokens | None) -> None:
+    seen = read_poll(ProviderAnswer(200, {}, completed() | {"usage": usage}), 0)
+    assert isinstance(seen, Seen)
+    assert seen.outcome == "completed"
+    assert seen.usage == known

@@ -48,6 +48,30 @@ def decide(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("told_ms", [6 * HOUR_MS, 7 * 24 * HOUR_MS])
+def test_a_told_wait_beyond_the_deadline_is_asked_about_again_in_time(told_ms: int) -> None:
+    """A 429 that tells a year, once or each time: some refused creates, and the job lives until its deadline."""
+    deadline_ms, at_ms, tries = NOW + 6 * HOUR_MS, NOW, 0
+    while at_ms < deadline_ms:
+        tries += 1
+        decision = next_attempt(
+            policy(rejections_max=100), seed="job_1", now_ms=at_ms, deadline_ms=deadline_ms, cause="limited",
+            told_ms=told_ms, spend="refused", spent=spent(refused=tries, streak=tries),
+        )  # fmt: skip
+        assert isinstance(decision, Retry)
+        left_ms = deadline_ms - at_ms
+        assert decision.at_ms - at_ms >= min(left_ms // 2, POLICY.backoff_max_ms)
+        assert decision.at_ms - at_ms <= max(left_ms // 2, POLICY.backoff_max_ms) + TOLD_JITTER_MS_MAX
+        at_ms = decision.at_ms
+    assert 5 <= tries <= 10
+
+
+def test_a_told_wait_that_ends_before_the_deadline_is_kept() -> None:
+    decision = decide("refused", spent(refused=1), "limited", 6 * HOUR_MS - 60_000)
+    assert isinstance(decision, Retry)
+    assert decision.at_ms >= NOW + 6 * HOUR_MS - 60_000
+
+
 def test_the_second_half_of_the_doubts_is_spread_over_the_time_that_is_left() -> None:
     at_ms, waits_ms = NOW, list[int]()
     for used in range(1, 13):
