@@ -29,6 +29,7 @@ def main() -> int:
         folder=folder, jobs=arguments.jobs, minutes=arguments.minutes, seed=arguments.seed, workers=arguments.workers,
         faults=arguments.faults, short=arguments.short, breaks=not arguments.calm,
         timeout_ms=int(arguments.timeout * 1000), operators=arguments.operators, budget=arguments.budget,
+        hedges=arguments.hedges,
         limits=_limits(arguments.limits, rate_per_s(arguments.jobs, arguments.minutes)),
     )  # fmt: skip
     code = NOT_RUN
@@ -87,6 +88,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--budget", action=argparse.BooleanOptionalAction, default=True, help="a budget stops creates again and again"
     )
+    parser.add_argument(
+        "--hedges", action=argparse.BooleanOptionalAction, default=True,
+        help="half of the jobs may have a second attempt beside a slow one; without any such attempt the run fails",
+    )  # fmt: skip
     parser.add_argument(
         "--operators", action=argparse.BooleanOptionalAction, default=True,
         help="pause, change and retry jobs in bulk meanwhile",

@@ -21,7 +21,7 @@ from backstop.runtime.http.api_client import ApiError, ask, submit
 from backstop.runtime.process.clock import NowMs
 from schemas.requests import Cancel, Submit
 from streams.policy.limits import PRIORITIES
-from tests.torture.plan import RETRIES_MAX
+from tests.torture.plan import LAST_TIMEOUT_MS, RETRIES_MAX
 from tests.torture.rig import Rig
 
 CONCURRENCY = 64
@@ -39,7 +39,10 @@ LATER = 0.1
 LATER_MS_MAX = 10_000
 
 HEDGED = 0.5
-"""Of the jobs without partial output: they may have a second attempt beside a slow one."""
+"""Of the jobs without partial output, in a run with hedges: they may have a second attempt beside a slow one."""
+STUCK = 0.2
+"""Of those: their first attempt does not end, so that there is something to hedge."""
+STUCK_FAULT = "run_stuck_in_progress@1"
 
 LARGE = 0.01
 LARGE_CHARACTERS = 150_000
@@ -84,6 +87,7 @@ class Driver:
 
     def __init__(self, rig: Rig, now_ms: NowMs) -> None:
         self.seen = Submitted()
+        self._healed = asyncio.Event()
         self._rig = rig
         self._plan = rig.plan
         self._now_ms = now_ms
@@ -100,6 +104,12 @@ class Driver:
                     await gate.acquire()
                     group.create_task(self._one(number, gate.release))
                     await asyncio.sleep(1 / self._plan.rate_per_s)
+            if self._plan.jobs_in_all > self._plan.jobs:
+                await self._healed.wait()
+            async with asyncio.TaskGroup() as group:
+                for number in range(self._plan.jobs + 1, self._plan.jobs_in_all + 1):
+                    await gate.acquire()
+                    group.create_task(self._last(number, gate.release))
         finally:
             await self._session.close()
             if self._writer is not None:
@@ -115,7 +125,8 @@ class Driver:
         job = Submit(
             job_id=f"kafka-{number:06d}" if over_kafka else None,
             request={"model": MODELS[number % len(MODELS)], "input": text}
-            | ({"stream": True} if number % STREAMED < 2 else {}),
+            | ({"stream": True} if number % STREAMED < 2 else {})
+            | ({"metadata": {"sim_fault": STUCK_FAULT}} if self._stuck(number) else {}),
             timeout_ms=self._plan.timeout_ms,
             retries_max=draw.randrange(RETRIES_MAX + 1),
             hedge=self._hedge(number),
@@ -137,10 +148,31 @@ class Driver:
         finally:
             release()
 
+    async def last_may_come(self) -> None:
+        """To be called when nothing is broken any more."""
+        await self._rig.ready()
+        self._healed.set()
+
+    async def _last(self, number: int, release: Callable[[], None]) -> None:
+        """A job that may be hedged, of one model, as the run times of each model are learned apart."""
+        request = {"model": MODELS[0], "input": f"last job {number}"}
+        stuck = {"metadata": {"sim_fault": STUCK_FAULT}} if number % 6 == 0 else {}
+        job = Submit(request=request | stuck, timeout_ms=LAST_TIMEOUT_MS, retries_max=RETRIES_MAX, hedge=True)
+        try:
+            sent_at_ms = self._now_ms()
+            if job_id := await self._over_http(job, f"torture-{number}"):
+                self.seen.acknowledged.append(Acknowledged(job_id, "http", sent_at_ms))
+        finally:
+            release()
+
     def _hedge(self, number: int) -> bool | None:
         """Drawn apart, so that all else stays the same."""
-        may = number % STREAMED >= 2
+        may = self._plan.hedges and number % STREAMED >= 2
         return True if may and random.Random(f"{self._plan.seed} {number} hedge").random() < HEDGED else None
+
+    def _stuck(self, number: int) -> bool:
+        may = self._hedge(number) is not None
+        return may and random.Random(f"{self._plan.seed} {number} stuck").random() < STUCK
 
     def _turn(self, number: int) -> dict[str, Any]:
         """Priority and start time, where the run has limits; drawn apart, so that all else stays the same."""

@@ -23,6 +23,7 @@ from schemas.results import RESULT, JobResult
 from streams.fold import job
 from tests.torture.decay import Decay, completions, decay_of
 from tests.torture.driver import Submitted
+from tests.torture.hedges import HedgeLog, Races, cancellations, races
 
 POLL_S = 0.5
 
@@ -39,6 +40,7 @@ class JobLog:
     facts: int = 0
     poisons: int = 0
     unknown_outcomes: int = 0
+    hedges: HedgeLog = field(default_factory=HedgeLog)
 
     def take(self, record: Record) -> None:
         try:
@@ -48,6 +50,7 @@ class JobLog:
             return
         self.facts += 1
         step = job.step(self.states.get(event.job_id, job.Absent()), event)
+        self.hedges.take(event, step.state, ignored=step.ignored is not None)
         if step.ignored is not None:
             return
         self.unknown_outcomes += isinstance(event, AttemptUnknown)
@@ -101,12 +104,18 @@ class Evidence:
     """Status in the read model."""
     completed_ms: dict[str, int] = field(default_factory=dict)
     """When the provider first completed a response of a job."""
+    cancelled: set[str] = field(default_factory=set)
+    """Responses that the provider cancelled."""
     answers: Counter[str] = field(default_factory=Counter)
     """Ids of the facts that polls and cancels brought."""
 
     @property
     def decay(self) -> Decay:
         return decay_of(self.results.first, self.jobs.deadlines_ms, self.completed_ms, self.answers)
+
+    @property
+    def races(self) -> Races:
+        return races(self.jobs.hedges, self.creates, self.results.first, self.cancelled)
 
 
 async def settle(reader: TopicReader, submitted: Submitted, evidence: Evidence, within_s: float) -> float:
@@ -129,6 +138,7 @@ async def read_rest(reader: TopicReader, settings: RuntimeSettings, ledgers: Pat
     evidence.creates = creates(ledgers)
     evidence.deliveries = [delivery_of(line) for line in ledger_lines(ledgers / "deliveries.jsonl")]
     evidence.completed_ms = completions(ledger_lines(ledgers / "truth.jsonl"))
+    evidence.cancelled = cancellations(ledger_lines(ledgers / "truth.jsonl"))
     for record in await reader.read_all(reader.partitions("submissions")):
         evidence.commands.add(str(orjson.loads(record.value or b"{}").get("id")))
     async for batch in reader.read(await reader.ends(reader.partitions("responses"))):

@@ -18,6 +18,7 @@ from backstop.dev.invariants import (
 )
 from tests.torture.driver import Submitted
 from tests.torture.evidence import Evidence
+from tests.torture.hedges import hedge_breaches
 from tests.torture.plan import BOUND_S, DRAIN_S_MAX
 
 
@@ -51,7 +52,7 @@ def judge(
         unanswered(sorted(acknowledged), results.count), repeated(results.count),
         unsubmitted(results.count, jobs.states), uncaused(evidence.creates, _causes(evidence), "log"),
         mismatched({job_id: result.outcome for job_id, result in results.first.items()}, evidence.rows),
-        *webhooks(evidence.deliveries, evidence.webhooks),
+        *webhooks(evidence.deliveries, evidence.webhooks), *hedge_breaches(evidence.jobs.hedges, results.first),
     )  # fmt: skip
     verdict.add("I1", "submissions refused for good", submitted.refused)
     _audit(verdict, audit)

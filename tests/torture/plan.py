@@ -22,6 +22,13 @@ DRAIN_S_MAX: Final = 30.0
 
 RETRIES_MAX: Final = 3
 
+LAST_JOBS: Final = 24
+"""Of a run with hedges: jobs that come when all is well again, every sixth of them stuck. A short run on a busy machine
+may have no hedge before that.
+"""
+LAST_TIMEOUT_MS: Final = 20_000
+"""Their deadline: they keep a run no longer than the jobs before them."""
+
 SETTINGS: Final[dict[str, str]] = {
     "PYTHONUNBUFFERED": "1",
     "BACKSTOP_LOG_FORMAT": "json",
@@ -43,6 +50,7 @@ SETTINGS: Final[dict[str, str]] = {
     "BACKSTOP_SUBMISSION_BACKOFF_BASE_MS": "200",
     "BACKSTOP_SUBMISSION_BACKOFF_MAX_MS": "3000",
     "BACKSTOP_HEDGE_SHARE": "0.2",
+    "BACKSTOP_HEDGE_ENDS_MIN": "5",
     "BACKSTOP_HEDGE_LANE_REST_MS": "1000",
     "BACKSTOP_READMODEL_SWEEP_INTERVAL_MS": "5000",
 }
@@ -109,6 +117,10 @@ class Plan:
     """Whether operators pause models, change priorities and deadlines, and retry ended jobs meanwhile."""
     budget: bool = False
     """Whether a budget stops creates again and again, and is raised."""
+    hedges: bool = False
+    """Whether half of the jobs may have a second attempt beside a slow one, and some are stuck. A run without one then
+    proves less than it says.
+    """
     patch: Path | None = None
     """A bug to plant into the copy of the code that the processes run from."""
 
@@ -116,6 +128,10 @@ class Plan:
     def code(self) -> Path:
         """Where the processes run: a copy, so that nothing changes under a run."""
         return self.folder / "code"
+
+    @property
+    def jobs_in_all(self) -> int:
+        return self.jobs + (LAST_JOBS if self.hedges else 0)
 
     @property
     def rate_per_s(self) -> float:

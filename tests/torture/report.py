@@ -40,7 +40,7 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
             "jobs": plan.jobs, "minutes": plan.minutes, "seed": plan.seed, "workers": plan.workers,
             "projections": plan.projections, "partitions": plan.partitions, "faults": plan.faults,
             "timeout_ms": plan.timeout_ms, "time_scale": TIME_SCALE, "short": plan.short,
-            "limits": plan.limits, "operators": plan.operators, "budget": plan.budget,
+            "limits": plan.limits, "operators": plan.operators, "budget": plan.budget, "hedges": plan.hedges,
         },
         "machine": await machine(kafka),
         "seconds": {name: round(value, 1) for name, value in outcome.seconds.items()},
@@ -59,9 +59,7 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
             "answer_kept_back": sum(not create.replied for create in evidence.creates),
             "jobs_with_more_than_one": sum(count > 1 for count in per_job.values()),
             "unknown_outcomes": evidence.jobs.unknown_outcomes,
-            "hedges": dict(Counter(
-                result.hedge.won or "neither" for result in evidence.results.first.values() if result.hedge is not None
-            )),
+            "hedges": evidence.races.as_json(),
             "adopted": sum(
                 brief.adopted for result in evidence.results.first.values() for brief in result.attempts
             ),
@@ -216,7 +214,7 @@ def _jobs(report: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "creates accepted by the provider", creates["accepted"]
     yield "of them with the answer kept back", creates["answer_kept_back"]
     yield "jobs with more than one", creates["jobs_with_more_than_one"]
-    yield "jobs with a second attempt beside a slow one, by which won", _counts(creates["hedges"])
+    yield "second attempts beside slow ones", _counts(creates["hedges"])
     yield "attempts reported as unknown, adopted", f"{creates['unknown_outcomes']}, {creates['adopted']}"
     yield "webhook tries", _counts(report["webhooks"]["tries"])
     yield "of them forged", report["webhooks"]["forged"]

@@ -26,6 +26,10 @@ from tests.torture.schedule import Done, Schedule, Tell
 ROWS_WITHIN_S = 30.0
 COVERAGE_MINUTES = 10.0
 """A run of this length must have met every failpoint, or it proves less than it says."""
+HEDGES_MET = ("permitted", "raced")
+"""Of hedges a run of any length must have met these."""
+HEDGES_MET_LONG = (*HEDGES_MET, "won", "lost", "cancelled")
+"""The same for a run of `COVERAGE_MINUTES`: in a short one the deadline may come before either attempt completes."""
 VERIFY_SETTLE_S = 20.0
 SUBMIT_WITHIN_S = 120.0
 """How much longer than twice the plan's minutes the driver may take: what was refused while the broker was away is sent
@@ -81,6 +85,11 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
     outcome.verdict = judge(
         outcome.submitted, outcome.evidence, outcome.audit, outcome.children.drains_s, outcome.verdict.rebuild
     )
+    if plan.hedges:
+        found = outcome.evidence.races.as_json()
+        wanted = HEDGES_MET_LONG if plan.minutes >= COVERAGE_MINUTES else HEDGES_MET
+        missing = [name for name in wanted if not found[name]]
+        outcome.verdict.add("coverage", "kinds of hedges that did not happen", missing)
     if plan.minutes >= COVERAGE_MINUTES and plan.breaks and not (plan.failpoints or plan.large):
         hit = {*outcome.children.failpoints(), *(REBUILD,) * outcome.broken.rebuild_kills}
         outcome.verdict.add("coverage", "failpoints that killed no process", sorted(set(FAILPOINTS) - hit))
@@ -100,12 +109,14 @@ async def _break_it(
             deck.on = False
         await schedule.heal()
         if not plan.breaks:
+            await driver.last_may_come()
             await asyncio.wait({submitting}, timeout=plan.minutes * 60)
         operating.cancel()
         spending.cancel()
         await asyncio.gather(operating, spending, return_exceptions=True)
         if plan.budget:
             await others.money.lift()
+        await driver.last_may_come()
         schedule.done.faults.update(others.operators.done)
         schedule.done.faults.update(others.money.done)
         try:

@@ -7,10 +7,11 @@ import pytest
 
 from backstop.audit.report import Report
 from backstop.dev.invariants import Create, ProviderDelivery
-from schemas.results import JobResult, Timings
+from schemas.results import AttemptBrief, HedgeBrief, JobResult, Timings
 from streams.fold import job
 from tests.torture.driver import Acknowledged, Submitted
 from tests.torture.evidence import Evidence
+from tests.torture.hedges import GrantedHedge, Races
 from tests.torture.judge import Verdict, judge
 
 CLEAN = Report(
@@ -142,6 +143,46 @@ def _stumble_over_a_forgery(world: World) -> None:
     world.evidence.deliveries.append(_webhook("wh_4", 500, authentic=False))
 
 
+def _hedge(world: World, told: HedgeBrief) -> None:
+    """The job was hedged, both attempts were accepted, and the second one completed first by the log."""
+    world.evidence.jobs.hedges.granted["a"] = [GrantedHedge(2, 1)]
+    world.evidence.jobs.hedges.permits = {"p"}
+    world.evidence.jobs.hedges.completed["a"] = ["resp_2", "resp_1"]
+    world.evidence.jobs.granted["a"] = 2
+    world.evidence.commands.add("a/2/create")
+    world.evidence.creates.append(Create("resp_2", "a", 2, 1))
+    world.evidence.cancelled = {"resp_1"}
+    briefs = [AttemptBrief(attempt=n, outcome="completed", response_id=f"resp_{n}") for n in (1, 2)]
+    result = world.evidence.results.first["a"]
+    world.evidence.results.first["a"] = result.model_copy(update={"hedge": told, "attempts": tuple(briefs)})
+
+
+WON = HedgeBrief(attempt=2, beside=1, begun_after_ms=5, won="hedge")
+
+
+def _hedge_twice(world: World) -> None:
+    _hedge(world, WON)
+    world.evidence.jobs.hedges.granted["a"].append(GrantedHedge(3, 1))
+
+
+def _hedge_without_a_permission(world: World) -> None:
+    _hedge(world, WON)
+    world.evidence.jobs.hedges.granted.clear()
+
+
+def _call_the_loser_the_winner(world: World) -> None:
+    _hedge(world, WON.model_copy(update={"won": "first"}))
+
+
+def test_a_hedge_that_won_is_accepted_and_counted() -> None:
+    world = World()
+    _hedge(world, WON)
+    assert world.verdict().violations == []
+    assert world.evidence.races == Races(permitted=1, granted=1, raced=1, won=1, cancelled=1)
+    world.evidence.creates.pop()
+    assert world.evidence.races == Races(permitted=1, granted=1), "the hedge was not accepted"
+
+
 @pytest.mark.parametrize(
     ("damage", "invariant"),
     [
@@ -150,6 +191,7 @@ def _stumble_over_a_forgery(world: World) -> None:
         (_stay_open, "I5"), (_end_late, "I5"), (_drain_long, "I5"), (_differ_in_the_read_model, "I6"),
         (_row_of_another_outcome, "I6"), (_rebuild_differs, "I6"), (_lose_a_webhook, "I7"), (_believe_a_forgery, "I7"),
         (_keep_a_forgery, "I7"), (_stumble_over_a_forgery, "I7"),
+        (_hedge_twice, "I3"), (_hedge_without_a_permission, "I3"), (_call_the_loser_the_winner, "I2"),
     ],
 )  # fmt: skip
 def test_each_kind_of_evidence_is_seen(damage: Callable[[World], None], invariant: str) -> None:
