@@ -24,6 +24,8 @@ class World:
     loss: float = 0.01
     webhook_s: float = 1.0
     """The mean time from an end to its webhook."""
+    late_s: float = 0.0
+    """How long after its time a poll is made."""
     seed: int = 1
     queue_instead: bool = False
     """A planted bug: where the rate binds, polls queue, and the price does not rise."""
@@ -119,7 +121,7 @@ class _Simulation:
         plan = self._policy.plan(LEAF)
         jitter = self._chance.uniform(JITTER_LOW, JITTER_HIGH)
         spacing_ms = 20_000.0 if plan is None else plan.spacing_ms(age_ms, jitter)
-        self._at(now + spacing_ms / 1_000, "due", number)
+        self._at(now + spacing_ms / 1_000 + self._world.late_s, "due", number)
 
     def _webhook(self, now: float, number: int) -> None:
         self._policy.loss.heard()
