@@ -101,7 +101,9 @@ def elsewhere(work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def running_with_keys(folder: Path, bootstrap: str = "", faults: str | None = None) -> Iterator[Running]:
+def running_with_keys(
+    folder: Path, bootstrap: str = "", faults: str | None = None, **settings: str
+) -> Iterator[Running]:  # fmt: skip
     """On a broker of its own where none is named."""
     keys_file, keys = write_keys(folder / "keys.json")
     with pytest.MonkeyPatch.context() as patched:
@@ -111,7 +113,7 @@ def running_with_keys(folder: Path, bootstrap: str = "", faults: str | None = No
         shape = Shape(
             folder=folder,
             environment={**BRISK, **os.environ, **({"KAFKA_BOOTSTRAP_SERVERS": bootstrap} if bootstrap else {})},
-            settings={"BACKSTOP_KEYS_FILE": str(keys_file), "BACKSTOP_BUDGETS": BUDGETS},
+            settings={"BACKSTOP_KEYS_FILE": str(keys_file), "BACKSTOP_BUDGETS": BUDGETS, **settings},
             port=0,
             partitions=2,
             faults=faults or json.dumps({"models": {"*": _takes(0.3), SLOW: _takes(SLOW_S)}}),
