@@ -38,7 +38,9 @@ class Day:
 
 @dataclass(slots=True)
 class Life:
-    """`spent` counts attempts by their cost. `waits_ms` holds the told wait and the actual wait of each back-off."""
+    """`spent` counts attempts by their cost. `waits_ms` holds the told wait and the actual wait of each
+    back-off; half of the time that was left, where the told wait reached the deadline.
+    """
 
     policy: JobPolicy
     now_ms: int = build.T0
@@ -161,6 +163,7 @@ class Life:
         if isinstance(self.state, job.BackingOff):
             due_ms = job.due_ms(self.state)
             assert due_ms is not None
-            if due_ms < self.state.spec.deadline_at_ms:
-                self.waits_ms.append((told_ms, due_ms - self.now_ms))
+            left_ms = self.state.spec.deadline_at_ms - self.now_ms
+            if due_ms - self.now_ms < left_ms:
+                self.waits_ms.append((told_ms if told_ms < left_ms else left_ms // 2, due_ms - self.now_ms))
             self.pass_time(due_ms)

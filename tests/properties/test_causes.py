@@ -100,7 +100,7 @@ def bound_reached(policy: JobPolicy, life: Life) -> bool:
 def test_what_cost_nothing_and_passes_ends_no_job_that_has_time_left(
     place: Place, cause: Cause, told_ms: int, times: int
 ) -> None:
-    """No retry is allowed, nothing is paid. If a told wait ends after the deadline, the job expires at its deadline."""
+    """No retry is allowed, nothing is paid. If its waits leave no time, the job expires at its deadline."""
     life = lived(ROOMY.model_copy(update={"retries_max": 0}), [day_of(place, cause, told_ms)] * times)
     (result,) = life.results
     assert result.outcome in ("completed", "expired")
