@@ -116,8 +116,8 @@ class Machine(RuleBasedStateMachine):
         job_id, attempt = list(self.world.creates)[pick % len(self.world.creates)]
         at_ms, told = self.world.now_ms, {"answered": says == "answered" or None, "taken": says == "taken" or None}
         if says in ("refused", "held"):
-            if any((made.job_id, made.attempt) == (job_id, attempt) for made in self.world.provider.values()):
-                return  # A worker tells no refusal of what was accepted.
+            if self.world.not_refused(job_id, attempt):
+                return
             self.world.held[job_id] += says == "held"
             cause = "held" if says == "held" else "overloaded"
             self.world.append(build.rejected(at_ms, attempt, job_id=job_id, cause=cause))

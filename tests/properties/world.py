@@ -138,6 +138,14 @@ class World(Invariants):
             answered = True if fate.startswith("answered") else None
             self.send(build.unknown(self.now_ms, answered=answered, **told))
 
+    def not_refused(self, job_id: str, attempt: int) -> bool:
+        """A worker tells no refusal of a create that was accepted, or is still to be performed."""
+        coming = [each for each in self.in_flight if isinstance(each, CreateResponse)]
+        return any(
+            (each.job_id, each.attempt) == (job_id, attempt)
+            for each in (*self.provider.values(), *(each for each in coming if each.id not in self.commands_seen))
+        )
+
     def _poll(self, command: RetrieveResponse, fate: PollFate) -> None:
         made = self.provider.get(command.response_id)
         if fate == "lost":
