@@ -28,7 +28,7 @@ KINDS = (
     ("research", "o4-deep-research", "market-study", ("research",)),
 )
 JOBS = 60
-BYTES_MAX = 200_000
+BYTES_MAX = 250_000
 HOOKS = (("billing", "https://hooks.example.com/backstop"), ("", "https://reports.example.net/a/rather/long/path/in"))
 
 Width = Literal[1280, 390]

@@ -14,9 +14,11 @@ import (
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
+	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 )
 
 func parts() (found otelcol.Factories, err error) {
+	found.Telemetry = otelconftelemetry.NewFactory()
 	if found.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory()); err != nil {
 		return found, err
 	}
@@ -29,6 +31,7 @@ func main() {
 		BuildInfo: component.BuildInfo{Command: "collector", Description: "for Backstop's tests", Version: "1"},
 		Factories: parts,
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
+			DefaultScheme:     "file",
 			ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()},
 		}},
 	}
