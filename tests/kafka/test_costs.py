@@ -299,11 +299,11 @@ def _of(tenant: str, job_ids: list[str]) -> set[str]:
 
 
 def backstop(
-    running: Running, tenant: str, *arguments: str, check: bool = True, **environment: str
+    running: Running, tenant: str, *arguments: str, check: bool = True, timeout_s: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
     return subprocess.run(
         [sys.executable, "-P", "-m", "backstop.cli", *arguments],
         env={
             **os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant], **environment,
-        }, cwd=ROOT, capture_output=True, text=True, timeout=60, check=check,
+        }, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=check,
     )  # fmt: skip
