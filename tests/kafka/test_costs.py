@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -299,11 +299,13 @@ def _of(tenant: str, job_ids: list[str]) -> set[str]:
 
 
 def backstop(
-    running: Running, tenant: str, *arguments: str, check: bool = True, timeout_s: float = 60, **environment: str
+    running: Running, tenant: str, *arguments: str, check: bool = True, timeout_s: float = 60,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
     return subprocess.run(
         [sys.executable, "-P", "-m", "backstop.cli", *arguments],
         env={
-            **os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant], **environment,
+            **os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant],
+            **(environment or {}),
         }, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=check,
     )  # fmt: skip

@@ -121,7 +121,7 @@ def test_the_audit_proves_a_log_that_holds_hedges(running: Running) -> None:
         "KAFKA_BOOTSTRAP_SERVERS": system.bootstrap, "BACKSTOP_TOPIC_PREFIX": system.runtime.topic_prefix,
         "BACKSTOP_DATABASE_URL": f"sqlite:///{system.database}",
     }  # fmt: skip
-    done = backstop(running, "acme", "audit", "verify", check=False, **environment)
+    done = backstop(running, "acme", "audit", "verify", check=False, environment=environment)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     assert "proved" in done.stdout
 

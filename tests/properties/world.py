@@ -140,11 +140,13 @@ class World(Invariants):
 
     def not_refused(self, job_id: str, attempt: int) -> bool:
         """A worker tells no refusal of a create that was accepted, or is still to be performed."""
-        coming = [each for each in self.in_flight if isinstance(each, CreateResponse)]
-        return any(
-            (each.job_id, each.attempt) == (job_id, attempt)
-            for each in (*self.provider.values(), *(each for each in coming if each.id not in self.commands_seen))
-        )
+        accepted = {(made.job_id, made.attempt) for made in self.provider.values()}
+        coming = {
+            (each.job_id, each.attempt)
+            for each in self.in_flight
+            if isinstance(each, CreateResponse) and each.id not in self.commands_seen
+        }
+        return (job_id, attempt) in accepted | coming
 
     def _poll(self, command: RetrieveResponse, fate: PollFate) -> None:
         made = self.provider.get(command.response_id)
