@@ -72,7 +72,7 @@ def report(running: Running) -> None:
     }  # fmt: skip
     asked = ("report", "latency", "--since", "1h", "--html", str(REPORT), "--foreground", str(PAIRS), "--execute")
     cli: Any = running
-    done = backstop(cli, "acme", *asked, check=False, timeout_s=REPORT_WITHIN_S, **environment)
+    done = backstop(cli, "acme", *asked, check=False, timeout_s=REPORT_WITHIN_S, environment=environment)
     print(done.stdout, done.stderr, file=sys.stderr)
     assert done.returncode == 0
 
