@@ -35,6 +35,9 @@ PIECE_BYTES = 4_096
 DENSE_LINE_BYTES = 32
 """Lines that are shorter on average make data dense. A body in short lines is only fed in more pieces."""
 
+DENSE_LINES_MIN = 32
+"""Fewer lines are parsed at once, about 0.01 ms: the headers of a usual request."""
+
 log = get_logger("receiver.connections")
 
 
@@ -53,7 +56,9 @@ class ProblemRequestHandler(web.RequestHandler):
     cut: asyncio.TimerHandle | None
     feeding: bool
     rest: bytearray
-    """Received and not yet parsed: at most what one read brings, as reading is paused meanwhile."""
+    """Received and not yet parsed: at most what one read brings, as reading is paused meanwhile. `Gate.rest_bytes`
+    counts it.
+    """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire, self.cut = cast("asyncio.Transport", transport), None
@@ -66,6 +71,7 @@ class ProblemRequestHandler(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.gate.handlers.discard(self)
         self._keep()
+        self._drop_rest()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -93,8 +99,10 @@ class ProblemRequestHandler(web.RequestHandler):
             super().data_received(data)  # without data aiohttp has its parser go on
             return
         self.rest += data
-        self.wire.pause_reading()
-        self._feed_later()
+        self.gate.count_rest(len(data))
+        if self.rest:  # else it was closed, for all of them together are too much
+            self.wire.pause_reading()
+            self._feed_later()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         super().resume_reading(resume_parser)
@@ -122,15 +130,24 @@ class ProblemRequestHandler(web.RequestHandler):
     def _feed(self) -> None:
         self.feeding = False
         if self not in self.gate.handlers or self.wire.is_closing():
-            self.rest.clear()
+            self._drop_rest()
         elif not (self._reading_paused or self._buffer_paused):  # else aiohttp resumes it
             piece = bytes(self.rest[:PIECE_BYTES])
             del self.rest[:PIECE_BYTES]
-            super().data_received(piece)
+            self.gate.count_rest(-len(piece))
+            try:
+                super().data_received(piece)
+            except Exception as error:  # any, as the loop does where it calls `data_received` itself
+                log_failure(error)
+                self.evict()
             if self.rest:
                 self._feed_later()
             elif not (self._reading_paused or self._buffer_paused or self.wire.is_closing()):
                 self.wire.resume_reading()
+
+    def _drop_rest(self) -> None:
+        self.gate.count_rest(-len(self.rest))
+        self.rest.clear()
 
     @property
     def owes(self) -> bool:
@@ -150,6 +167,7 @@ class ProblemRequestHandler(web.RequestHandler):
         return await super()._handle_request(request, start_time, in_turn)
 
     def evict(self) -> None:
+        self._drop_rest()
         self.force_close()
         self.wire.abort()  # `close` waits for the client to read
 
@@ -184,6 +202,7 @@ class Gate:
         self.arrivals = LoopTurns(ARRIVALS_EACH_PASS)
         self.requests = LoopTurns(REQUESTS_EACH_PASS)
         self.pieces = LoopTurns(PIECES_EACH_PASS)
+        self.rest_bytes = 0
         if metrics is not None:
             metrics.connections.set_function(lambda: self.open)
 
@@ -215,6 +234,24 @@ class Gate:
             self.refused("evicted")
             one.evict()
         return True
+
+    def count_rest(self, more_bytes: int) -> None:
+        """Beyond the limit, the address with most that waits to be parsed loses connections, those with most of it
+        first; down to 7/8, so that not each read repeats the search.
+        """
+        self.rest_bytes += more_bytes
+        bytes_max = self.limits.rest_bytes_max
+        if self.rest_bytes <= bytes_max:
+            return
+        waiting: dict[str, list[ProblemRequestHandler]] = {}
+        for handler in self.handlers:
+            if handler.rest:
+                waiting.setdefault(handler.address, []).append(handler)
+        most = max(waiting.values(), key=lambda ones: sum(len(one.rest) for one in ones))
+        most.sort(key=lambda one: len(one.rest))
+        while most and self.rest_bytes > bytes_max - bytes_max // 8:
+            self.refused("unparsed")
+            most.pop().evict()
 
     def refused(self, reason: str) -> None:
         if self._metrics is not None:
@@ -279,9 +316,15 @@ class _Waiting(asyncio.Protocol):
             self._refuse("large_headers", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _go_on(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        try:
+            transport.resume_reading()
             self._hand_over()
+        except Exception as error:  # any, as the loop does where it calls `data_received` itself
+            log_failure(error)
+            transport.abort()
 
     def _hand_over(self) -> None:
         transport, self._transport = self._transport, None
@@ -323,7 +366,8 @@ class _Waiting(asyncio.Protocol):
 
 
 def _is_dense(data: bytes) -> bool:
-    return len(data) > PIECE_BYTES // 4 and data.count(b"\n") * DENSE_LINE_BYTES > len(data)
+    lines = data.count(b"\n")
+    return lines >= DENSE_LINES_MIN and lines * DENSE_LINE_BYTES > len(data)
 
 
 def _network(peer: Any) -> str:

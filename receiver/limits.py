@@ -25,6 +25,8 @@ class Limits:
     """Open connections, including idle ones, live streams (at most 1,200, `StreamLimits`) and waiting creates. Above
     the limit a new connection is answered 503 and closed.
     """
+    rest_bytes_max: int = 64 << 20
+    """Received data in short lines that waits to be parsed, of all connections. Beyond it some of them are closed."""
     files_other: int = 512
     """File descriptors for all but client connections: broker, database, logs."""
     backlog_max: int = 1_024

@@ -10,6 +10,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 
+from receiver.failures import log_failure
+
 REQUESTS_EACH_PASS: Final = 24
 """A request costs up to about 1 ms where it begins, if it is refused there."""
 
@@ -60,7 +62,10 @@ class LoopTurns:
             if begins:
                 self._waiting[owner] = begins  # behind all others
             self._begun += 1
-            begin()
+            try:
+                begin()
+            except Exception as error:  # any: it must not hold up all others
+                log_failure(error)
         self._passing = self._begun > 0
         if self._passing:
             asyncio.get_running_loop().call_soon(self._next_pass)

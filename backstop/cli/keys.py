@@ -108,11 +108,13 @@ def rotate(
         key = old.model_copy(
             update={
                 "id": new_id, "sha256": sha256, "created_at": at, "expires_at": expires_at,
-                "created_by": getpass.getuser(),
+                "created_by": getpass.getuser(), "rotated_by": None,
             }
         )  # fmt: skip
         ends_at = at + _span(overlap)
-        ending = old.model_copy(update={"expires_at": min(ends_at, old.expires_at or ends_at)})
+        ending = old.model_copy(
+            update={"expires_at": min(ends_at, old.expires_at or ends_at), "rotated_by": getpass.getuser()}
+        )
         keys = tuple(ending if one.id == key_id else one for one in content.keys)
         save_keys(path, content.model_copy(update={"keys": (*keys, key)}))
     if output is Form.TABLE:

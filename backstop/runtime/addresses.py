@@ -37,6 +37,7 @@ _V6_REFUSED: Final = tuple(
         "2620:4f:8000::/48",
     )
 )  # fmt: skip
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 _URL: Final = re.compile(
@@ -174,8 +175,16 @@ def _check_host(host: str, *, inner: bool) -> None:
 
 
 def within(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
-    """Whether one of the networks has the address."""
-    return any(address.version == network.version and address in network for network in networks)
+    """Whether one of the networks has the address. IPv4 networks may be written as IPv6: `::ffff:10.0.0.0/104`."""
+    return any(address.version == network.version and address in network for network in map(_plain, networks))
+
+
+def _plain(network: Network) -> Network:
+    """The IPv4 network, if all of it is IPv4 within IPv6: addresses in that form are read as IPv4 as well."""
+    if isinstance(network, IPv4Network) or network.prefixlen < _MAPPED.prefixlen:
+        return network
+    first = network.network_address.ipv4_mapped
+    return network if first is None else IPv4Network((first, network.prefixlen - _MAPPED.prefixlen))
 
 
 def _read(address: str) -> IPv4Address | IPv6Address | None:

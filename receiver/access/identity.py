@@ -102,7 +102,7 @@ def authentication(
         if needed not in caller.scopes:
             ring.tell_refused(caller.key_id, address_of(request), "scope")
             raise Refusal(Problem(403, "scope_missing", f"This key lacks the scope {needed!r}."))
-        request[CALLER] = _as_named(request, caller)
+        request[CALLER] = _as_named(request, caller, path)
         owner = (own.tenant, own.key_id)
         # Long requests check it again, as a key may expire meanwhile. They are streams and waits, which need `read`.
         request[AUTHORITY] = Authority(owner, partial(ring.still_allows, own, "read", address_of(request)))
@@ -117,7 +117,7 @@ def authentication(
     return authenticate
 
 
-def _as_named(request: web.Request, caller: Caller) -> Caller:
+def _as_named(request: web.Request, caller: Caller, route: str) -> Caller:
     """The caller, in the place of the tenant that the request names. Limits and shares stay those of its own tenant.
 
     :raises Refusal: it may not read as that tenant, or the request changes something.
@@ -131,7 +131,7 @@ def _as_named(request: web.Request, caller: Caller) -> Caller:
         raise Refusal(Problem(403, "scope_missing", f"With {OF_TENANT} a key only reads; nothing was changed."))
     if len(named) > 1 or not _TENANT.fullmatch(named[0]):
         raise Refusal(Problem(400, "bad_parameter", f"{OF_TENANT} must name one tenant: a-z 0-9 _ -, 64 at most."))
-    log.info("read_for_tenant", tenant=named[0], key_id=caller.key_id, path=request.path)
+    log.info("read_for_tenant", tenant=named[0], key_id=caller.key_id, route=route)
     return replace(caller, tenant=named[0])
 
 

@@ -20,7 +20,7 @@ from backstop.runtime.addresses import parse_networks
 from backstop.runtime.http.keys import TenantLimits, load_keys
 from backstop.runtime.process import logs
 from receiver.access.access_log import REFUSED_PER_S_MAX
-from receiver.access.addresses import client_address
+from receiver.access.addresses import allowed, client_address
 from receiver.access.keys import KeyRing
 from schemas.jobs import CancelRequested, JobSubmitted
 from tests.unit.receiver.ingress import NOW_MS, SUBMIT, Ingress, with_ingress
@@ -134,6 +134,7 @@ def test_refused_tickets_and_missing_scopes_are_told_as_refused_keys_are(ring: R
         ("10.0.0.1", ["198.51.100.7:4711"], "10.0.0.0/8", "198.51.100.7"),
         ("10.0.0.1", ["[2001:db8::1]:4711"], "10.0.0.0/8", "2001:db8::1"),
         ("::ffff:10.0.0.1", ["198.51.100.7"], "10.0.0.0/8", "198.51.100.7"),
+        ("10.0.0.1", ["198.51.100.7"], "::ffff:10.0.0.0/104", "198.51.100.7"),
         ("10.0.0.1", ["nonsense"], "10.0.0.0/8", ""),
         ("10.0.0.1", [", ".join(["10.0.0.2"] * 10_000)], "10.0.0.0/8", "10.0.0.2"),
         (None, ["10.0.0.1"], "10.0.0.0/8", ""),
@@ -169,6 +170,24 @@ def test_a_key_works_from_its_addresses_alone_and_so_do_its_tickets(ring: Ring) 
         assert (await ingress.call("GET", "/v1/caller", headers=headers))[0] == 401, "the receiver trusts no proxy here"
 
     with_ingress(forged, keys_file=ring.path)
+
+
+@pytest.mark.parametrize(
+    ("network", "address", "expected"),
+    [
+        ("::ffff:10.0.0.0/104", "10.255.0.1", True),
+        ("::ffff:10.0.0.0/104", "::ffff:10.0.0.1", True),
+        ("::ffff:10.0.0.0/104", "11.0.0.1", False),
+        ("::ffff:10.0.0.7/128", "10.0.0.7", True),
+        ("::ffff:10.0.0.7/128", "10.0.0.8", False),
+        ("::ffff:0:0/96", "192.0.2.1", True),
+        ("::/0", "10.0.0.1", False),
+        ("::fffe:0:0/95", "10.0.0.1", False),
+        ("2001:db8::/32", "10.0.0.1", False),
+    ],
+)
+def test_a_network_of_ipv4_written_as_ipv6_is_that_of_ipv4(network: str, address: str, expected: bool) -> None:
+    assert allowed(address, parse_networks([network])) is expected
 
 
 def test_a_key_is_warned_about_before_its_end_and_not_every_time(ring: Ring, lines: Lines) -> None:
@@ -207,6 +226,10 @@ def test_a_rotated_key_and_its_successor_both_work_until_the_overlap_ends(
     assert (new.tenant, new.scopes, new.name, new.addresses) == (old.tenant, old.scopes, old.name, old.addresses)
     assert new.id != old.id
     assert new.created_by
+    assert ending.rotated_by, "who shortened it"
+    assert new.rotated_by is None
+    assert runner.invoke(keys_command, ["rotate", new.id]).exit_code == 0
+    assert [each.rotated_by is None for each in load_keys(path).keys] == [False, False, True]
     assert runner.invoke(keys_command, ["rotate", "ffffffffffff"]).exit_code == 1
     assert runner.invoke(keys_command, ["revoke", old.id]).exit_code == 0
     assert runner.invoke(keys_command, ["rotate", old.id]).exit_code == 1, "a key that has ended has no successor"
@@ -232,6 +255,18 @@ def test_the_access_log_is_off_and_names_no_path_and_no_secret_where_it_is_on(ri
     assert second["route"] == "unmatched"
     assert "secret" not in lines.out.getvalue()
     assert "resp_of_mine" not in lines.out.getvalue()
+
+
+def test_a_read_as_another_tenant_is_told_by_its_route_and_names_no_object_of_theirs(ring: Ring, lines: Lines) -> None:
+    admin = {**ring.add("ops", {"read", "admin"}), "Backstop-Tenant": "acme"}
+
+    async def story(ingress: Ingress) -> None:
+        assert (await ingress.call("GET", "/v1/responses/resp_of_theirs", headers=admin))[0] == 404
+
+    with_ingress(story, keys_file=ring.path)
+    (told,) = lines.of("read_for_tenant")
+    assert (told["tenant"], told["key_id"], told["route"]) == ("acme", ring.keys[0].id, "/v1/responses/{response_id}")
+    assert "resp_of_theirs" not in lines.out.getvalue()
 
 
 def test_a_tenant_with_a_rate_hears_what_is_left_of_it(ring: Ring) -> None:

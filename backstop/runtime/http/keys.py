@@ -75,6 +75,8 @@ class ApiKey(BaseModel):
     """The classes in which its jobs may wait for their turn; None allows all."""
     created_by: PersonName | None = None
     revoked_by: PersonName | None = None
+    rotated_by: PersonName | None = None
+    """Who made its successor, and so an end to it."""
 
     def expires_soon(self, now_ms: int) -> bool:
         """Whether the key is live and expires within `EXPIRES_SOON_S`, so its successor is due."""

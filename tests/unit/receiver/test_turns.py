@@ -70,3 +70,23 @@ def test_a_request_that_was_cancelled_takes_no_turn() -> None:
         assert sum(task.cancelled() for task in waiting) == 3
 
     run(story)
+
+
+def test_what_fails_to_begin_holds_up_no_other() -> None:
+    async def story() -> None:
+        turns, begun = LoopTurns(each_pass=1), []
+
+        def fail() -> None:
+            raise RuntimeError("a defect of what begins")
+
+        assert turns.now()
+        assert not turns.now()
+        turns.later("a", fail)
+        turns.later("a", lambda: begun.append("a"))
+        turns.later("b", lambda: begun.append("b"))
+        for _ in range(6):
+            await asyncio.sleep(0)
+        assert begun == ["b", "a"]
+        assert turns.now(), "and the next begins at once"
+
+    run(story)

@@ -193,7 +193,11 @@ def test_a_command_unwraps_the_keys_that_a_kms_holds(tmp_path: Path) -> None:
         ("no-such-kms decrypt", "can't be run: .*no-such-kms"),
         ("sh -c 'echo access denied >&2; exit 3'", "ended with 3: access denied"),
         ("true", "printed nothing"),
-        ("sh -c 'yes | head -c 2000000'", "printed more than 1048576 characters"),
+        ("sh -c 'yes | head -c 2000000'", "printed more than 1048576 bytes"),
+        ("sh -c 'yes & yes'", "printed more than 1048576 bytes"),
+        ("sh -c 'yes >&2 & yes | head -c 100; exit 1'", "did not end within 0.2 s"),
+        ("sh -c 'yes | head -c 2000000 >&2; echo access denied >&2; exit 3'", "ended with 3: .*access denied"),
+        ("printf '\\377\\376'", "printed bytes that are no text"),
         ("echo 'unclosed", "can't be run: No closing quotation"),
         ("echo mistaken", "BACKSTOP_PAYLOAD_KEYS, key 1: write TENANT:KEY"),
         ("sh -c 'sleep 60'", "did not end within 0.2 s"),
@@ -202,7 +206,7 @@ def test_a_command_unwraps_the_keys_that_a_kms_holds(tmp_path: Path) -> None:
 def test_a_command_that_gives_no_keys_ends_the_start_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, sentence: str
 ) -> None:
-    if "sleep" in command:
+    if "did not end" in sentence:
         monkeypatch.setattr(unwrapped_keys, "UNWRAP_TIMEOUT_S", 0.2)
     with pytest.raises(ConfigurationError, match=sentence) as caught:
         unwrapping(tmp_path, command, KEYS)
