@@ -221,8 +221,7 @@ def test_a_piece_that_fails_ends_its_connection() -> None:
         held.protocol.gate.pieces = NeverNow(each_pass=1)
         held.protocol._parser = Broken()  # type: ignore[assignment]
         writer.write(CHUNK * 100)
-        with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(held.clients[0][0].read(), 5)
+        assert await asyncio.wait_for(held.clients[0][0].read(), 5) == b"", "closed, without an answer"
         held.close()
 
     with_ingress(story, add_routes=held.add)
@@ -243,8 +242,7 @@ def test_a_connection_that_fails_to_begin_is_ended() -> None:
         server = await asyncio.get_running_loop().create_server(gate, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         for _ in range(2):
-            with pytest.raises(ConnectionResetError):
-                await raw_exchange(port, LAST, 5)
+            assert await raw_exchange(port, LAST, 5) == b"", "closed, without an answer"
         server.close()
 
     asyncio.run(story())
