@@ -1,4 +1,4 @@
-"""Whose decision about dead letters is carried out now: each has a consumer and a producer of its own."""
+"""Turns of decisions about dead letters: each decision has a consumer and a producer of its own."""
 
 import asyncio
 from collections.abc import AsyncIterator

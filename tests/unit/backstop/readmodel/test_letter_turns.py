@@ -1,4 +1,4 @@
-"""Turns of decisions about dead letters: who waits for whom, and which request is too many."""
+"""Turns of decisions about dead letters: what waits for what, and which request is too many."""
 
 import asyncio
 from contextlib import AsyncExitStack
