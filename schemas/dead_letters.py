@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Frozen, Int64, Message
+from schemas.base import Frozen, Int64, KeyId, Message
 
 DeadReason = Literal[
     "not_json",
@@ -64,6 +64,9 @@ class DeadLetterResolved(Message):
     dead_letter_id: str = Field(min_length=1, max_length=512)
     resolution: Resolution
     by: str = Field(max_length=200)
+    """The person, as given."""
+    asked_by: KeyId | None = None
+    """The API key of the request; None in development, and for `backstop dlq`."""
     why: str = Field(default="", max_length=500)
     record_key: str = ""
     """The dead letter's key, so that both have the same key and partition."""
@@ -71,6 +74,11 @@ class DeadLetterResolved(Message):
     @property
     def key(self) -> str:
         return self.record_key or self.dead_letter_id
+
+    @property
+    def author(self) -> str:
+        """For people: `Ann (key 0123456789ab)`."""
+        return self.by if self.asked_by is None else f"{self.by} (key {self.asked_by})"
 
 
 DEAD_LETTER: TypeAdapter[DeadLetter] = TypeAdapter(DeadLetter)

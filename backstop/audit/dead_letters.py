@@ -185,7 +185,9 @@ def plan_retry(
     return can, cannot
 
 
-def resolved(letter: DeadLetterEntry, resolution: Any, by: str, why: str, now_ms: int) -> DeadLetterResolved:
+def resolved(
+    letter: DeadLetterEntry, resolution: Any, by: str, why: str, now_ms: int, asked_by: str | None = None
+) -> DeadLetterResolved:
     """The record of a decision."""
     return DeadLetterResolved(
         id=f"{letter.id}/resolved/{len(letter.decisions) + 1}"[:512],
@@ -193,6 +195,7 @@ def resolved(letter: DeadLetterEntry, resolution: Any, by: str, why: str, now_ms
         dead_letter_id=letter.id,
         resolution=resolution,
         by=by[:200],
+        asked_by=asked_by,
         why=why[:500],
         record_key=letter.letter.record_key,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from backstop.audit.dead_letters import DeadLetterEntry, Republish, resolved
+from backstop.runtime.authority import key_id_now
 from backstop.runtime.kafka.headers import event_headers
 from backstop.runtime.kafka.raw_records import RawOutput, send_raw
 from backstop.runtime.settings import RuntimeSettings
@@ -33,7 +34,7 @@ async def decide(
     now_ms: int, component: str,
 ) -> None:  # fmt: skip
     """:raises BrokerUnavailableError: some records are not acknowledged."""
-    messages = [resolved(letter, resolution, by, why, now_ms) for letter in letters]
+    messages = [resolved(letter, resolution, by, why, now_ms, key_id_now()) for letter in letters]
     topic = f"{settings.topic_prefix}dead-letters"
     await send_raw(
         settings,

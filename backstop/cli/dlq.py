@@ -195,7 +195,10 @@ def _chosen(
     letters = _named(found, ids, settings)
     decided = [letter for letter in letters if not letter.open]
     if decided and not again:
-        fail("; ".join(f"{letter.id} was {letter.status} by {letter.decisions[-1].by}" for letter in decided), DIFFERS)
+        fail(
+            "; ".join(f"{letter.id} was {letter.status} by {letter.decisions[-1].author}" for letter in decided),
+            DIFFERS,
+        )
     return letters
 
 

@@ -10,7 +10,7 @@ from schemas.dead_letters import DeadReason
 from schemas.pauses import By, Why
 
 LETTERS_MAX: Final = 50
-"""Dead letters of one decision: each is read from its topic by itself."""
+"""Dead letters of one decision: each is read from its topic."""
 ID_CHARS_MAX: Final = 512
 
 LetterId = Annotated[str, StringConstraints(min_length=1, max_length=ID_CHARS_MAX, pattern=r"^[^\x00]+$")]
@@ -74,7 +74,7 @@ class DecisionView(TypedDict):
     executed: bool
     data: list[DecidedLetterView]
     left_out: list[UndecidedLetterView]
-    """Dead letters that are not known, are decided, or can't be put back."""
+    """Dead letters that are not known, are decided, or can't be read or put back."""
 
 
 DECIDE: Final = Route(
@@ -83,5 +83,5 @@ DECIDE: Final = Route(
     "letter, with its author and reason. A record that still can't be processed becomes a dead letter again. Dead "
     "letters without a known tenant need the scope `admin`.",
     answers=(Answer(200, "The plan, or what was done.", DecisionView),),
-    problems={503: ("log_unavailable", "reads_unavailable")},
+    problems={503: ("busy", "log_unavailable", "reads_unavailable")},
 )  # fmt: skip

@@ -4,13 +4,14 @@ The read model tells which dead letters are the tenant's and where they are; the
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
-from backstop.audit.dead_letters import DeadLetterEntry, collect, plan_retry, reads_now
+from backstop.audit.dead_letters import DeadLetterEntry, plan_retry, reads_now
 from backstop.audit.letter_decisions import decide, put_back
 from backstop.readmodel.database import Database
 from backstop.readmodel.dead_letters import dead_letter_name
@@ -19,15 +20,15 @@ from backstop.readmodel.rows import DeadLetterRow
 from backstop.runtime.authority import key_id_now
 from backstop.runtime.errors import BrokerUnavailableError
 from backstop.runtime.http.routes import declare
-from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
+from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import NowMs
 from backstop.runtime.process.logs import get_logger
-from backstop.runtime.records import Partition
 from backstop.runtime.settings import RuntimeSettings
 from receiver.bodies import read_model
 from receiver.limits import Limits
 from receiver.problems import unavailable
 from receiver.reads import problems
+from receiver.reads.letter_records import open_letters
 from receiver.reads.letter_routes import (
     DECIDE,
     DecidedLetterView,
@@ -36,13 +37,13 @@ from receiver.reads.letter_routes import (
     LetterDecision,
     UndecidedLetterView,
 )
+from receiver.reads.letter_turns import LetterTurns
 from receiver.reads.overview import Rights
 from receiver.reads.parameters import guarded
 
 log = get_logger("receiver.letters")
 
 BODY_BYTES_MAX: Final = 64 << 10
-TOPIC: Final = "dead-letters"
 READ_TIMEOUT_S: Final = 20.0
 
 
@@ -73,30 +74,31 @@ class _LetterDecisions:
         self._rights = rights
         self._now_ms = now_ms
         self._limits = limits
-        self._turn = asyncio.Lock()
-        """One decision of this process at a time: each has a consumer and a producer of its own."""
+        self._turns = LetterTurns(limits.retry_after_s)
+        self._nobodys = asyncio.Lock()
+        """Dead letters without a known tenant are those of all admins."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         asked = await read_model(DecideLettersBody, request, self._limits, bytes_max=BODY_BYTES_MAX)
         wanted = DeadLetterFilter(
             self._rights.tenant_of(request), with_nobodys="admin" in self._rights.scopes_of(request), only_open=False
         )
-        ids = list(dict.fromkeys(asked.ids))
-        rows = await self._database.read(lambda conn: find_dead_letters(conn, wanted, ids))
+        alone = self._nobodys if wanted.with_nobodys and asked.execute else nullcontext()
         try:
-            async with self._turn, asyncio.timeout(READ_TIMEOUT_S + self._limits.publish_s):
-                return problems.answer(await self._decide(asked, ids, {row.dead_letter_id: row for row in rows}))
+            async with self._turns.of(wanted.tenant), asyncio.timeout(READ_TIMEOUT_S + self._limits.publish_s), alone:
+                return problems.answer(await self._decide(asked, wanted))
         except (BrokerUnavailableError, TimeoutError):
             raise unavailable(
                 "log_unavailable", "The log did not answer in time. It is safe to send the decision again.",
                 self._limits.retry_after_s,
             ) from None  # fmt: skip
 
-    async def _decide(
-        self, asked: DecideLettersBody, ids: Sequence[str], rows: dict[str, DeadLetterRow]
-    ) -> DecisionView:
+    async def _decide(self, asked: DecideLettersBody, wanted: DeadLetterFilter) -> DecisionView:
+        """Rows and records are read in the turn: what the turn before has decided is seen."""
         prefix = self._settings.topic_prefix
-        found = await self._sorted(ids, rows)
+        ids = list(dict.fromkeys(asked.ids))
+        rows = await self._database.read(lambda conn: find_dead_letters(conn, wanted, ids))
+        found = await self._sorted(ids, {row.dead_letter_id: row for row in rows})
         can, cannot = plan_retry(found.letters, prefix)
         if asked.decision == "retry":
             for letter, because in cannot:
@@ -131,24 +133,8 @@ class _LetterDecisions:
                 open_rows.append(row)
         if open_rows:
             async with open_reader(self._settings) as reader:
-                begins = await reader.begins(reader.partitions(TOPIC))
-                for row in open_rows:
-                    await _take(reader, row, begins, found)
+                found.letters = await open_letters(reader, open_rows, found.leave_out)
         return found
-
-
-async def _take(reader: TopicReader, row: DeadLetterRow, begins: Mapping[Partition, int], found: _Sorted) -> None:
-    """Take the one record at the row's place."""
-    place, offset = (TOPIC, row.position.partition), row.position.offset
-    if offset < begins.get(place, 0):
-        found.leave_out(row.dead_letter_id, "its record is older than the topic keeps")
-        return
-    reader.seek({place: offset})
-    records = [record async for batch in reader.read({place: offset + 1}) for record in batch]
-    entries = [one for one in collect(records).letters if dead_letter_name(one.id) == row.dead_letter_id]
-    if not entries:
-        found.leave_out(row.dead_letter_id, "its record is not at the place that the read model names")
-    found.letters += entries
 
 
 def _shown(letter: DeadLetterEntry, prefix: str, decision: LetterDecision, topics: dict[str, str]) -> DecidedLetterView:

@@ -19,7 +19,7 @@ from backstop.readmodel.sweep import sweep
 from backstop.simulator import records
 from receiver.reads.overview_routes import FindingCode
 from receiver.responses_api.ends import failure_of
-from schemas.base import FoundBy
+from schemas.base import TENANT_ID_PATTERN, FoundBy
 from schemas.commands import PollCommand
 from schemas.jobs import JobFact
 from schemas.responses import ResponseFact
@@ -54,6 +54,12 @@ def keys_of(script: str, table: str) -> list[str]:
 def types_of(union: Any) -> set[str]:
     members = get_args(get_args(union)[0])
     return {member.model_fields["type"].default for member in members}
+
+
+def test_the_page_knows_what_a_tenants_name_may_be() -> None:
+    found = re.search(r'^const TENANT = "(.*)";$', (STATIC / "app.js").read_text(), re.MULTILINE)
+    assert found is not None
+    assert f"^{found[1].encode().decode('unicode_escape')}$" == TENANT_ID_PATTERN
 
 
 def test_the_page_names_each_status_and_knows_which_are_open() -> None:

@@ -23,6 +23,7 @@ const VIEWS = [
   [/^\/health$/, "Health", healthView],
   [/^\/system$/, "System", systemView],
 ];
+const TENANT = "[a-z0-9_\\-]{1,64}";
 const SAY_AWAY_AFTER_MS = 1_500;
 const at = (id) => document.getElementById(id);
 const main = at("view");
@@ -71,9 +72,10 @@ function showTenant() {
     return put(at("tenant"), caller.development ? "development" : caller.tenant);
   }
   const field = h("input", { value: tenant, size: 12, maxlength: 64, spellcheck: "false", autocomplete: "off",
-    "aria-label": "Tenant", title: "Whose jobs are shown", change: () => {
-      tenant = field.value.trim() || caller.tenant;
-      field.value = tenant;
+    pattern: TENANT, "aria-label": "Tenant", title: "Whose jobs are shown", change: () => {
+      field.value = field.value.trim() || caller.tenant;
+      if (!field.reportValidity()) return; // what is shown stays
+      tenant = field.value;
       setTenant(tenant === caller.tenant ? null : tenant);
       route();
     } });

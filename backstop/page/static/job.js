@@ -25,6 +25,7 @@ export function jobView({ id, scopes, onLeave, fail, follow }) {
         const [fresh, timeline] = await Promise.all([ask(jobPath(id)), ask(jobPath(id, "/timeline"))]);
         if (job === null || fresh.version > job.version || timeline.entries.length !== entries.length ||
           !fresh.terminal) show(fresh, timeline.entries);
+        if (fresh.terminal) stopFollowing();
       } while (again);
     } catch (error) {
       if (error.status !== 404) return fail(error);

@@ -41,13 +41,26 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
     try {
       const page = await ask(asked(cursor), { signal: reading.signal });
       for (const job of page.data) take(job, true);
-      older.hidden = !page.next_cursor || rows.length >= ROWS_MAX;
-      below = Boolean(page.next_cursor) || rows.length >= ROWS_MAX;
-      if (page.next_cursor) older.dataset.cursor = page.next_cursor;
-      showEmpty();
+      endsWith(page);
     } catch (error) {
       fail(error);
     }
+  }
+
+  /** Older jobs are those behind this page. */
+  function endsWith(page) {
+    older.hidden = !page.next_cursor || rows.length >= ROWS_MAX;
+    below = Boolean(page.next_cursor) || rows.length >= ROWS_MAX;
+    if (page.next_cursor) older.dataset.cursor = page.next_cursor;
+    showEmpty();
+  }
+
+  /** Read the newest page again. Where no job of it was shown, there may be others between it and those shown. */
+  async function refresh() {
+    const page = await ask(asked(), { signal: reading.signal });
+    const apart = !page.data.some((job) => byId.has(job.job_id));
+    for (const job of page.data) take(job, true);
+    if (apart) endsWith(page);
   }
 
   /** Show `job`, unless a newer version of it is shown already. */
@@ -84,9 +97,8 @@ export function jobsView({ query, scopes, onLeave, fail, follow }) {
 
   const groups = h("section", { class: "reasons", "aria-label": "Reasons of the last day" });
   onLeave(every(ATTENTION_MS, async () => put(groups, reasons(await ask("/v1/reasons")))));
-  load().then(() => follow("/v1/events", { job: (job) => take(job, false), gap: () => load() }));
+  load().then(() => follow("/v1/events", { job: (job) => take(job, false), gap: () => refresh().catch(fail) }));
   // Webhooks and polls change what a job waits for without a new version of it.
-  const refresh = async () => (await ask(asked())).data.map((job) => take(job, true));
   onLeave(every(ATTENTION_MS, () => (rows.some(({ job }) => job.waiting) ? refresh() : null)));
   const attention = h("section", { class: "attention", "aria-label": "Needs attention" });
   onLeave(every(ATTENTION_MS, async () => put(attention, findings(await ask("/v1/attention")))));

@@ -20,9 +20,12 @@ export function sessionView({ id, scopes, onLeave, fail, follow }) {
     try {
       const asked = new URLSearchParams({ limit: PAGE, ...(cursor && { cursor }) });
       const page = await ask(`${sessionPath(id)}?${asked}`);
+      const apart = !page.data.some((job) => turns.has(job.job_id));
       page.data.forEach(take);
-      earlier.hidden = !page.next_cursor;
-      if (page.next_cursor) earlier.dataset.cursor = page.next_cursor;
+      if (cursor || apart) { // else it is read again, and earlier pages may be shown
+        earlier.hidden = !page.next_cursor;
+        if (page.next_cursor) earlier.dataset.cursor = page.next_cursor;
+      }
       goOn();
     } catch (error) {
       if (error.status === 404) put(tally, "No jobs yet: the first one that you submit below starts this session.");

@@ -31,7 +31,7 @@ func main() {
 		kgo.SeedBrokers(strings.Split(os.Getenv("KAFKA_BOOTSTRAP_SERVERS"), ",")...),
 		kgo.ConsumerGroup(os.Args[1]),
 		kgo.ConsumeTopics(prefix+"results"),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()), // results are written in transactions
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), // older results were written in transactions
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.DisableAutoCommit(),
 	)

@@ -22,7 +22,7 @@ public class Results {
         Map<String, Object> settings = Map.of(
             "bootstrap.servers", environment.get("KAFKA_BOOTSTRAP_SERVERS"),
             "group.id", arguments[0],
-            "isolation.level", "read_committed", // results are written in transactions
+            "isolation.level", "read_committed", // older results were written in transactions
             "auto.offset.reset", "earliest",
             "enable.auto.commit", false);
         try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {

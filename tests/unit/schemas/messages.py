@@ -150,7 +150,8 @@ MESSAGES: tuple[Message, ...] = (
         record_key="k",
     ),
     DeadLetterResolved(
-        id="d/resolved/1", at_ms=6, dead_letter_id="d", resolution="retried", by="ann", why="fixed", record_key="k"
+        id="d/resolved/1", at_ms=6, dead_letter_id="d", resolution="retried", by="ann", asked_by="0123456789ab",
+        why="fixed", record_key="k",
     ),
     EndpointSaved(
         id="e/1", at_ms=5, endpoint_id=ENDPOINT_ID, tenant="acme", created_at_ms=5, url="https://a.example/x", name="n",

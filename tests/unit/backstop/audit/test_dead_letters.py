@@ -58,6 +58,12 @@ def test_a_decision_is_a_record_and_the_last_one_counts() -> None:
     assert (last.status, last.open, [decision.by for decision in last.decisions]) == ("dropped", False, ["ann", "bob"])
 
 
+def test_a_decision_names_the_key_of_its_request() -> None:
+    (one,) = collect(on_topic(letter())).letters
+    by_key, by_hand = resolved(one, "dropped", "Ann", "", 5, "0123456789ab"), resolved(one, "dropped", "Ann", "", 5)
+    assert (by_key.author, by_hand.author) == ("Ann (key 0123456789ab)", "Ann")
+
+
 def test_filters_take_what_they_name() -> None:
     open_one, of_jobs, late, decided = collect(
         on_topic(letter(1), letter(2, topic="jobs", reason="wrong_key"), letter(50), letter(60))
