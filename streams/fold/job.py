@@ -22,7 +22,8 @@ Rules, before the code:
   `streams.policy.retry`.
 - A job that must be admitted is *waiting* until `JobAdmitted`; no attempt begins before. If it can't end before its
   deadline any more, it ends as expired at once.
-- A change of priority or deadline counts from its place in the log on. A deadline that has passed ends the job.
+- A change of priority or deadline counts from its place in the log on. A deadline that has passed ends the job. So does
+  any timer that is due at the deadline or later, as a log that earlier rules folded may hold no other one.
 - A job with a cap has no further attempt that what it spent leaves no room for: it ends as failed (`cost_cap`), or as
   rejected where its input alone is too much. Rules: `streams.policy.caps`.
 - A job with fallbacks goes on with another model where the one before refuses for good, or its lane stays closed.
@@ -334,9 +335,10 @@ def _released(step: Step[JobState], event: AttemptSettled) -> Step[JobState]:
 
 
 def _timer(state: Open, event: JobTimerFired) -> Step[JobState]:
-    if event.due_ms != due_ms(state):
+    deadline_ms = state.spec.deadline_at_ms
+    if event.due_ms != due_ms(state) and event.due_ms < deadline_ms:
         return Step(state, ignored=Ignored.STALE)
-    if max(event.due_ms, event.at_ms) >= state.spec.deadline_at_ms:
+    if max(event.due_ms, event.at_ms) >= deadline_ms:
         if isinstance(state, BackingOff) and state.last:
             return finish(state, event, "failed", state.why)
         return finish(state, event, "expired", reason_of_deadline(state))

@@ -20,6 +20,10 @@ INTERIM_MAX: Final = 16
 """Answers such as `103 Early Hints` before the last one."""
 
 
+HEADERS_MAX: Final = 1_000
+"""Lines of a head that are read, so that a head of short lines does not hold up the loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
     status: int
@@ -47,7 +51,7 @@ def raw_answer(content: bytes) -> RawAnswer | None:
 
 def _headers(head: bytes) -> tuple[tuple[bytes, bytes], ...]:
     found: list[tuple[bytes, bytes]] = []
-    for line in head.split(b"\n"):
+    for line in head.split(b"\n", HEADERS_MAX)[:HEADERS_MAX]:
         name, colon, value = line.partition(b":")
         name = name.rstrip(b" \t").lower()
         if colon and _NAME.fullmatch(name):

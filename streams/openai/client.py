@@ -241,9 +241,15 @@ async def reply_of(call: Call, timeout_s: float, read: Read, *, streams: bool = 
 
 
 def _begun(reading: Reading) -> ProviderAnswer | None:
-    """What came of an answer that did not end in time, if it tells something: members of an object, or a status."""
-    begun = begun_answer(reading)
-    answer = None if begun is None else _answer(begun)
+    """What came of an answer that did not end in time, if it tells something: members of an object, or a status.
+    None also where it can't be read.
+    """
+    try:
+        begun = begun_answer(reading)
+        answer = None if begun is None else _answer(begun)
+    except Exception:
+        # The request may have been sent, so the caller needs a fault, not an exception.
+        return None
     return None if answer is None or (answer.body is NOT_JSON and answer.status < 300) else answer
 
 

@@ -53,7 +53,6 @@ _SYNONYMS: Final[dict[str, ResponseStatus]] = {
 """Statuses of compatible servers (from public reports), in the form of `_known_status`."""
 
 _USAGE_NAMES: Final = (("input", "prompt"), ("output", "completion"))
-_COUNTS: Final = ("total_tokens", *(f"{name}_tokens" for names in _USAGE_NAMES for name in names))
 
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,5}")
@@ -147,8 +146,10 @@ def stands_there(body: Any, response_id: str | None, job_id: str | None) -> bool
 
 def _progress(body: Mapping[str, Any]) -> int | None:
     """What an object without an end shows of its run. Servers without partial output show none."""
-    tokens, size = _tokens(body.get("usage")), _size(body.get("output"), SIZED_DEPTH_MAX)
-    return (tokens.total_tokens + tokens.output_tokens if tokens else 0) + size or None
+    usage, size = body.get("usage"), _size(body.get("output"), SIZED_DEPTH_MAX)
+    made = _first_count(usage, _USAGE_NAMES[1]) or 0
+    total = _count(member(usage, "total_tokens")) or (_first_count(usage, _USAGE_NAMES[0]) or 0) + made
+    return total + made + size or None
 
 
 def _size(value: Any, depth: int) -> int:
@@ -291,15 +292,14 @@ def shown(value: Any, chars_max: int) -> str | None:
 
 
 def _tokens(usage: Any) -> Tokens | None:
-    """None if the usage is not known, because a count of it is missing or can't be one: it never counts as 0."""
-    if not isinstance(usage, dict):
-        return None
-    counts = [usage[name] for name in _COUNTS if name in usage]
-    if not counts or None in map(_counted, counts):
+    """None if the usage is not known, because input or output has no count that can be one: it never counts as 0.
+
+    A total that can't be one counts as their sum.
+    """
+    read, made = (_first_count(usage, names) for names in _USAGE_NAMES)
+    if not isinstance(usage, dict) or read is None or made is None:
         return None
     written = member(usage.get("input_tokens_details"), "cache_write_tokens")
-    # Compatible servers may use the older names.
-    read, made = (_count(usage.get(f"{new}_tokens", usage.get(f"{old}_tokens"))) for new, old in _USAGE_NAMES)
     return Tokens(
         input_tokens=read,
         output_tokens=made,
@@ -325,6 +325,12 @@ def _terms(body: Mapping[str, Any]) -> Terms:
         file_search_calls=kinds["file_search_call"] or None,
         containers=len(containers) or None,
     )
+
+
+def _first_count(usage: Any, names: Iterable[str]) -> int | None:
+    """The first usable count of these names: compatible servers may use the older one."""
+    counts = (_counted(member(usage, f"{name}_tokens")) for name in names)
+    return next((count for count in counts if count is not None), None)
 
 
 def _count(value: Any) -> int:

@@ -40,6 +40,7 @@ from tests.support.builders import (
     submitted,
     unknown,
 )
+from tests.unit.streams.fold.cases import EXPIRED, EXPIRED_WAITING
 from tests.unit.streams.fold.matrix import Case, ignored
 from tests.unit.streams.fold.states import (
     REPORT_BY,
@@ -268,6 +269,22 @@ CASES = (
         ),
     ),
     ignored("a timer that backing off does not expect is stale", BACKING, job_timer(AT), Ignored.STALE),
+    Case(
+        "a timer of the deadline ends a job that waits for an earlier one",
+        BACKING,
+        job_timer(DEADLINE, DEADLINE + 5),
+        Step(
+            finished("expired", DEADLINE + 5),
+            (result("expired", DEADLINE + 5, reason=EXPIRED_WAITING, rejections=1),),
+        ),
+    ),
+    Case(
+        "a timer that is due after the deadline ends a job that waits for an earlier one",
+        SUBMITTING,
+        job_timer(DEADLINE + 1),
+        Step(finished("expired", DEADLINE + 1), (result("expired", DEADLINE + 1, unheard_of(), reason=EXPIRED),)),
+    ),
+    ignored("a timer just before the deadline is stale", SUBMITTING, job_timer(DEADLINE - 1), Ignored.STALE),
     ignored("a repeated submission after the end is ignored", FINISHED, submitted(AT), Ignored.DUPLICATE),
     ignored(
         "another body after the end is a conflict", FINISHED, submitted(AT, request_sha256="sha-2"), Ignored.CONFLICT

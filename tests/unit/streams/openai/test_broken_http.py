@@ -6,15 +6,18 @@ import json
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.openai.answers import BROKEN_OFF, Fault, Reply, read_create, read_poll
-from streams.openai.broken_http import RawAnswer, raw_answer
+from streams.openai.broken_http import HEADERS_MAX, RawAnswer, raw_answer
+from streams.openai.client import reply_of, whole_answer
 from streams.openai.kept_handler import KEPT_BYTES_MAX, KeptAnswer, KeptHandler
+from streams.openai.transport import _reading
 from streams.provider import Accepted, AskAgain, Rejected, Seen, Unknown
 from tests.unit.streams.workers import misbehaving as server
 from tests.unit.streams.workers.misbehaving import RESPONSE_ID, Mischief, completed, response, serving
@@ -208,6 +211,32 @@ def test_what_is_no_answer_is_of_unknown_outcome(bytes_of: bytes) -> None:
     reply = asked(sent(bytes_of))
     assert isinstance(reply, Fault)
     assert isinstance(read_create(reply, 0), Unknown)
+
+
+@pytest.mark.parametrize("others", [HEADERS_MAX - 1, HEADERS_MAX, KEPT_BYTES_MAX // 4])
+def test_only_the_first_lines_of_a_head_are_headers(others: int) -> None:
+    said = raw_answer(b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * others + b"location: x\r\n\r\n{}")
+    assert said is not None
+    assert (len(said.headers), said.body) == (HEADERS_MAX, b"{}")
+    assert (said.headers[-1] == (b"location", b"x")) is (others < HEADERS_MAX)
+
+
+def test_what_came_before_the_end_of_the_time_never_raises() -> None:
+    class Unreadable:
+        @property
+        def content(self) -> bytes:
+            raise RuntimeError("it can't be read")
+
+    async def scenario() -> Reply:
+        async def stalls() -> httpx2.Response:
+            reading = _reading()
+            reading.connected, reading.kept = True, cast("KeptAnswer", Unreadable())
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        return await reply_of(stalls, 0.01, whole_answer)
+
+    assert asyncio.run(scenario()) == Fault("timeout", "TimeoutError from CancelledError")
 
 
 @given(st.binary(max_size=400))

@@ -212,15 +212,18 @@ def test_an_error_in_a_200_is_that_error_in_each_form(body: Any, cause: str) -> 
     assert (refused.cause, refused.message) == (cause, "x")
 
 
+USED = {"input_tokens": 3, "output_tokens": 4}
+
+
 def test_a_response_that_failed_without_an_id_was_accepted_and_not_refused() -> None:
-    body = response(id="é", status="failed", error={"code": "server_error", "message": "x"}, usage={"total_tokens": 7})
+    body = response(id="é", status="failed", error={"code": "server_error", "message": "x"}, usage=USED)
     accepted = read_create(ProviderAnswer(200, {}, body), NOW_MS)
     assert isinstance(accepted, Accepted)
     assert accepted.end is not None
     assert (accepted.end.outcome, accepted.end.code, accepted.end.usage) == (
         "failed",
         "server_error",
-        Tokens(total_tokens=7),
+        Tokens(3, 4, 7),
     )
 
 
