@@ -116,7 +116,7 @@ def _unheard(_fence: Fence) -> None:
 
 
 class Writers(Protocol):
-    async def open(self, tp: TopicPartition, former: Fence | None, begun: Begun = ...) -> Writer:
+    async def open(self, tp: TopicPartition, former: Fence | None, begun: Begun) -> Writer:
         """A writer; when it returns, the partition takes nothing more from older ones.
 
         :param former: of the writer or of the opening that it continues. If another has been opened since, the call is
