@@ -330,7 +330,7 @@ class Worker:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
             self._access.lanes.share = share_of(active, settings.partitions)
             if fold is JOB_FOLD:
-                self._results.reassigned()
+                self._results.reassigned(active)
                 self._admissions.own(active)
             index.own(active)
             if fold is RESPONSE_FOLD:

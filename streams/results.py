@@ -14,8 +14,9 @@ topic must stay `read_committed` for what it aborted.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -43,7 +44,7 @@ RETRY_WAIT_S = 0.5
 
 
 class ResultsFencedError(BackstopError):
-    """Another worker owns the partition. This process must end and acknowledge nothing."""
+    """Another worker owns the partition, or may own it. This process must end and acknowledge nothing."""
 
 
 @dataclass(slots=True)
@@ -73,22 +74,29 @@ class ResultsPublisher:
         self._options = client_options(settings)
         self._topic = f"{settings.topic_prefix}results"
         self._source = source
+        self._owned: frozenset[int] = frozenset()
         self._lanes: dict[int, _ResultsLane] = {}
         self._fences: dict[int, Fence] = {}
-        """The last of each partition since the assignment."""
+        """The last that the coordinator gave for each partition since the assignment."""
         self._opening: dict[int, asyncio.Lock] = {}
 
-    def reassigned(self) -> None:
-        """To be called after each assignment. Another worker may have published meanwhile: tails are read again."""
+    def reassigned(self, owned: Collection[int]) -> None:
+        """To be called after each assignment, with all partitions of this worker.
+
+        Another worker may have published meanwhile, also to partitions that this one had before: tails are read again.
+        """
+        self._owned = frozenset(owned)
         self._lanes, self._fences = {}, {}
 
     async def stop(self) -> None:
-        self.reassigned()
+        self.reassigned(())
         await self._writers.stop()
 
     async def publish(self, partition: int, results: Sequence[JobResult]) -> None:
         """See `streams.ports.Results`. Retries without limit while the broker is unavailable."""
         while True:
+            if partition not in self._owned:  # It may be lost while this waits, and would be opened unconditionally.
+                raise ResultsFencedError(f"this worker does not own partition {partition} of {self._topic}")
             try:
                 lane = await self._lane(partition)
                 await self._append(lane, partition, results)
@@ -138,8 +146,8 @@ class ResultsPublisher:
             fences = self._fences
             tp = TopicPartition(self._topic, partition)
             # A worker that lost the partition and does not know it is refused here, as another has fenced since.
-            writer = await self._writers.open(tp, fences.get(partition))
-            fences[partition] = writer.fence
+            # A failed opening counts: the next one continues it.
+            writer = await self._writers.open(tp, fences.get(partition), partial(fences.__setitem__, partition))
             failpoint("results.fenced")
             lane = _ResultsLane(writer)
             for identity in await self._read_tail(tp, await writer.end()):

@@ -7,11 +7,20 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
-from backstop.runtime.kafka.fences import BATCH_BYTES_MAX, FencedOffError, FencedRecord, FencedWriter, FencedWriters
+from backstop.runtime.kafka.fences import (
+    BATCH_BYTES_MAX,
+    Fence,
+    FencedOffError,
+    FencedRecord,
+    FencedWriter,
+    FencedWriters,
+)  # fmt: skip
+from backstop.runtime.kafka.shared_client import SharedClient
 from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
@@ -104,6 +113,70 @@ def test_a_writer_is_continued_only_if_no_other_was_opened(settings: RuntimeSett
     assert asyncio.run(scenario()) == ["a", "b"]
 
 
+class _Deaf:
+    """A client that performs requests of one kind and does not hear the answer."""
+
+    def __init__(self, client: Any, deaf_to: str) -> None:
+        self._client = client
+        self._deaf_to = deaf_to
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def send(self, node: int, request: Any, **options: Any) -> Any:
+        answer = await self._client.send(node, request, **options)
+        if self._deaf_to in type(request).__name__:
+            raise _UnheardError
+        return answer
+
+
+class _UnheardError(Exception):
+    """The opening ends here."""
+
+
+@pytest.mark.parametrize("deaf_to", ["InitProducerId", "AddPartitions", "EndTxn"])
+@pytest.mark.parametrize("first", [True, False])
+def test_an_opening_that_failed_half_way_is_continued(settings: RuntimeSettings, deaf_to: str, first: bool) -> None:
+    """The coordinator has performed what was not heard; its transaction is open after `AddPartitions`."""
+
+    async def scenario() -> list[str]:
+        def deaf(**options: Any) -> _Deaf:
+            return _Deaf(AIOKafkaClient(**options), deaf_to)
+
+        failing = FencedWriters(settings, "test", make_clock(), client=deaf)
+        async with opener(settings) as writers:
+            fences = [None if first else (await writers.open(place(settings), None)).fence]
+            with pytest.raises(_UnheardError):
+                await failing.open(place(settings), fences[-1], fences.append)
+            await failing.stop()
+            writer = await writers.open(place(settings), fences[-1], fences.append)
+            assert fences[-1] == writer.fence
+            await writer.append(entries("a"))
+            return await found(settings, "read_committed")
+
+    assert asyncio.run(scenario()) == ["a"]
+
+
+def test_an_opening_that_failed_is_not_continued_if_another_was_opened(settings: RuntimeSettings) -> None:
+    async def scenario() -> list[str]:
+        def deaf(**options: Any) -> _Deaf:
+            return _Deaf(AIOKafkaClient(**options), "AddPartitions")
+
+        failing = FencedWriters(settings, "test", make_clock(), client=deaf)
+        async with opener(settings) as writers:
+            fences: list[Fence | None] = []
+            with pytest.raises(_UnheardError):
+                await failing.open(place(settings), None, fences.append)
+            await failing.stop()
+            newer = await writers.open(place(settings), None)
+            with pytest.raises(FencedOffError):
+                await writers.open(place(settings), fences[-1])
+            await newer.append(entries("a"))
+            return await found(settings, "read_committed")
+
+    assert asyncio.run(scenario()) == ["a"]
+
+
 class _Losing:
     """A client whose first answers to produce requests are lost."""
 
@@ -126,7 +199,7 @@ def test_a_batch_whose_acknowledgement_was_lost_is_repeated_and_appended_once(se
     async def scenario() -> list[str]:
         async with opener(settings) as writers:
             opened = await writers.open(place(settings), None)
-            losing = _Losing(opened._client, lost=2)
+            losing = SharedClient(_Losing(opened._shared.kafka, lost=2))
             writer = FencedWriter(losing, place(settings), opened.fence, make_clock())
             await writer.append(entries("a", "b"))
             await writer.append(entries("c"))
@@ -154,7 +227,7 @@ def test_a_writer_whose_fence_is_too_old_sends_nothing(settings: RuntimeSettings
         async with opener(settings) as writers:
             opened = await writers.open(place(settings), None)
             assert not opened.fence.over
-            old = FencedWriter(opened._client, place(settings), opened.fence._replace(until_s=0.0), make_clock())
+            old = FencedWriter(opened._shared, place(settings), opened.fence._replace(until_s=0.0), make_clock())
             assert old.fence.over
             with pytest.raises(KafkaTimeoutError, match="older than 3600 s"):
                 await old.append(entries("a"))

@@ -35,6 +35,13 @@ def settings(broker: Owned, prefix: str) -> RuntimeSettings:
     return made
 
 
+def owner(settings: RuntimeSettings) -> ResultsPublisher:
+    """As of a worker to which the partition was assigned."""
+    publisher = ResultsPublisher(settings, make_clock())
+    publisher.reassigned({PARTITION})
+    return publisher
+
+
 async def published(settings: RuntimeSettings, isolation: str = "read_committed") -> list[str]:
     """Job ids on the partition, in order."""
     topic = f"{settings.topic_prefix}results"
@@ -44,7 +51,7 @@ async def published(settings: RuntimeSettings, isolation: str = "read_committed"
 
 async def publish(settings: RuntimeSettings, results: Sequence[JobResult]) -> None:
     """As a worker that has just started and ends at once."""
-    publisher = ResultsPublisher(settings, make_clock())
+    publisher = owner(settings)
     try:
         await publisher.publish(PARTITION, results)
     finally:
@@ -53,7 +60,7 @@ async def publish(settings: RuntimeSettings, results: Sequence[JobResult]) -> No
 
 def test_a_repeat_within_one_worker_is_held_back(settings: RuntimeSettings) -> None:
     async def scenario() -> list[str]:
-        publisher = ResultsPublisher(settings, make_clock())
+        publisher = owner(settings)
         await publisher.publish(PARTITION, [result("a"), result("b")])
         await publisher.publish(PARTITION, [result("b"), result("c")])
         await publisher.stop()
@@ -73,7 +80,7 @@ def test_a_repeat_by_the_next_owner_is_held_back_by_the_tail(settings: RuntimeSe
 
 def test_an_older_owner_is_refused_and_what_it_held_is_published_once_by_the_newer(settings: RuntimeSettings) -> None:
     async def scenario() -> list[str]:
-        older, newer = ResultsPublisher(settings, make_clock()), ResultsPublisher(settings, make_clock())
+        older, newer = owner(settings), owner(settings)
         await older.publish(PARTITION, [result("a")])
         await newer.publish(PARTITION, [result("b")])
         with pytest.raises(ResultsFencedError):
@@ -90,7 +97,7 @@ def test_an_owner_that_lost_its_partition_does_not_come_back_by_opening_its_lane
     settings: RuntimeSettings,
 ) -> None:
     async def scenario() -> list[str]:
-        older, newer = ResultsPublisher(settings, make_clock()), ResultsPublisher(settings, make_clock())
+        older, newer = owner(settings), owner(settings)
         await older.publish(PARTITION, [result("a")])
         await newer.publish(PARTITION, [])  # its lane is open, and it has written nothing
         older._lanes.clear()  # as after an append whose outcome is unknown
@@ -106,7 +113,7 @@ def test_an_owner_that_lost_its_partition_does_not_come_back_by_opening_its_lane
 
 def test_an_append_whose_outcome_is_unknown_is_found_in_the_tail(settings: RuntimeSettings) -> None:
     async def scenario() -> list[str]:
-        publisher = ResultsPublisher(settings, make_clock())
+        publisher = owner(settings)
         await publisher.publish(PARTITION, [result("a")])
         lane = publisher._lanes[PARTITION]
         lane.writer = _Unheard(lane.writer)
@@ -139,7 +146,7 @@ def test_the_tail_waits_for_an_open_transaction_of_a_stranger(settings: RuntimeS
         topic = f"{settings.topic_prefix}results"
         stranger = AIOKafkaProducer(**client_options(settings), transactional_id=f"{topic}-stranger")
         await stranger.start()
-        first = ResultsPublisher(settings, make_clock())
+        first = owner(settings)
         await first.publish(PARTITION, [result("a")])
         await stranger.begin_transaction()
         await stranger.send_and_wait(topic, b"{}", b"strange", partition=PARTITION)
@@ -162,7 +169,7 @@ RESULTS = 200
 
 async def publish_all(settings: RuntimeSettings) -> None:
     """As a worker without rows: each start publishes everything again, one by one."""
-    publisher = ResultsPublisher(settings, make_clock())
+    publisher = owner(settings)
     for number in range(RESULTS):
         await publisher.publish(PARTITION, [result(f"j{number}")])
     await publisher.stop()
@@ -207,12 +214,28 @@ def test_after_a_rebalance_the_lane_is_opened_anew_and_sees_what_another_owner_p
     settings: RuntimeSettings,
 ) -> None:
     async def scenario() -> list[str]:
-        first = ResultsPublisher(settings, make_clock())
+        first = owner(settings)
         await first.publish(PARTITION, [result("a")])
         await publish(settings, [result("b")])  # the partition was another worker's meanwhile
-        first.reassigned()
+        first.reassigned({PARTITION})
         await first.publish(PARTITION, [result("b"), result("c")])
         await first.stop()
+        return await published(settings)
+
+    assert asyncio.run(scenario()) == ["a", "b", "c"]
+
+
+def test_a_partition_that_was_lost_is_not_opened_again(settings: RuntimeSettings) -> None:
+    async def scenario() -> list[str]:
+        first, second = owner(settings), owner(settings)
+        await first.publish(PARTITION, [result("a")])
+        await second.publish(PARTITION, [result("b")])
+        first.reassigned({1})
+        with pytest.raises(ResultsFencedError, match="does not own partition 0"):
+            await first.publish(PARTITION, [result("c")])
+        await second.publish(PARTITION, [result("c")])  # its writer is still the newest
+        await first.stop()
+        await second.stop()
         return await published(settings)
 
     assert asyncio.run(scenario()) == ["a", "b", "c"]

@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
-from backstop.runtime.kafka.fences import Fence, FencedOffError, FencedRecord
+from backstop.runtime.kafka.fences import Begun, Fence, FencedOffError, FencedRecord
 from tests.simulation.broker import Broker, FencedLog
 from tests.simulation.chaos import Life
 
@@ -28,16 +28,18 @@ class ResultsWriters:
         self._broker = broker
         self._fenced = fenced
 
-    async def open(self, tp: TopicPartition, former: Fence | None) -> "ResultsWriter":
+    async def open(self, tp: TopicPartition, former: Fence | None, begun: Begun) -> "ResultsWriter":
         log = self._broker.results[tp.partition]
         await self._life.point("results.init")
         epoch = log.init(None if former is None or not self._fenced else former.epoch)
         if epoch is None:
             raise _refused(self._life)
+        fence = Fence(0, epoch, math.inf)
+        begun(fence)
         await self._life.point("results.fence")
         if self._fenced and not log.mark(epoch):
             raise _refused(self._life)
-        return ResultsWriter(self._life, log, Fence(0, epoch, math.inf), fenced=self._fenced)
+        return ResultsWriter(self._life, log, fence, fenced=self._fenced)
 
     async def stop(self) -> None:
         """Nothing is held."""

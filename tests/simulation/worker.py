@@ -181,7 +181,7 @@ class Worker:
         self.consumer.landed(record)
 
     def _recovered(self, mine: set[int]) -> None:
-        self._results.reassigned()
+        self._results.reassigned(mine)
         self._lanes.share = share_of(mine, self._broker.partitions)
         for part in (self.jobs, self.responses):
             part.index.own(mine)

@@ -14,19 +14,21 @@ docs/decisions/0077.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import (
     ConcurrentTransactions,
     CoordinatorLoadInProgressError,
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
+    InvalidTxnState,
+    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     LeaderNotAvailableError,
-    NodeNotReadyError,
     NoError,
     ProducerFenced,
     for_code,
@@ -40,6 +42,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.kafka.client import client_options
+from backstop.runtime.kafka.shared_client import RETRY_WAIT_S, SharedClient
 from backstop.runtime.process.clock import NowMs, uptime_s
 from backstop.runtime.settings import RuntimeSettings
 
@@ -47,15 +50,17 @@ FENCE_S_MAX: Final = 3_600.0
 REQUEST_TIMEOUT_MS: Final = 10_000
 PATIENCE_S: Final = 30.0
 """For an opening, and for one append: after that its outcome is unknown."""
-TRANSACTION_TIMEOUT_MS: Final = 30_000
+TRANSACTION_TIMEOUT_MS: Final = 120_000
+"""Well above `PATIENCE_S`: a transaction that times out has another epoch, and an opening of it is refused for good."""
 BATCH_BYTES_MAX: Final = 262_144
 """A larger record has a batch of its own."""
 EPOCHS_USED_MAX: Final = 32_700
 """Epochs from here to 32,766, the last one, only fence. After the last one a fence id has another producer id, and the
 broker does not compare the epochs of two: until then no writer may be left that an epoch does not refuse."""
-RETRY_WAIT_S: Final = 0.1
 BUSY_WAIT_S: Final = 0.002
 """The coordinator writes markers, for 1 to 3 ms."""
+BUSY_TRIES: Final = 10
+"""After these the wait doubles, up to `RETRY_WAIT_S`."""
 PRODUCER_FENCED: Final = 90
 """aiokafka 0.14 does not know this code."""
 
@@ -103,12 +108,21 @@ class Writer(Protocol):
         """
 
 
+Begun = Callable[[Fence], None]
+
+
+def _unheard(_fence: Fence) -> None:
+    """The caller opens once."""
+
+
 class Writers(Protocol):
-    async def open(self, tp: TopicPartition, former: Fence | None) -> Writer:
+    async def open(self, tp: TopicPartition, former: Fence | None, begun: Begun) -> Writer:
         """A writer; when it returns, the partition takes nothing more from older ones.
 
-        :param former: of the writer that it continues. If another has been opened since, the call is refused. None
-            opens one in any case: for an owner that was just assigned the partition.
+        :param former: of the writer or of the opening that it continues. If another has been opened since, the call is
+            refused. None opens one in any case: for an owner that was just assigned the partition.
+        :param begun: called with each fence that the coordinator gives, the writer's as the last. If the call fails
+            after that, the latest is the next call's `former`: the one before is no longer the newest.
         :raises FencedOffError: see `former`; or another writer is being opened.
         """
 
@@ -149,7 +163,11 @@ class _InitProducerId(Request[_InitProducerIdStruct]):  # type: ignore[misc]
 
 
 class FencedWriters:
-    """See `Writers`. The writers share one client, which is started with the first."""
+    """See `Writers`. The writers share one client, which is started with the first.
+
+    It is closed after an opening or an append that took longer than `PATIENCE_S`, as all brokers may have moved. The
+    next opening makes another, which begins with the addresses of the settings.
+    """
 
     def __init__(
         self, settings: RuntimeSettings, client_id: str, now_ms: NowMs, *,
@@ -164,36 +182,54 @@ class FencedWriters:
         }  # fmt: skip
         self._now_ms = now_ms
         self._new_client = client
-        self._client: Any = None
+        self._shared: SharedClient | None = None
         self._starting = asyncio.Lock()
+        self._stopped = False
 
-    async def open(self, tp: TopicPartition, former: Fence | None) -> "FencedWriter":
-        client = await self._started(tp.topic)
-        fence_id = f"{tp.topic}-{tp.partition}"
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                fence = await _Fencing(client, fence_id).fence(tp, former)
-                if fence.epoch < EPOCHS_USED_MAX:
-                    return FencedWriter(client, tp, fence, self._now_ms)
-                former = fence
+    async def open(self, tp: TopicPartition, former: Fence | None, begun: Begun = _unheard) -> "FencedWriter":
+        shared: SharedClient | None = None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                shared = await self._started(tp.topic)
+                fence = await self._fenced(shared, tp, former, begun)
+        except TimeoutError:
+            if shared is not None:
+                await shared.close()
+            raise
+        return FencedWriter(shared, tp, fence, self._now_ms)
+
+    async def _fenced(self, shared: SharedClient, tp: TopicPartition, former: Fence | None, begun: Begun) -> Fence:
+        fencing = _Fencing(shared, f"{tp.topic}-{tp.partition}")
+        if former is not None:
+            await fencing.end_former(former)
+        while True:
+            former = await fencing.fence(tp, former, begun)
+            if former.epoch < EPOCHS_USED_MAX:
+                return former
 
     async def stop(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        """No client is open after this, nor is one made: an opening that goes on fails."""
+        self._stopped = True
+        if self._shared is not None:
+            await self._shared.close()
 
-    async def _started(self, topic: str) -> Any:
+    async def _started(self, topic: str) -> SharedClient:
         async with self._starting:
-            if self._client is None:
-                client = self._new_client(**self._options)
+            if self._shared is None or self._shared.closed:
+                self._go_on()
+                shared = SharedClient(self._new_client(**self._options))
                 try:
-                    await client.bootstrap()
-                    await client.add_topic(topic)
+                    await shared.start(topic)
+                    self._go_on()
                 except BaseException:
-                    await client.close()
+                    await shared.close()
                     raise
-                self._client = client
-            return self._client
+                self._shared = shared
+            return self._shared
+
+    def _go_on(self) -> None:
+        if self._stopped:
+            raise KafkaConnectionError("stopped")
 
 
 _Answer = TypeVar("_Answer")
@@ -202,15 +238,25 @@ _Answer = TypeVar("_Answer")
 class _Fencing:
     """Talks to the coordinator of one fence id."""
 
-    def __init__(self, client: Any, fence_id: str) -> None:
-        self._client = client
+    def __init__(self, shared: SharedClient, fence_id: str) -> None:
+        self._shared = shared
         self._fence_id = fence_id
         self._node: int | None = None
 
-    async def fence(self, tp: TopicPartition, former: Fence | None) -> Fence:
+    async def end_former(self, former: Fence) -> None:
+        """End the transaction that an opening has left open. The coordinator would end it at the next request for an
+        epoch too, but with an epoch of its own, after which it refuses `former`.
+
+        No answer matters: that request is refused if another writer was opened.
+        """
+        with suppress(InvalidTxnState, FencedOffError):  # It has none; its epoch is not the newest.
+            await self._ask(EndTxnRequest(self._fence_id, former.producer_id, former.epoch, _ABORT), _code)
+
+    async def fence(self, tp: TopicPartition, former: Fence | None, begun: Begun) -> Fence:
         until_s = uptime_s() + FENCE_S_MAX
-        told = await self._ask(_InitProducerId(self._fence_id, former), lambda answer: int(answer.error_code))
+        told = await self._ask(_InitProducerId(self._fence_id, former), _code)
         fence = Fence(told.producer_id, told.producer_epoch, until_s)
+        begun(fence)
         mine = self._fence_id, fence.producer_id, fence.epoch
         await self._ask(
             AddPartitionsToTxnRequest(*mine, [(tp.topic, [tp.partition])]),
@@ -218,35 +264,44 @@ class _Fencing:
         )
         # The first answer says that the end is decided, the second one that the marker stands on the partition.
         for _ in range(2):
-            await self._ask(EndTxnRequest(*mine, _ABORT), lambda answer: int(answer.error_code))
+            await self._ask(EndTxnRequest(*mine, _ABORT), _code)
         return fence
 
     async def _ask(self, request: Any, code_of: Callable[[Any], int]) -> Any:
         """Repeat a request until it is taken. A repeat of each of these is harmless."""
+        busy = 0
         while True:
             try:
                 if self._node is None:
-                    self._node = await self._client.coordinator_lookup(CoordinationType.TRANSACTION, self._fence_id)
-                answer = await self._client.send(self._node, request, group=ConnectionGroup.COORDINATION)
+                    self._node = await self._shared.coordinator(self._fence_id)
+                answer = await self._shared.send(self._node, request, group=ConnectionGroup.COORDINATION)
                 _raise_for(code_of(answer), self._fence_id)
-            except (ConcurrentTransactions, CoordinatorLoadInProgressError):
-                await asyncio.sleep(BUSY_WAIT_S)
+            except ConcurrentTransactions:
+                await asyncio.sleep(busy_wait_s(busy))
+                busy += 1
+            except CoordinatorLoadInProgressError:
+                await asyncio.sleep(RETRY_WAIT_S)
             except KafkaError as error:
                 if not error.retriable:
                     raise
                 self._node = None
-                await self._client.force_metadata_update()
-                await asyncio.sleep(RETRY_WAIT_S)
+                await self._shared.refresh()
             else:
                 return answer
+
+
+def busy_wait_s(tries: int) -> float:
+    """How long a request waits for the transaction before it, after so many waits."""
+    doublings = min(max(0, tries + 1 - BUSY_TRIES), 10)
+    return float(min(RETRY_WAIT_S, BUSY_WAIT_S * 2**doublings))
 
 
 class FencedWriter:
     """See `Writer`. Calls must not overlap."""
 
-    def __init__(self, client: Any, tp: TopicPartition, fence: Fence, now_ms: NowMs) -> None:
+    def __init__(self, shared: SharedClient, tp: TopicPartition, fence: Fence, now_ms: NowMs) -> None:
         self.fence = fence
-        self._client = client
+        self._shared = shared
         self._tp = tp
         self._now_ms = now_ms
         self._sequence = 0
@@ -280,33 +335,38 @@ class FencedWriter:
     async def _repeated(self, request: Any, read: Callable[[Any], tuple[int, _Answer]]) -> _Answer:
         """Send the same bytes until the leader has taken them; it recognises a repeat by its sequence number.
 
-        :raises KafkaTimeoutError: not taken within `PATIENCE_S`.
+        :raises KafkaTimeoutError: not taken in time.
         """
         place = f"{self._tp.topic}-{self._tp.partition}"
-        give_up_s = uptime_s() + PATIENCE_S
-        while True:
-            try:
-                code, answer = read(await self._send(request))
-                _raise_for(code, place)
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-                if uptime_s() > give_up_s:
-                    raise KafkaTimeoutError(f"{place}: {error!r}") from error
-                await self._client.force_metadata_update()
-                await asyncio.sleep(RETRY_WAIT_S)
-            else:
-                return answer
+        last: KafkaError | None = None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    try:
+                        code, answer = read(await self._send(request))
+                        _raise_for(code, place)
+                    except KafkaError as error:
+                        if not error.retriable:
+                            raise
+                        last = error
+                        await self._shared.refresh()
+                    else:
+                        return answer
+        except TimeoutError:
+            await self._shared.close()
+            raise KafkaTimeoutError(f"{place}: not taken within {PATIENCE_S:g} s: {last!r}") from last
 
     async def _send(self, request: Any) -> Any:
-        leader = self._client.cluster.leader_for_partition(self._tp)
-        if leader in {None, -1}:
+        leader = await self._shared.leader(self._tp)
+        if leader is None:
             raise LeaderNotAvailableError
-        if not await self._client.ready(leader):
-            raise NodeNotReadyError
         if self.fence.over:  # Nothing is awaited between here and the write to the socket.
             raise KafkaTimeoutError(f"the fence of {self._tp} is older than {FENCE_S_MAX:g} s")
-        return await self._client.send(leader, request)
+        return await self._shared.send(leader, request)
+
+
+def _code(answer: Any) -> int:
+    return int(answer.error_code)
 
 
 def _found_end(answer: Any) -> tuple[int, int]:
