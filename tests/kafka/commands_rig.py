@@ -156,7 +156,14 @@ async def died(process: "subprocess.Popen[bytes]", what: str) -> int:
     return -(await eventually(process.poll, WITHIN_S, what) or 0)
 
 
+def heeds_sigterm(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM: one that is still importing ends by the signal itself."""
+    caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 async def ended(process: "subprocess.Popen[bytes]") -> None:
+    await eventually(lambda: heeds_sigterm(process.pid), WITHIN_S, "the worker's handler")
     process.send_signal(signal.SIGTERM)
     await eventually(lambda: process.poll() is not None, WITHIN_S, "the worker's end")
     assert process.returncode == 0

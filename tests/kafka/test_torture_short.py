@@ -39,7 +39,7 @@ def test_nothing_is_lost_or_done_twice_or_stuck_whatever_is_killed(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """How many failpoints are met is the machine's: told, and judged only in runs of ten minutes (`run.py`)."""
+    """How many failpoints are met, and which hedges, is the machine's: told, and judged only in runs of ten minutes."""
     seed = int(os.environ.get("TORTURE_SEED", "1"))
     plan = Plan(
         folder=tmp_path, jobs=jobs, minutes=minutes, seed=seed, workers=2, timeout_ms=30_000, short=True, hedges=True
@@ -53,6 +53,7 @@ def test_nothing_is_lost_or_done_twice_or_stuck_whatever_is_killed(
     assert report["jobs"]["acknowledged"] == plan.jobs_in_all
     hit = [name for name, kills in report["kills"]["by_failpoint"].items() if kills]
     record_property("failpoints never met", sorted(set(FAILPOINTS) - set(hit)))
+    record_property("hedges", outcome.evidence.races.as_json())
     assert hit, where
     # Frozen from outside, or at a failpoint of its own: which of the two comes first is the machine's, too.
     assert sum(report["stops"]["at"].values()) >= 1, where
