@@ -94,9 +94,10 @@ class ProblemRequestHandler(web.RequestHandler):
             self.cut = None
 
     def data_received(self, data: bytes) -> None:
-        self.heard_s = monotonic_s()
+        if data:  # without data aiohttp has its parser go on
+            self.heard_s = monotonic_s()
         if not data or not (self.rest or _is_dense(data)):
-            super().data_received(data)  # without data aiohttp has its parser go on
+            super().data_received(data)
             return
         self.rest += data
         self.gate.count_rest(len(data))

@@ -45,9 +45,12 @@ def all_secrets() -> list[tuple[type[BaseSettings], str, str]]:
 
 
 def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
+    """A command that prints keys is none: it is shown where it fails."""
     for module, name in SETTINGS_CLASSES:
         for field, info in getattr(import_module(module), name).model_fields.items():
-            if any(word in field for word in ("password", "secret", "api_key", "_keys", "database_url")):
+            if not field.endswith("_command") and any(
+                word in field for word in ("password", "secret", "api_key", "_keys", "database_url")
+            ):
                 assert is_secret(info.annotation), field
 
 
