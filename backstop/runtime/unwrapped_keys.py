@@ -40,7 +40,7 @@ def unwrapped(command: str, wrapped: str) -> str:
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
-        told = complaints.decode(errors="replace").strip() or "it wrote nothing to standard error"
+        told = " ".join(complaints.decode(errors="replace").split()) or "it wrote nothing to standard error"
         raise ConfigurationError(f"{NAME} ended with {process.returncode}: {told}")
     try:
         text = printed.decode()

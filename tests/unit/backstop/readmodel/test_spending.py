@@ -105,7 +105,8 @@ EARLY: tuple[Message, ...] = (submitted(), accepted())
         ((submitted(), cancelled()), {(1, ""): ("unknown", 0, 0)}),
         ((submitted(), cancelled(), rejected(at_ms=4_000)), {}),
         ((submitted(), cancelled(), accepted(at_ms=4_000)), {(1, "resp_1"): ("running", 0, 0)}),
-        ((submitted(), timer(due_ms=DEADLINE_MS, at_ms=DEADLINE_MS)), {}),  # The fold expects another timer.
+        ((submitted(), timer(due_ms=DEADLINE_MS, at_ms=DEADLINE_MS)), {(1, ""): ("unknown", 0, 0)}),
+        ((submitted(), timer(due_ms=DEADLINE_MS - 1, at_ms=DEADLINE_MS)), {}),  # The fold expects another timer.
         # A second response of one attempt.
         (
             (*EARLY, accepted(response_id="resp_2"), settled(), settled(response_id="resp_2")),

@@ -174,9 +174,9 @@ def test_a_held_job_says_why_its_lane_is_closed_and_that_it_is_due() -> None:
 
 
 def test_a_job_whose_next_attempt_comes_too_late_says_so() -> None:
-    late = rejected(cause="limited").model_copy(update={"wait_ms": 2 * DEADLINE_MS})
-    assert said(submitted(), late)[1] == (
-        "The next attempt would begin after the deadline, so the job expires at 02:46:40 UTC (in 2 h 46 min)."
+    late = rejected(cause="limited", at_ms=DEADLINE_MS - 1_000)
+    assert said(submitted(), late, now_ms=DEADLINE_MS - 1_000)[1] == (
+        "The next attempt would begin after the deadline, so the job expires at 02:46:40 UTC (in 1 s)."
     )
 
 

@@ -73,6 +73,8 @@ BESIDE: tuple[Message, ...] = (*GIVEN_UP, timer(due_ms=AGAIN_MS, at_ms=AGAIN_MS)
 FAILED: tuple[Message, ...] = (*EARLY, failed(at_ms=2_500))
 RETRY_MS = due_ms(*FAILED)
 NEVER_TWICE = submitted(policy=submitted().policy.model_copy(update={"retries_max": 0}))
+NOT_REFUSED = submitted(policy=submitted().policy.model_copy(update={"rejections_max": 0}))
+REPEATED_MS = due_ms(NOT_REFUSED, accepted(), failed())
 CAPPED = submitted(cap=SpendCap(tokens_max=1_000, input_tokens=11, output_tokens=2_000))
 FALLING = submitted(fallback=Fallbacks(to=(Fallback(model="gpt-5.2"),)))
 FELL = FallbackTaken(id="j/fallback/1", at_ms=63_000, job_id="j", number=1, closed_ms=61_000, code="invalid_api_key")
@@ -134,6 +136,9 @@ REASONS: dict[str, JobSituation] = {
     "cost_cap": seen(CAPPED, *EARLY[1:], failed(at_ms=2_500, usage=Usage(output_tokens=900))),
     "cost_cap, at once": seen(submitted(cap=SpendCap(tokens_max=10, input_tokens=11, output_tokens=2))),
     "response_taken": seen(adopted(), TAKEN),
+    "response_repeated": seen(
+        NOT_REFUSED, accepted(), failed(), timer(due_ms=REPEATED_MS, at_ms=REPEATED_MS), accepted(attempt=2)
+    ),
     "unknown_outcome": seen(
         NEVER_TWICE, timer(due_ms=REPORT_MS, at_ms=REPORT_MS), timer(due_ms=ADOPT_MS, at_ms=ADOPT_MS)
     ),
