@@ -226,7 +226,7 @@ def test_a_rotated_key_and_its_successor_both_work_until_the_overlap_ends(
     assert (new.tenant, new.scopes, new.name, new.addresses) == (old.tenant, old.scopes, old.name, old.addresses)
     assert new.id != old.id
     assert new.created_by
-    assert ending.rotated_by, "who shortened it"
+    assert ending.rotated_by, "the key names the person that shortened it"
     assert new.rotated_by is None
     assert runner.invoke(keys_command, ["rotate", new.id]).exit_code == 0
     assert [each.rotated_by is None for each in load_keys(path).keys] == [False, False, True]

@@ -76,7 +76,7 @@ class ApiKey(BaseModel):
     created_by: PersonName | None = None
     revoked_by: PersonName | None = None
     rotated_by: PersonName | None = None
-    """Who made its successor, and so an end to it."""
+    """The person that made its successor, and so an end to it."""
 
     def expires_soon(self, now_ms: int) -> bool:
         """Whether the key is live and expires within `EXPIRES_SOON_S`, so its successor is due."""

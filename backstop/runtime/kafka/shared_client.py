@@ -56,7 +56,10 @@ class SharedClient:
         return leader if leader not in {None, -1} and await self.kafka.ready(leader) else None
 
     async def refresh(self) -> None:
-        """Learn again which broker does what, before a request is repeated. May never return: the caller has a limit."""
+        """Learn again which broker leads what, before a request is repeated.
+
+        It may never return: the caller has a limit.
+        """
         self._check()
         await self.kafka.force_metadata_update()
         await asyncio.sleep(RETRY_WAIT_S)

@@ -37,7 +37,7 @@ from tests.unit.streams.workers.misbehaving import Mischief, Server, serving
 
 NOW_MS = 1_795_341_600_000
 VALID_MS = 60_000
-OK = server.answer(200, server.response())
+OK = server.answer(200, server.response(metadata={}))
 
 
 def create(job_id: str = "job_1", attempt: int = 1, at_ms: int = NOW_MS, request: Any = None) -> CreateResponse:

@@ -44,7 +44,7 @@ def test_a_request_larger_than_all_is_sent_alone_and_a_small_one_waits_for_nothi
 def test_a_create_that_finds_no_memory_is_given_back_and_nothing_is_sent(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with submitting(
-            tmp_path, server.stall, server.answer(200, server.response()), bodies_memory_bytes_max=2 * MIB
+            tmp_path, server.stall, server.answer(200, server.response(metadata={})), bodies_memory_bytes_max=2 * MIB
         ) as bench:
             body = await Bodies(bench.blobs, 10).put({"model": "m", "input": "x" * MIB})
             bench.commands.publish(create("a", request=body), create("b", request=body))

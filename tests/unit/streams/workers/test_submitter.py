@@ -40,7 +40,7 @@ def test_what_the_provider_tells_of_its_limits_is_in_the_fact_where_limits_apply
 ) -> None:
     async def scenario() -> None:
         refusal = server.answer(429, {"error": {"code": "rate_limit_exceeded", "type": "tokens"}}, **TOLD)
-        good = server.answer(200, server.response(), **TOLD)
+        good = server.answer(200, server.response(metadata={}), **TOLD)
         async with submitting(tmp_path, good, refusal, rules=read_rules(rules)) as bench:
             bench.commands.publish(create("job_1"), create("job_2"))
             facts = await bench.facts(2)

@@ -31,8 +31,12 @@ def test_an_outage_costs_what_is_in_flight_when_the_fifth_failure_is_known(tmp_p
 
 def test_while_the_provider_is_silent_nothing_is_sent_that_may_be_paid(tmp_path: Path) -> None:
     async def scenario() -> None:
-        seen, lost, back = server.answer(200, server.response()), server.close, server.answer(404, {"error": {}})
-        accepted = server.answer(200, server.response())
+        seen, lost, back = (
+            server.answer(200, server.response(metadata={})),
+            server.close,
+            server.answer(404, {"error": {}}),
+        )
+        accepted = server.answer(200, server.response(metadata={}))
         async with submitting(tmp_path, seen, lost, lost, server.html(502), back, accepted) as bench:
             await bench.provider.poll(server.RESPONSE_ID, "job_1")
             bench.now_ms[0] += POLLED_MS
