@@ -20,7 +20,7 @@ from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
 from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
 from schemas.windows import default_deadline_ms, include_of, window_ms_of
-from streams.policy.caps import cap_of, refuse_unpriced
+from streams.policy.caps import cap_of, dearest
 from streams.policy.limits import NO_LIMITS, LimitRules
 from streams.policy.prices import NO_PRICES, Prices
 
@@ -267,7 +267,8 @@ def refuse_cap(submit: Submit, at_ms: int, policy: SubmissionPolicy, prices: Pri
 
     :raises CapRefusedError: `to_submitted` would raise it.
     """
-    refuse_unpriced(submit.request, submit.max_cost_usd, prices, _day_of(at_ms), policy.fallbacks(submit))
+    if submit.max_cost_usd is not None:
+        dearest(submit.request, policy.fallbacks(submit), prices, _day_of(at_ms))
 
 
 def _day_of(at_ms: int) -> date:

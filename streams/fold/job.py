@@ -68,7 +68,7 @@ from streams.fold.job_ended import RESPONSES_REMEMBERED_MAX, after_end
 from streams.fold.job_fallbacks import fallback_taken
 from streams.fold.job_hedges import hedge_granted, terms_of
 from streams.fold.job_late import found_after_all, given_to_another, named_again, refused_late, unknown_late
-from streams.fold.job_next import again, begin, finish
+from streams.fold.job_next import again, begin, finish, refused
 from streams.fold.job_states import (
     UNUSABLE_ID,
     Absent,
@@ -223,13 +223,8 @@ def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
         return Step(state, ignored=Ignored.STALE)
     if isinstance(attempt, Abandoned):
         return refused_late(state, attempt, event)
-    after = replace(state, attempts=state.attempts.reject(event.attempt))
-    if event.cause != "held":
-        after = replace(after, attempts=after.attempts.count(event.attempt, "refused", event.cause))
-    if after.attempts.awaited():  # Another attempt is live: only the count changes.
-        return Step(after)
     reason = reason_of_refusal(event)
-    return again(after, event, "refused", event.cause, event.wait_ms, reason, held_for=event.held_for)
+    return refused(state, event.attempt, event, event.cause, reason, event.wait_ms, event.held_for)
 
 
 def _outcome_unknown(state: Open, event: AttemptUnknown) -> Step[JobState]:

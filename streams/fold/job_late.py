@@ -10,7 +10,7 @@ from schemas.results import Reason
 from streams.fold.attempts import Abandoned, OutcomeUnknown, Over, Running, Submitting
 from streams.fold.claims import claim_for
 from streams.fold.job_hedges import terms_of
-from streams.fold.job_next import again, finish
+from streams.fold.job_next import finish, refused
 from streams.fold.job_states import Active, BackingOff, JobState, Open
 from streams.fold.step import Ignored, Step
 
@@ -63,19 +63,11 @@ def named_again(state: Open, known: Running | Over, event: AttemptAccepted) -> S
     attempt = state.attempts.get(event.attempt)
     if known.number == event.attempt or not isinstance(attempt, Submitting | OutcomeUnknown):
         return Step(state, ignored=Ignored.DUPLICATE)
-    attempts = state.attempts.reject(attempt.number).count(attempt.number, "refused", "later")
-    after = replace(state, attempts=attempts)
-    if attempts.awaited():
-        return Step(after)
     message = f"the provider named the response of attempt {known.number} again"
-    return again(after, event, "refused", "later", 0, Reason(code="response_repeated", message=message))
+    return refused(state, attempt.number, event, "later", Reason(code="response_repeated", message=message))
 
 
 def given_to_another(state: Open, attempt: Running, event: AdoptionRefused) -> Step[JobState]:
     """The response belongs to another job: the provider, or a cache before it, named one response twice."""
-    attempts = state.attempts.reject(attempt.number).count(attempt.number, "refused", "never")
-    after = replace(state, attempts=attempts)
-    if attempts.awaited():
-        return Step(after)
     message = f"the provider named a response that it had given out before. {event.message}"
-    return again(after, event, "refused", "never", 0, Reason(code="response_taken", message=message))
+    return refused(state, attempt.number, event, "never", Reason(code="response_taken", message=message))

@@ -29,6 +29,20 @@ def begin(state: Open, request: Body, event: JobFact) -> Step[JobState]:
     return begin_attempt(state.spec, request, state.attempts, event)
 
 
+def refused(
+    state: Open, number: int, event: JobFact, cause: Cause, reason: Reason, wait_ms: int = 0,
+    held_for: Cause | None = None,
+) -> Step[JobState]:  # fmt: skip
+    """The create of an attempt made no response. What was held was not sent, and counts for nothing."""
+    attempts = state.attempts.reject(number)
+    if cause != "held":
+        attempts = attempts.count(number, "refused", cause)
+    after = replace(state, attempts=attempts)
+    if attempts.awaited():  # Another attempt is live: only the count changes.
+        return Step(after)
+    return again(after, event, "refused", cause, wait_ms, reason, held_for=held_for)
+
+
 def again(
     state: Open, event: JobFact, spend: Spend, cause: Cause, told_ms: int, reason: Reason,
     settled: AttemptSettled | None = None, held_for: Cause | None = None,

@@ -123,8 +123,12 @@ def read_create(
         reply = replace(reply, body=ours)
     if owned_by_another(reply.body, job_id):
         return Unknown(OF_ANOTHER_JOB, shown(repr(reply.body), ANSWER_CHARS_SHOWN) or "", alarm=True)
-    taken = _sees_other(reply) or (not is_error(reply.body) and stands_there(reply.body, None, job_id))
-    read = _taken if 200 <= reply.status < 300 or taken else _declined
+    taken = (
+        200 <= reply.status < 300
+        or _sees_other(reply)
+        or (not is_error(reply.body) and stands_there(reply.body, None, job_id))
+    )
+    read = _taken if taken else _declined
     outcome, limits = read(reply, now_ms, rules), told_limits(reply.headers)
     return outcome if limits is None or isinstance(outcome, Unknown) else replace(outcome, limits=limits)
 

@@ -80,7 +80,7 @@ def see(
     if not is_response(body):
         return Unseen("no_response_object")
     owner = owner_of(body.get("metadata"))
-    if owned_by_another(body, job_id):
+    if _is_of_another(owner, job_id):
         return Unseen(OF_ANOTHER_JOB)
     raw_status = shown(body.get("status"), CODE_CHARS_MAX)
     if raw_status is None and (body.get("id") is None or body.get("error") is not None):
@@ -128,7 +128,10 @@ def ours_of(body: Any, response_id: str | None, job_id: str | None, attempt: int
 
 def owned_by_another(body: Any, job_id: str | None) -> bool:
     """Whether a body is the response of another job: a cache, or a mix-up on the way."""
-    owner = owner_of(body.get("metadata")) if isinstance(body, dict) else None
+    return isinstance(body, dict) and _is_of_another(owner_of(body.get("metadata")), job_id)
+
+
+def _is_of_another(owner: Owner | None, job_id: str | None) -> bool:
     return owner is not None and job_id is not None and owner.job_id != job_id
 
 

@@ -58,24 +58,19 @@ def cap_of(
     return SpendCap(
         tokens_max=tokens_max,
         cost_pico_max=None if cost_usd_max is None else int(cost_usd_max * PICO),
-        prices=None if cost_usd_max is None else _dearest(request, fallback, prices, today),
+        prices=None if cost_usd_max is None else dearest(request, fallback, prices, today),
         input_tokens=input_tokens_of(request),
         output_tokens=output_tokens_of(request),
     )
 
 
-def refuse_unpriced(
-    request: Mapping[str, Any], cost_usd_max: Decimal | None, prices: Prices, today: date,
-    fallback: Fallbacks | None = None,
-) -> None:  # fmt: skip
-    """:raises CapRefusedError: if `cap_of` does. Without an estimate, so it costs little."""
-    if cost_usd_max is not None:
-        _dearest(request, fallback, prices, today)
-
-
-def _dearest(
+def dearest(
     request: Mapping[str, Any], fallback: Fallbacks | None, prices: Prices, today: date
 ) -> TokenPrices:  # fmt: skip
+    """The prices of the request, or of what is asked for instead, whichever is higher for each kind of token.
+
+    :raises CapRefusedError: one of them has no price.
+    """
     asked = [request] if fallback is None else [request, *(asked_instead(request, each) for each in fallback.to)]
     found = [prices_of(each, prices, today) for each in asked]
     return TokenPrices(**{name: max(getattr(each, name) for each in found) for name in TokenPrices.model_fields})

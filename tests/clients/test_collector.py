@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import Request, urlopen
@@ -20,6 +18,7 @@ from backstop.dev.fast_provider import BRISK
 from backstop.dev.ports import Ports
 from backstop.dev.system import Shape
 from tests.kafka.held import held
+from tests.support.otlp_sink import otlp_sink
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
@@ -37,28 +36,6 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> str:
     built = tmp_path_factory.mktemp("collector") / "collector"
     subprocess.run([go, "build", "-o", str(built), "."], cwd=SOURCE, check=True, timeout=1_000)
     return str(built)
-
-
-@contextmanager
-def behind() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
-    """What stands behind the collector: it keeps what the collector passes on."""
-    taken: list[ExportTraceServiceRequest] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # the name is the base class's
-            taken.append(ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_args: Any) -> None:
-            """Quiet."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", taken
-        server.shutdown()
-        thread.join()
 
 
 @contextmanager
@@ -93,7 +70,7 @@ def takes(url: str) -> bool:
 
 def test_a_jobs_spans_come_through_a_real_collector(binary: str, broker: Owned, tmp_path: Path) -> None:
     (tmp_path / "system").mkdir()
-    with behind() as (address, taken), collecting(binary, address, tmp_path) as collector:
+    with otlp_sink() as (address, taken), collecting(binary, address, tmp_path) as collector:
         shape = Shape(
             folder=tmp_path / "system",
             environment={**BRISK, **os.environ, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap},

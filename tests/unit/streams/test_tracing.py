@@ -1,12 +1,10 @@
 """One trace of a job: from a request's header through its facts to the provider, the result, a webhook and spans."""
 
-import gzip
 import io
 import json
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from typing import Any
 
@@ -30,6 +28,7 @@ from streams import otel
 from streams.fold.batch import JOB_FOLD, Folded, fold_batch
 from streams.otel import SpanExport
 from streams.spans import SCHEMA_URL, JobSpan, spans_of
+from tests.support.otlp_sink import otlp_sink
 from tests.unit.backstop.readmodel.logs import accepted, rejected, settled, submitted
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -197,27 +196,8 @@ def test_log_lines_within_a_trace_name_it() -> None:
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
-    """What an OpenTelemetry collector does with OTLP over HTTP: it reads the protocol's own messages."""
-    taken: list[ExportTraceServiceRequest] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # the name is the base class's
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
-            assert (self.path, self.headers["Content-Type"]) == ("/v1/traces", "application/x-protobuf")
-            taken.append(ExportTraceServiceRequest.FromString(body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_args: Any) -> None:
-            """Quiet."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", taken
-        server.shutdown()
-        thread.join()
+    with otlp_sink() as sink:
+        yield sink
 
 
 def test_a_collector_gets_the_spans(collector: tuple[str, list[ExportTraceServiceRequest]]) -> None:
