@@ -4,6 +4,7 @@ A test that kills, freezes or restarts its broker takes `local_kafka` and makes 
 On a machine that can have no broker these tests fail, and say what to install; they are not skipped.
 """
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from backstop.dev.broker import LocalKafka, NoBrokerError
+from backstop.dev.broker import LocalKafka, NoBrokerError, Owned
 from backstop.dev.broker import local_kafka as find_local_kafka
+from backstop.runtime.kafka.topics import create_topics
+from backstop.runtime.settings import RuntimeSettings
 
 HERE = Path(__file__).parent
 NODE = HERE.parent / "node"
@@ -39,6 +42,14 @@ def local_kafka() -> LocalKafka:
 def prefix() -> str:
     """Of topics, groups and transactional ids; unique also among sessions that share a given broker."""
     return f"t{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
+
+
+@pytest.fixture
+def settings(broker: Owned, prefix: str) -> RuntimeSettings:
+    """Of topics of two partitions, which are there."""
+    made = RuntimeSettings(kafka_bootstrap_servers=broker.bootstrap, topic_prefix=prefix, partitions=2)
+    asyncio.run(create_topics(made))
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 
-from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.fences import (
     BATCH_BYTES_MAX,
@@ -21,19 +20,11 @@ from backstop.runtime.kafka.fences import (
     FencedWriters,
 )  # fmt: skip
 from backstop.runtime.kafka.shared_client import SharedClient
-from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
 from tests.support.reading import records_on
 
 PARTITION = 0
-
-
-@pytest.fixture
-def settings(broker: Owned, prefix: str) -> RuntimeSettings:
-    made = RuntimeSettings(kafka_bootstrap_servers=broker.bootstrap, topic_prefix=prefix, partitions=2)
-    asyncio.run(create_topics(made))
-    return made
 
 
 def place(settings: RuntimeSettings) -> TopicPartition:

@@ -8,10 +8,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError
 
-from backstop.dev.broker import Owned
 from backstop.runtime.kafka.client import client_options
 from backstop.runtime.kafka.fences import FencedRecord, Writer
-from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
 from schemas.codec import encode
@@ -26,13 +24,6 @@ PARTITION = 0
 def result(job_id: str, outcome: JobOutcome = "completed", submitted_at_ms: int = 1) -> JobResult:
     timings = Timings(submitted_at_ms=submitted_at_ms, finished_at_ms=2)
     return JobResult(id=f"{job_id}/result", at_ms=2, job_id=job_id, tenant="default", outcome=outcome, timings=timings)
-
-
-@pytest.fixture
-def settings(broker: Owned, prefix: str) -> RuntimeSettings:
-    made = RuntimeSettings(kafka_bootstrap_servers=broker.bootstrap, topic_prefix=prefix, partitions=2)
-    asyncio.run(create_topics(made))
-    return made
 
 
 def owner(settings: RuntimeSettings) -> ResultsPublisher:
