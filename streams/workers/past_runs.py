@@ -2,7 +2,8 @@
 
 They are read from the tail of the log, beside the folds and without delaying them. Otherwise a worker that starts would
 poll by the fixed schedule, and permit no hedge, until enough responses had ended again. Only what is learned comes from
-here. It may be lost, so a tail that can't be read is left out; a refold asks for nothing of it.
+here. It may be lost, so no fold waits for a tail that can't be read, and a refold does not need it. The tail is read
+again until a broker answers.
 """
 
 import asyncio
@@ -24,6 +25,9 @@ log = structlog.get_logger()
 
 RECORDS_MAX = 1_000
 """Records of each partition that are read: of some 200 responses."""
+
+AGAIN_S = 10.0
+"""Between two tries, while no broker answers."""
 
 _MARKS: Final = tuple(b'"type":"response_%s"' % kind for kind in (b"claimed", b"observed", b"released"))
 """Facts of other types say nothing about a run time, and are not decoded."""
@@ -48,8 +52,9 @@ async def read_tail(settings: RuntimeSettings, partitions: Collection[int]) -> A
 class PastRuns:
     """Reads the tails of partitions that the worker did not own before."""
 
-    def __init__(self, read: ReadTail, recalls: Sequence[Recall], now_ms: NowMs) -> None:
+    def __init__(self, read: ReadTail, recalls: Sequence[Recall], now_ms: NowMs, *, again_s: float = AGAIN_S) -> None:
         self._read = read
+        self._again_s = again_s
         self._recalls = recalls
         self._now_ms = now_ms
         self._owned_since_ms: dict[int, int] = {}
@@ -68,7 +73,8 @@ class PastRuns:
         try:
             while not stop.is_set():
                 changed = asyncio.create_task(self._changed.wait())
-                await asyncio.wait({stopping, changed}, return_when=asyncio.FIRST_COMPLETED)
+                again_s = self._again_s if self._unread else None
+                await asyncio.wait({stopping, changed}, timeout=again_s, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 self._changed.clear()
                 if self._unread and not stop.is_set():
@@ -88,6 +94,7 @@ class PastRuns:
                 await asyncio.sleep(0)
         except BrokerUnavailableError as error:
             log.warning("past_runs_not_read", partitions=sorted(wanted), error=str(error))
+            self._unread |= wanted & self._owned_since_ms.keys()
             return
         for partition in wanted & self._owned_since_ms.keys():
             for recall in self._recalls:

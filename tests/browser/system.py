@@ -23,7 +23,7 @@ from tests.support.api_keys import write_keys
 from tests.support.waiting import wait_until
 
 QUICK, SLOW = "quick-model", "slow-model"
-SLOW_S = 14.0
+SLOW_S = 30.0
 """Duration of a run of the slow model: longer than a test needs to kill a receiver, restart it and read the page."""
 TIME_SCALE = 20.0
 ENDED_WITHIN_S = 40.0

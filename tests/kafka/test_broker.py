@@ -203,7 +203,9 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("last_words", ["", "node.kill()", "node.kill(); node.start(); node.kill()"])
+@pytest.mark.parametrize(
+    "last_words", [pytest.param("", marks=pytest.mark.long), "node.kill(); node.start(); node.kill()"]
+)
 def test_an_owner_that_is_killed_takes_its_broker_and_folder_along(local_kafka: LocalKafka, last_words: str) -> None:
     code = OWNER.replace("LAST_WORDS", last_words)
     owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

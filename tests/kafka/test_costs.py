@@ -7,7 +7,6 @@ job's own cap and a budget that stops hold by the same ledger.
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import partial
@@ -21,7 +20,7 @@ from backstop.dev.broker import Owned
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape
 from tests.kafka.held import held
-from tests.kafka.recorded import ROOT
+from tests.kafka.recorded import ran_here
 from tests.kafka.sdk_rig import Running, three_tenants
 from tests.support.waiting import wait_until
 
@@ -299,13 +298,12 @@ def _of(tenant: str, job_ids: list[str]) -> set[str]:
 
 
 def backstop(
-    running: Running, tenant: str, *arguments: str, check: bool = True, timeout_s: float = 60,
-    environment: Mapping[str, str] | None = None,
+    running: Running, tenant: str, *arguments: str, check: bool = True, environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "backstop.cli", *arguments],
-        env={
-            **os.environ, "BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant],
-            **(environment or {}),
-        }, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=check,
-    )  # fmt: skip
+    """The command in this process, which takes a tenth of the time that another process takes to start."""
+    own = {"BACKSTOP_URL": running.system.url, "BACKSTOP_API_KEY": running.keys[tenant]}
+    done = ran_here(arguments, {**os.environ, **own, **(environment or {})})
+    ran = subprocess.CompletedProcess(arguments, done.code, done.out, done.err)
+    if check:
+        ran.check_returncode()
+    return ran

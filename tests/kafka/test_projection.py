@@ -40,7 +40,11 @@ def test_what_is_on_the_logs_is_in_the_database(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     "failpoints",
-    [f"{name}:{hit}=kill" for name in ("projection.in_transaction", "projection.committed") for hit in (1, 3)],
+    [
+        pytest.param(f"{name}:{hit}=kill", marks=[pytest.mark.long] if hit == 1 else [])
+        for name in ("projection.in_transaction", "projection.committed")
+        for hit in (1, 3)
+    ],
 )
 def test_killed_in_mid_batch_it_goes_on_where_it_was(rig: Rig, failpoints: str) -> None:
     facts = jobs(40)

@@ -133,6 +133,7 @@ async def acknowledged(driver: Driver, more: int) -> None:
     await eventually(lambda: len(driver.acknowledged) >= wanted, 40, f"{more} more acknowledgements")
 
 
+@pytest.mark.long
 def test_with_too_few_replicas_in_sync_the_ingress_promises_nothing_and_keeps_what_it_promised(
     replicated: Cluster, tmp_path: Path
 ) -> None:

@@ -43,8 +43,9 @@ def rig(broker: Owned, prefix: str, tmp_path: Path) -> Callable[..., Any]:
     ("failpoint", "creates", "facts"),
     [
         ("submitter.tail.reading", 1, 1),
-        ("submitter.taken", 1, 1),  # not committed: the command comes again
-        ("submitter.committed", 0, 0),  # committed and not sent: lost, and the job's own timer finds that out
+        pytest.param("submitter.taken", 1, 1, marks=pytest.mark.long),  # not committed: the command comes again
+        # Committed and not sent: lost, and the job's own timer finds that out.
+        pytest.param("submitter.committed", 0, 0, marks=pytest.mark.long),
         ("submitter.posted", 0, 0),
         ("submitter.answered", 1, 0),  # sent and not told: never sent again
         ("submitter.reported", 1, 1),

@@ -11,7 +11,7 @@ import structlog
 
 from tests.simulation.chaos import Chaos
 from tests.simulation.checks import Checks
-from tests.simulation.loop import VirtualLoop
+from tests.simulation.loop import DeadlockError, VirtualLoop
 from tests.simulation.system import System
 from tests.simulation.wrong import RIGHT, Wrong
 
@@ -54,6 +54,8 @@ def simulate(
 
         loop.run_until_complete(system.run(check))
         loop.run_until_complete(system.end())
+    except DeadlockError as error:
+        violations.append(f"deadlock: {error}")
     finally:
         asyncio.set_event_loop(None)
         loop.close()

@@ -8,8 +8,11 @@ from bench.limits_course import limited
 from bench.limits_scene import Course, Headers, Scene
 from streams.policy.lending import FRESH_MS
 
+FOUR = pytest.param(4, marks=pytest.mark.long)
+"""Workers. Two take half the time, and share a limit as well."""
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+
+@pytest.mark.parametrize("workers", [1, 2, FOUR])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_limit_is_used_and_few_creates_are_refused(workers: int, seed: int) -> None:
     course = limited(Scene(workers=workers, minutes=10, seed=seed))
@@ -19,7 +22,7 @@ def test_the_limit_is_used_and_few_creates_are_refused(workers: int, seed: int) 
     assert abs(course.error) <= 0.10
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.parametrize("workers", [2, FOUR])
 def test_the_limit_is_used_where_all_jobs_lie_at_one_worker(workers: int) -> None:
     course = limited(Scene(workers=workers, minutes=6, lies_at=0))
     assert course.share(1, 6) >= 0.95, course.used
@@ -55,7 +58,7 @@ def test_a_limit_that_falls_without_notice_is_followed_within_two_minutes() -> N
     assert course.refusals <= 0.1, course.refused
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, FOUR])
 @pytest.mark.parametrize("limit", [50_000.0, 200_000.0])
 def test_a_limit_that_changes_without_notice_is_followed_within_a_minute_where_headers_tell_it(
     workers: int, limit: float

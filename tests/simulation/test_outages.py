@@ -26,17 +26,23 @@ def check(course: Course) -> None:
     assert sum(later) >= len(later) - 2, course  # the lane is probed, by any worker that runs
 
 
-@pytest.mark.parametrize("kind", ALL_KINDS)
+ONE_OF_EACH = [
+    kind if kind in ("503", "429_quota") else pytest.param(kind, marks=pytest.mark.long) for kind in ALL_KINDS
+]
+"""A kind that closes a lane, and one that closes an account. `test_all_kinds_one_after_the_other` has the others."""
+
+
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
 def test_an_hour_of_one_kind(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S))
 
 
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
 def test_several_workers_send_no_more_than_one(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S / 4, workers=4))
 
 
-@pytest.mark.parametrize("kind", ["401", "429_quota"])
+@pytest.mark.parametrize("kind", [pytest.param("401", marks=pytest.mark.long), "429_quota"])
 def test_a_condition_of_the_account_is_probed_once_for_all_models(kind: str) -> None:
     course = away(JOBS, (kind,), each_s=HOUR_S, workers=2, models=5)
     check(course)
@@ -69,6 +75,6 @@ def test_doubts_outlast_an_hour_while_polls_are_answered(kind: str) -> None:
     assert set(course.outcomes) <= {"completed", "open"}, course
 
 
-@pytest.mark.parametrize("kind", ["502", "529"])
+@pytest.mark.parametrize("kind", [pytest.param("502", marks=pytest.mark.long), "529"])
 def test_answers_that_prove_nothing_cost_no_job_either(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S, workers=2))

@@ -45,7 +45,7 @@ def test_over_thousands_of_seeds_all_invariants_hold_and_everything_is_met() -> 
 
 
 def test_a_seed_is_the_same_run_step_by_step_in_any_process() -> None:
-    first, second = (run("--seed", "14", "--jobs", "20", "--trace", hash_seed=seed) for seed in ("1", "2"))
+    first, second = (run("--seed", "7", "--jobs", str(JOBS), "--trace", hash_seed=seed) for seed in ("0", "1"))
     assert first.returncode == 0, first.stdout[-2_000:]
     assert len(first.stdout.splitlines()) > 500
     assert first.stdout == second.stdout

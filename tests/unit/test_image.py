@@ -111,17 +111,35 @@ def test_each_list_of_our_packages_is_the_same() -> None:
     assert PYPROJECT["tool"]["importlinter"]["root_packages"] == PACKAGES
 
 
+EACH_HELPS = """
+import sys
+from backstop.cli.main import main
+names = sys.argv[1:]
+for name in names:
+    sys.argv = ["backstop", name, "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, name
+"""
+"""All commands in one process, as each of two dozen would import the same for seconds."""
+
+
 def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_our_names(
     installed: Path, folder: Path
 ) -> None:
-    asked: list[tuple[str, ...]] = [(str(installed / "backstop"), name, "--help") for name in SUBCOMMANDS]
-    asked.append((str(installed / "python"), "-P", "-m", "backstop.simulator", "--help"))
-    for command in asked:
+    python = (str(installed / "python"), "-P")
+    for command in (
+        (str(installed / "backstop"), "serve", "--help"),
+        (*python, "-m", "backstop.simulator", "--help"),
+        (*python, "-c", EACH_HELPS, *SUBCOMMANDS),
+    ):
         done = subprocess.run(
             command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110, check=False
         )
         assert (done.returncode, done.stderr) == (0, ""), command
         assert "sage: " in done.stdout
+    assert done.stdout.count("sage: ") == len(SUBCOMMANDS)
     told = subprocess.run(
         [str(installed / "backstop"), "--version"],
         cwd=folder,

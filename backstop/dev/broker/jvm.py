@@ -143,9 +143,12 @@ class Broker:
         return self
 
     def stop(self) -> None:
-        """Stop with SIGTERM (SIGKILL after 15 s), wait for the exit, remove a temporary folder. May be called twice."""
+        """Stop with SIGTERM (SIGKILL after 15 s), wait for the exit. May be called twice.
+
+        A temporary folder is removed, so a broker on one is killed at once: it has nothing to write down.
+        """
         if self._process is not None:
-            self._end(signal.SIGTERM)
+            self._end(signal.SIGKILL if self._temporary else signal.SIGTERM)
         self._remove_if_temporary()
 
     def kill(self) -> None:

@@ -145,7 +145,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def assignment(self) -> GroupAssignment:
         """The last assignment, with the commits of its partitions."""
         while True:
-            epoch, partitions = self._epoch, self._partitions
+            epoch, partitions = self._epoch, sorted(self._partitions)  # In one order: a simulated run depends on it.
             # Not public in aiokafka 0.14, whose `committed` leaves out the metadata.
             coordinator = self._live()._coordinator  # noqa: SLF001
             found = await coordinator.fetch_committed_offsets([self._to(partition) for partition in partitions])

@@ -51,7 +51,8 @@ def log_of(*facts: Message, partition: int = 3) -> list[Record]:
 class Worker:
     """The learning parts of a worker that owns nothing yet."""
 
-    def __init__(self, *logs: Sequence[Record], away: bool = False) -> None:
+    def __init__(self, *logs: Sequence[Record], away: int = 0) -> None:
+        """:param away: so many reads find no broker."""
         now_ms: Callable[[], int] = lambda: NOW  # noqa: E731
         self.learned, self.hedged = LearnedPolls(PollPrice(), Latencies()), Latencies()
         metrics, rate = WorkerMetrics(CollectorRegistry()), PollRate(20.0, now_ms)
@@ -61,12 +62,12 @@ class Worker:
 
         async def read(partitions: Collection[int]) -> AsyncIterator[Sequence[Record]]:
             self.asked.append(sorted(partitions))
-            if away:
+            if len(self.asked) <= away:
                 raise BrokerUnavailableError("no broker")
             for log in logs:
                 yield [record for record in log if record.partition in partitions]
 
-        self.past = PastRuns(read, [self.learning.recall, hedges.recall], now_ms)
+        self.past = PastRuns(read, [self.learning.recall, hedges.recall], now_ms, again_s=0)
 
     def start(self, *owned: Collection[int]) -> None:
         async def run() -> None:
@@ -140,8 +141,15 @@ def test_what_is_no_fact_is_passed_over_and_a_partition_is_read_once() -> None:
     assert worker.curve().ends == 1
 
 
-def test_a_log_that_cannot_be_read_costs_what_would_have_been_learned_and_nothing_else() -> None:
-    worker = Worker(away=True)
+def test_a_log_that_cannot_be_read_is_tried_again() -> None:
+    worker = Worker(log_of(*ended(1, 5_000)), away=2)
     worker.start([3])
-    assert worker.asked == [[3]]
-    assert worker.curve().ends == 0
+    assert worker.asked == [[3]] * 3
+    assert worker.curve().ends == 1
+
+
+def test_what_could_not_be_read_is_not_asked_for_when_it_belongs_to_another_worker() -> None:
+    worker = Worker(away=1)
+    worker.past.own([3, 4])
+    worker.start([3])
+    assert [3, 4] not in worker.asked
