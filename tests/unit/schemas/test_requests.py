@@ -97,7 +97,7 @@ def test_an_honest_submission_is_taken(body: dict[str, Any]) -> None:
         (submit(tags=["t" * 65]), "at most 64 characters"),
         (submit(tags=["t"] * 17), "at most 16"),
         ({"type": "submit"}, "is missing"),
-        (submit(request="model"), "valid dictionary"),
+        (submit(request="model"), "must be an object"),
         (submit(request={}), "request.model must be"),
         (request(model=""), "request.model must be"),
         (request(model="m" * 129), "request.model must be"),

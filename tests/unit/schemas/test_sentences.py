@@ -3,6 +3,7 @@
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from schemas.requests import Submit
 from schemas.sentences import sentence
 
 
@@ -35,3 +36,21 @@ def test_a_sentence_names_the_error_and_not_the_library(given: object, said: str
         Thing.model_validate(given)
     (problem,) = raised.value.errors()
     assert sentence(problem) == said
+
+
+@pytest.mark.parametrize(
+    ("fallback", "where", "said"),
+    [
+        (5, ("fallback",), "must be an object"),
+        ({"to": 5}, ("fallback", "to"), "must be a list"),
+        ({"to": [7]}, ("fallback", "to", 0), "must be an object"),
+        ({"to": [{}]}, ("fallback", "to", 0, "model"), "is missing"),
+    ],
+)
+def test_an_error_of_a_field_that_may_be_left_out_names_the_field_and_no_class(
+    fallback: object, where: tuple[str | int, ...], said: str
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Submit.model_validate({"request": {"model": "m"}, "fallback": fallback})
+    (problem,) = raised.value.errors()
+    assert (problem["loc"], sentence(problem)) == (where, said)
