@@ -39,6 +39,10 @@ PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # The suite starts hundreds of processes of ours. With this none of them compiles the code again, even where the
 # environment forbids Python to keep what it has compiled.
 COMPILED := $(BIN)/python -m compileall -q schemas streams receiver backstop
+# Each process of the session collects all tests. One that does so before them leaves the compiled files for them, also
+# where the environment forbids Python to keep what it has compiled.
+KEEPING := PYTHONDONTWRITEBYTECODE=
+COLLECTED := $(BIN)/pytest -q --collect-only > /dev/null 2>&1
 # The slowest tests are printed at the end of each run, and all are in a file that tools read.
 RECORDED = --durations=15 --durations-min=1 --junitxml=.backstop/tests-$(1).xml
 BROKER_FREE := --ignore=tests/kafka --ignore=tests/browser
@@ -50,8 +54,8 @@ NONE_IS_FINE = $(if $(PYTEST), || test $$? -eq 5)
 TYPES := .backstop/types.txt
 test: lint-imports lint-form ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
 	$(COMPILED)
-	@mkdir -p $(dir $(TYPES)) && { $(BIN)/mypy > $(TYPES) 2>&1 & types=$$!; \
-	  $(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,all) $(PYTEST); tests=$$?; \
+	@mkdir -p $(dir $(TYPES)) && { $(BIN)/mypy > $(TYPES) 2>&1 & types=$$!; $(KEEPING) $(COLLECTED); \
+	  $(KEEPING) $(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,all) $(PYTEST); tests=$$?; \
 	  wait $$types; types=$$?; cat $(TYPES); exit $$(( tests ? tests : types )); }
 
 test-unit: install ## run the tests without a broker

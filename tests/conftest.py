@@ -36,10 +36,11 @@ settings.load_profile("suite")
 providers._get_local_constants = lambda: providers._local_constants
 
 LONGEST_FIRST = (
-    "test_torture_short.py", "test_dev.py", "test_workers.py", "test_openapi_fuzz.py", "test_broker.py",
-    "test_two_workers.py", "test_hostile_records.py", "test_projection.py", "test_several_brokers.py",
+    "test_torture_short.py", "test_dev.py", "test_storms.py", "test_workers.py", "test_openapi_fuzz.py",
+    "test_broker.py", "test_two_workers.py", "test_hostile_records.py", "test_projection.py",
     "test_responses_api.py", "test_audit.py", "test_page.py", "test_image.py", "test_live.py", "test_aimed.py",
-    "test_outages.py", "test_simulation.py", "test_storms.py", "test_planted.py", "test_folds.py",
+    "test_outages.py", "test_simulation.py", "test_planted.py", "test_folds.py", "test_erasing.py",
+    "test_receiver.py", "test_hedges.py", "test_streams.py", "test_strange_provider.py", "test_limits.py",
 )  # fmt: skip
 """Files that take half a minute or more. One process runs a whole file, so the longest files must begin first."""
 

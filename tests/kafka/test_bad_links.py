@@ -31,7 +31,7 @@ def proxied(local_kafka: LocalKafka) -> Iterator[tuple[Broker, FaultProxy]]:
         yield broker, proxy
 
 
-@pytest.mark.parametrize("faults", [NARROW, SLICED], ids=["narrow", "sliced"])
+@pytest.mark.parametrize("faults", [NARROW, pytest.param(SLICED, marks=pytest.mark.long)], ids=["narrow", "sliced"])
 def test_over_a_bad_link_every_promise_is_kept_and_every_record_is_read_whole(
     proxied: tuple[Broker, FaultProxy], prefix: str, tmp_path: Path, faults: Faults
 ) -> None:

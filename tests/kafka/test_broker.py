@@ -245,7 +245,7 @@ def backstop(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_checkouts_have_a_broker_each_and_up_is_idempotent(local_kafka: LocalKafka, tmp_path: Path) -> None:
     left, right = tmp_path / "left", tmp_path / "right"
     try:

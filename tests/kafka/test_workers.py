@@ -48,7 +48,7 @@ def rig(broker: Owned, prefix: str, tmp_path: Path) -> Callable[..., Any]:
         pytest.param("submitter.committed", 0, 0, marks=pytest.mark.long),
         ("submitter.posted", 0, 0),
         ("submitter.answered", 1, 0),  # sent and not told: never sent again
-        ("submitter.reported", 1, 1),
+        pytest.param("submitter.reported", 1, 1, marks=pytest.mark.long),
     ],
 )
 def test_a_submitter_killed_between_any_two_steps_never_creates_twice(
@@ -201,7 +201,14 @@ def _is_stopped(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("failpoint", ["poller.taken", "poller.answered", "poller.reported"])
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        pytest.param("poller.taken", marks=pytest.mark.long),
+        "poller.answered",
+        pytest.param("poller.reported", marks=pytest.mark.long),
+    ],
+)
 def test_a_poller_killed_between_any_two_steps_still_tells_what_it_saw(rig: Callable[..., Any], failpoint: str) -> None:
     async def scenario() -> None:
         async with rig(run_s=0) as world:

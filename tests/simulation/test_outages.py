@@ -8,7 +8,7 @@ from streams.policy.lanes import FAILURES_MAX
 from tests.simulation.outages import ALL_KINDS, HOUR_S, Course, away
 from tests.simulation.provider import POLLS_TOO
 
-JOBS = 300
+JOBS = 200
 FIRST_MINUTE = FAILURES_MAX + 3
 """Those that fail before a lane is closed, and three probes; what is in flight at that moment comes on top, and is
 nothing at this load.

@@ -12,8 +12,8 @@ from tests.simulation.many import kept_seeds, must_meet
 from tests.simulation.run import simulate
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 25
-"""As many as two cores run in five seconds; `SEEDS_LONG` takes them five minutes."""
+SEEDS = 15
+"""`SEEDS_LONG` takes five minutes of two cores."""
 
 SEEDS_LONG = 2_000
 JOBS = 50

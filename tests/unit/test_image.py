@@ -128,11 +128,11 @@ for name in names:
 def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_our_names(
     installed: Path, folder: Path
 ) -> None:
-    python = (str(installed / "python"), "-P")
+    python = str(installed / "python")
     for command in (
         (str(installed / "backstop"), "serve", "--help"),
-        (*python, "-m", "backstop.simulator", "--help"),
-        (*python, "-c", EACH_HELPS, *SUBCOMMANDS),
+        (python, "-P", "-m", "backstop.simulator", "--help"),
+        (python, "-P", "-c", EACH_HELPS, *SUBCOMMANDS),
     ):
         done = subprocess.run(
             command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=110, check=False
