@@ -152,15 +152,19 @@ class Changelog:
 
     async def make_good(
         self, partition: int, current: Callable[[bytes], bytes | None], is_ahead: Callable[[bytes, bytes], bool]
-    ) -> None:
-        """Write `current(key)` again for each key of a foreign row. No other write of the partition may be under way.
+    ) -> dict[bytes, bytes | None]:
+        """Write `current(key)` again for each key of a foreign row that differs. No other write of the partition may be
+        under way.
 
         :param is_ahead: whether a foreign row for a key has taken more of the log than this worker has.
+        :returns: the row of each key of a foreign row, as the changelog ends with it now.
         :raises OvertakenError: a foreign row has.
         """
+        last: dict[bytes, bytes | None] = {}
         for start, end in self._foreign.pop(partition, []):
             written = await self._read(partition, start, end)
-            foreign_rows = {key: value for key, value in written.items() if value != current(key)}
+            ours = {key: current(key) for key in written}
+            foreign_rows = {key: value for key, value in written.items() if value != ours[key]}
             log.error(
                 "rows of another writer", topic=self._topic(), partition=partition, offset=start, keys=len(written)
             )
@@ -168,10 +172,12 @@ class Changelog:
                 raise OvertakenError(
                     f"partition {partition} of {self._topic()}: another worker owns it and is ahead; this one must end"
                 )
-            rows = {key: current(key) for key in foreign_rows}
+            rows = {key: ours[key] for key in foreign_rows}
             if rows:
                 self.reasserted += len(rows)
                 await self.send(partition, rows)
+            last |= ours
+        return last
 
     def _landed(self, partition: int, offset: int, count: int) -> int | None:
         if offset < 0:

@@ -201,10 +201,11 @@ class FoldTable:
             raise
         if self._after_changelog is not None:
             self._after_changelog()
-        # Repair foreign rows first: recovery resumes after the stored offset and would skip them.
-        await self._make_good(partition, rows)
+        # Repair foreign rows first: recovery resumes after the stored offset and would skip them. The rows of those
+        # keys go to the store with the offset: some are gathered only, and this worker may end before they are written.
+        repaired = await self._make_good(partition, rows)
         # Check ownership again: the partition may have been revoked meanwhile.
-        self._owned(partition).write(rows.items(), offset)
+        self._owned(partition).write({**rows, **repaired}.items(), offset)
         if self._after_rows is not None:
             self._after_rows()
 
@@ -214,12 +215,16 @@ class FoldTable:
         for partition in self.partitions():
             if self._changelog.foreign(partition):
                 async with self._lock(partition):
-                    await self._make_good(partition, {})
+                    repaired = await self._make_good(partition, {})
+                    # The next write finds no gap, and moves the stored offset past these rows.
+                    self._owned(partition).write(repaired.items(), None)
 
-    async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> None:
-        """:param pending: rows of this worker that are in the changelog and not yet in the store."""
+    async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
+        """:param pending: rows of this worker that are in the changelog and not yet in the store.
+        :returns: the rows with which the changelog ends for the keys of foreign rows.
+        """
         if not self._changelog.foreign(partition):
-            return
+            return {}
 
         gathered = self._gathered.get(partition, {})
 
@@ -227,7 +232,7 @@ class FoldTable:
             known = next((rows for rows in (gathered, pending) if key in rows), None)
             return self._owned(partition).get(key) if known is None else known[key]
 
-        await self._changelog.make_good(
+        return await self._changelog.make_good(
             partition, current, lambda key, row: self._is_ahead(partition, current(key), row)
         )
 

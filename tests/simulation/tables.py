@@ -197,10 +197,10 @@ class Table(FoldTable):
         await super()._write(partition, rows)
         await self._life.point(f"{self._fold}.rows.written")
 
-    async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> None:
+    async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
         if self._wrong.store_ahead_of_the_changelog and pending:
             self._owned(partition).write(pending.items(), self._logs[partition].end - 1)
-        await super()._make_good(partition, pending)
+        return await super()._make_good(partition, pending)
 
     def reassigned(self, kept: set[int]) -> None:
         super().reassigned(kept)

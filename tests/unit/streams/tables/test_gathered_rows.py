@@ -151,3 +151,56 @@ def test_what_is_put_is_written_soon(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert len(changelog.sent) == 2
 
     run(tmp_path, scene)
+
+
+class Overtaken(Acknowledged):
+    """A successor's rows lie before what is sent; the real code reads and judges them."""
+
+    def __init__(self, theirs: Rows) -> None:
+        super().__init__()
+        self._foreign = {0: [(5, 9)]}
+        self._theirs = theirs
+        self._topic = lambda: "changelog"
+        self.reasserted = 0
+
+    def foreign(self, partition: int) -> bool:
+        return bool(self._foreign.get(partition))
+
+    async def notice(self, partitions: set[int]) -> None:
+        """Noticed before."""
+
+    async def _read(self, partition: int, start: int, end: int) -> dict[bytes, bytes | None]:
+        return dict(self._theirs)
+
+
+def test_rows_of_another_writer_are_in_the_store_when_its_offset_passes_them(tmp_path: Path) -> None:
+    """A worker that was frozen has taken the same records since, and may end before it writes their rows: its next
+    recovery begins behind them.
+    """
+
+    async def scene(table: FoldTable, changelog: Acknowledged) -> None:
+        await table._write(0, {b"a": b"1", b"d": b"2"})
+        changelog = table._changelog = Overtaken({b"b": b"3", b"c": b"1", b"d": None})
+        await table.put(0, {b"a": b"2"})
+        changelog.acknowledged.clear()
+        writing = asyncio.create_task(table.flush())
+        while not changelog.sent:
+            await asyncio.sleep(0)
+        await table.put(0, {b"b": b"3", b"c": b"4"})
+        changelog.acknowledged.set()
+        await writing
+        assert changelog.sent == [{b"a": b"2"}, {b"c": b"4", b"d": b"2"}]
+        assert written(table) == {b"a": b"2", b"b": b"3", b"c": b"4", b"d": b"2"}
+
+    run(tmp_path, scene)
+
+
+def test_so_are_those_that_an_idle_owner_finds(tmp_path: Path) -> None:
+    async def scene(table: FoldTable, changelog: Acknowledged) -> None:
+        changelog = table._changelog = Overtaken({b"b": b"3"})
+        await table.put(0, {b"b": b"3"})
+        await table.watch_changelog()
+        assert changelog.sent == []
+        assert written(table) == {b"b": b"3"}
+
+    run(tmp_path, scene)
