@@ -39,10 +39,8 @@ PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # The suite starts hundreds of processes of ours. With this none of them compiles the code again, even where the
 # environment forbids Python to keep what it has compiled.
 COMPILED := $(BIN)/python -m compileall -q schemas streams receiver backstop
-# Each process of the session collects all tests. One that does so before them leaves the compiled files for them, also
-# where the environment forbids Python to keep what it has compiled.
+# The same for the tests, which each process of the session collects: what the first run has compiled is kept.
 KEEPING := PYTHONDONTWRITEBYTECODE=
-COLLECTED := $(BIN)/pytest -q --collect-only > /dev/null 2>&1
 # The slowest tests are printed at the end of each run, and all are in a file that tools read.
 RECORDED = --durations=15 --durations-min=1 --junitxml=.backstop/tests-$(1).xml
 BROKER_FREE := --ignore=tests/kafka --ignore=tests/browser
@@ -54,7 +52,7 @@ NONE_IS_FINE = $(if $(PYTEST), || test $$? -eq 5)
 TYPES := .backstop/types.txt
 test: lint-imports lint-form ## lint, and all tests except the long ones, on real brokers (PYTEST="-k name", CORES=4)
 	$(COMPILED)
-	@mkdir -p $(dir $(TYPES)) && { $(BIN)/mypy > $(TYPES) 2>&1 & types=$$!; $(KEEPING) $(COLLECTED); \
+	@mkdir -p $(dir $(TYPES)) && { $(BIN)/mypy > $(TYPES) 2>&1 & types=$$!; \
 	  $(KEEPING) $(BIN)/pytest -q -m "not long" $(PARALLEL) $(call RECORDED,all) $(PYTEST); tests=$$?; \
 	  wait $$types; types=$$?; cat $(TYPES); exit $$(( tests ? tests : types )); }
 
@@ -179,7 +177,7 @@ scan: install $(RELEASE)/.installed ## check the image's packages for known vuln
 
 $(RELEASE)/.installed: deploy/release-tools.lock $(STAMP)
 	@$(BIN)/python -m venv $(RELEASE)
-	@$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(call INSTALLED,$<,$(RELEASE)/bin)
 	@touch $@
 
 SITE := .backstop/docs-tools
@@ -189,7 +187,7 @@ docs: install $(SITE)/.installed ## build the docs site into .backstop/site; a l
 
 $(SITE)/.installed: deploy/docs-tools.lock $(STAMP)
 	@$(BIN)/python -m venv $(SITE)
-	@$(SITE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(call INSTALLED,$<,$(SITE)/bin)
 	@touch $@
 
 .PHONY: diagram lock-jars release scan docs

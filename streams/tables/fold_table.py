@@ -217,7 +217,8 @@ class FoldTable:
                 async with self._lock(partition):
                     repaired = await self._make_good(partition, {})
                     # The next write finds no gap, and moves the stored offset past these rows.
-                    self._owned(partition).write(repaired.items(), None)
+                    if repaired and partition in self._active:
+                        self._owned(partition).write(repaired.items(), None)
 
     async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
         """:param pending: rows of this worker that are in the changelog and not yet in the store.

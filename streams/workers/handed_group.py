@@ -30,7 +30,7 @@ class HandedGroup(ConsumerGroup):
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         await super().on_partitions_assigned(assigned)
-        self._hand_over.begin(sorted(number for _, number in self._partitions))
+        self._hand_over.begin(number for _, number in self._partitions)
         self._paused = set()
 
     def landed(self, record: Record) -> None:

@@ -63,7 +63,7 @@ async def least_pause_s(enough_s: float, work: Callable[[], Awaitable[None]]) ->
         before = slowness()
         async with measured() as pauses:
             await work()
-        least_s = min(least_s, pauses.longest_s / max(before, slowness()))
+        least_s = min(least_s, pauses.longest_s / min(before, slowness()))
         if least_s <= enough_s:
             break
     return least_s

@@ -133,7 +133,7 @@ class Rig:
             "BACKSTOP_OUTGOING_KEYS": KEY,
             "BACKSTOP_OUTGOING_LOOPBACK": "true",
             "BACKSTOP_OUTGOING_RETRY_WAITS_S": "0.2,0.2",
-            "BACKSTOP_OUTGOING_TIMEOUT_MS": "1000",
+            "BACKSTOP_OUTGOING_TIMEOUT_MS": "3000",
             "BACKSTOP_OUTGOING_SESSION_TIMEOUT_MS": "6000",
             "BACKSTOP_LOG_FORMAT": "json",
             "BACKSTOP_FAILPOINTS": failpoints,

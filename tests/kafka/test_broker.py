@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,16 @@ def test_a_killed_broker_starts_again_on_its_ports_with_its_records(local_kafka:
     assert (tmp_path / "node" / "kafka.log").stat().st_size > 0
 
 
+def test_the_first_temporary_broker_leaves_an_archive_of_classes_to_those_after_it(local_kafka: LocalKafka) -> None:
+    kafka = replace(local_kafka, java_version=f"{local_kafka.java_version}-test-{os.getpid()}")
+    try:
+        with Broker(kafka):
+            assert not kafka.shared_classes.exists()
+        assert kafka.shared_classes.exists()
+    finally:
+        kafka.shared_classes.unlink(missing_ok=True)
+
+
 def test_a_frozen_broker_accepts_and_does_not_answer_until_it_goes_on(local_kafka: LocalKafka) -> None:
     with Broker(local_kafka) as node:
         node.pause()
@@ -204,7 +215,11 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize(
-    "last_words", [pytest.param("", marks=pytest.mark.long), "node.kill(); node.start(); node.kill()"]
+    "last_words",
+    [
+        *(pytest.param(each, marks=pytest.mark.long) for each in ("", "node.kill()")),
+        "node.kill(); node.start(); node.kill()",
+    ],
 )
 def test_an_owner_that_is_killed_takes_its_broker_and_folder_along(local_kafka: LocalKafka, last_words: str) -> None:
     code = OWNER.replace("LAST_WORDS", last_words)

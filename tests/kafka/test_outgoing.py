@@ -77,11 +77,9 @@ def test_a_result_is_delivered_retried_given_up_and_sent_again(broker: Owned, pr
             # Given up after the last attempt, with a dead letter.
             letters = await it.until("dead-letters", DeadLetter, 2)
             facts = await it.until("deliveries", DeliveryDead, 2)
-            last = {(fact.delivery.endpoint_id, fact.dead_by): fact.attempt for fact in facts}
-            assert last.keys() == {(down, "gave_up"), (gone, "gone")}
-            assert last[down, "gave_up"] == 3
-            # On a busy machine the first attempt may be over before the answer comes; no attempt follows the answer.
-            assert last[gone, "gone"] <= len(listener.of("resp_gone"))
+            assert {(fact.delivery.endpoint_id, fact.dead_by, fact.attempt) for fact in facts} == {
+                (down, "gave_up", 3), (gone, "gone", 1),
+            }  # fmt: skip
             assert {letter.reason for letter in letters} == {"undeliverable"}
             assert len(listener.of("resp_down")) == 3
 

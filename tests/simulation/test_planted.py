@@ -58,4 +58,5 @@ def test_it_is_caught(bug: str) -> None:
 
 
 def test_the_system_as_it_is_passes_the_seeds_that_catch_the_bugs() -> None:
-    assert not [seed for seed in range(5) if simulate(seed, JOBS).violations]
+    seeds = sorted({0, 1, *TRY_FIRST.values()})
+    assert not [seed for seed in seeds if simulate(seed, JOBS).violations]

@@ -145,10 +145,11 @@ class Broker:
     def stop(self) -> None:
         """Stop with SIGTERM (SIGKILL after 15 s), wait for the exit. May be called twice.
 
-        A temporary folder is removed, so a broker on one is killed at once: it has nothing to write down.
+        A temporary folder is removed, and its broker has nothing to write down: it is killed at once. Where there is no
+        archive of classes yet, it ends by SIGTERM: Java makes the archive at its exit.
         """
         if self._process is not None:
-            self._end(signal.SIGKILL if self._temporary else signal.SIGTERM)
+            self._end(signal.SIGKILL if self._temporary and self._shared_classes() else signal.SIGTERM)
         self._remove_if_temporary()
 
     def kill(self) -> None:

@@ -89,7 +89,8 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._epoch = 0
         self._open = False
         self._generation = -1
-        self._partitions: frozenset[Partition] = frozenset()
+        self._partitions: tuple[Partition, ...] = ()
+        """In order: with a set's order, which follows Python's hash seed, a simulated run would differ by process."""
         self._keeps_notes = True
 
     @property
@@ -100,7 +101,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     @property
     def partitions(self) -> frozenset[Partition]:
         """The partitions of the last assignment."""
-        return self._partitions
+        return frozenset(self._partitions)
 
     @property
     def joined(self) -> bool:
@@ -145,7 +146,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def assignment(self) -> GroupAssignment:
         """The last assignment, with the commits of its partitions."""
         while True:
-            epoch, partitions = self._epoch, sorted(self._partitions)  # In one order: a simulated run depends on it.
+            epoch, partitions = self._epoch, self._partitions
             # Not public in aiokafka 0.14, whose `committed` leaves out the metadata.
             coordinator = self._live()._coordinator  # noqa: SLF001
             found = await coordinator.fetch_committed_offsets([self._to(partition) for partition in partitions])
@@ -234,7 +235,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await self._moving()
         self._epoch += 1
         self._generation = self._generation_now()
-        self._partitions = frozenset(self._from(tp) for tp in assigned)
+        self._partitions = tuple(sorted(self._from(tp) for tp in assigned))
         self._open = True
         if self._joined is not None:
             self._joined(self.name, self._consumer._coordinator.member_id)  # noqa: SLF001 - as the generation
