@@ -1,14 +1,15 @@
 """Tests reach servers on this machine directly, whatever proxy the environment names. Child processes inherit this.
 
-`broker` is one a session, found in the same way as for the demo and development. With pytest-xdist, each of its
-processes has its own.
+`broker` is one a session, found in the same way as for the demo and development. The processes of pytest-xdist share
+it: a broker of each would start and warm up a JVM of its own.
 """
 
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -79,9 +80,46 @@ def installed(installation: Installed) -> Path:
     return installation.commands
 
 
+_SHARED = pytest.StashKey[Owned]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """In the process that leads the others: start their broker before the first of them, unless none will need it."""
+    config: pytest.Config = node.config
+    if any(Path(each).name == "kafka" for each in config.getoption("ignore") or ()):
+        return
+    if _SHARED not in config.stash:
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        try:
+            config.stash[_SHARED] = stack.enter_context(started_broker())
+        except BrokerError:
+            return  # Each test that needs one fails, and says what to install.
+    shared = config.stash[_SHARED]
+    node.workerinput["broker"] = (shared.bootstrap, shared.node is not None)
+
+
 @pytest.fixture(scope="session")
-def broker() -> Iterator[Owned]:
+def broker(request: pytest.FixtureRequest) -> Iterator[Owned]:
     """The session's broker. Shared: a test leaves it running and keeps to its own topics and groups."""
+    shared: tuple[str, bool] | None = getattr(request.config, "workerinput", {}).get("broker")
+    if shared is not None:
+        yield Owned(shared[0], chain.Given(shared[0]))
+        return
+    with started_broker() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def broker_is_our_node(request: pytest.FixtureRequest, broker: Owned) -> bool:
+    """Whether the session's broker is a JVM with our settings; not one that was given, and no container."""
+    shared: tuple[str, bool] | None = getattr(request.config, "workerinput", {}).get("broker")
+    return broker.node is not None if shared is None else shared[1]
+
+
+@contextmanager
+def started_broker() -> Iterator[Owned]:
     engine = docker.find(os.environ)
     if isinstance(chain.given(os.environ), BrokerMissing) and isinstance(engine, Engine):
         with in_test_container(engine) as running:

@@ -75,8 +75,10 @@ def test_the_session_s_broker_takes_a_record_and_gives_it_back(broker: Owned, pr
     assert asyncio.run(round_trip()) == [b"one", b"two"]
 
 
-def test_a_topic_that_nobody_created_is_not_made_by_asking_for_it(broker: Owned, prefix: str) -> None:
-    if broker.node is None:
+def test_a_topic_that_nobody_created_is_not_made_by_asking_for_it(
+    broker: Owned, broker_is_our_node: bool, prefix: str
+) -> None:
+    if not broker_is_our_node:
         pytest.skip("only a node of ours has the setting")
 
     async def topics() -> set[str]:
@@ -91,6 +93,7 @@ def test_a_topic_that_nobody_created_is_not_made_by_asking_for_it(broker: Owned,
     assert f"{prefix}unheard-of" not in asyncio.run(topics())
 
 
+@pytest.mark.long
 def test_a_killed_broker_starts_again_on_its_ports_with_its_records(local_kafka: LocalKafka, tmp_path: Path) -> None:
     with Broker(local_kafka, tmp_path / "node") as node:
         bootstrap, pid = node.bootstrap, node.pid
@@ -118,6 +121,7 @@ def test_the_first_temporary_broker_leaves_an_archive_of_classes_to_those_after_
         kafka.shared_classes.unlink(missing_ok=True)
 
 
+@pytest.mark.long
 def test_a_frozen_broker_accepts_and_does_not_answer_until_it_goes_on(local_kafka: LocalKafka) -> None:
     with Broker(local_kafka) as node:
         node.pause()
@@ -141,6 +145,7 @@ def test_a_frozen_broker_accepts_and_does_not_answer_until_it_goes_on(local_kafk
     assert not is_bound(port)
 
 
+@pytest.mark.long
 def test_an_advertised_address_is_told_to_clients_and_passed_by_on_the_direct_one(local_kafka: LocalKafka) -> None:
     with Broker(local_kafka, options=NodeOptions(advertised="localhost:1")) as node:
         assert node.bootstrap == "localhost:1"
@@ -236,6 +241,7 @@ def test_an_owner_that_is_killed_takes_its_broker_and_folder_along(local_kafka: 
     assert not is_bound(int(port))
 
 
+@pytest.mark.long
 def test_a_broker_outlives_the_thread_that_started_it(local_kafka: LocalKafka) -> None:
     node = Broker(local_kafka)
     starter = threading.Thread(target=node.start)
@@ -303,6 +309,7 @@ def test_up_after_a_crash_goes_on_with_the_data_at_the_same_address(local_kafka:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_ups_at_once_start_one_broker(local_kafka: LocalKafka, tmp_path: Path) -> None:
     said: list[str] = []
     ups = [

@@ -70,7 +70,8 @@ def test_after_the_first_answer_the_clock_is_moved_a_little_at_a_time() -> None:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("offset_ms", [HOUR_MS, pytest.param(-HOUR_MS, marks=pytest.mark.long)])
+@pytest.mark.parametrize("offset_ms", [HOUR_MS, -HOUR_MS])
+@pytest.mark.long
 def test_a_job_of_twenty_minutes_is_neither_expired_nor_kept_waiting_by_a_worker_with_a_wrong_clock(
     broker: Owned, tmp_path: Path, offset_ms: int
 ) -> None:

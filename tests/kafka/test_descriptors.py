@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from backstop.dev.broker import Owned
 from streams.faust.app import EXIT_FAILED
 from tests.kafka.test_full_disk import Scene, goes_on, scene
@@ -43,6 +45,7 @@ def only_files(pid: int, count: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
 
 
+@pytest.mark.long
 def test_a_worker_that_can_open_no_file_says_so_ends_and_loses_nothing(scene: Scene, tmp_path: Path) -> None:
     log, folder = tmp_path / "worker.log", tmp_path / "data"
     with scene.worker(folder, log) as worker:

@@ -163,6 +163,7 @@ asyncio.run(run())
 """
 
 
+@pytest.mark.long
 def test_a_killed_system_leaves_no_process_and_goes_on_from_what_it_kept(project: Project) -> None:
     with dev(project, "--keep") as process:
         done = project.ask("jobs", "submit", "-m", "gpt-5.2", "-i", "Say hello.", "--job-id", "one", "-w", "-q")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import orjson
+import pytest
 
 from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape
@@ -78,6 +79,7 @@ def blobs_of(rig: Rig) -> int:
     return sum(1 for path in rig.settings.blobs_path.glob("??/*") if path.is_file())
 
 
+@pytest.mark.long
 def test_killed_twice_in_the_middle_an_erasure_finishes_and_a_rebuild_brings_nothing_back(
     broker, prefix: str, tmp_path: Path
 ) -> None:

@@ -226,6 +226,7 @@ def test_hostile_records_on_every_topic_end_no_process_and_librdkafkas_jobs_go_o
     assert set(risen.values()) <= {0, 1}, risen
 
 
+@pytest.mark.long
 def test_a_transaction_that_a_stranger_leaves_open_is_told_and_is_no_stall_of_the_worker(system: System) -> None:
     """It holds back the records behind it. The watchdog would end a worker that does not move although it could."""
     name = "requests.acme"

@@ -38,7 +38,7 @@ FUZZED_ONLY = "fuzzing"
 FUZZED_WITHIN_S = {FUZZED_ONLY: 200.0, SINGLE: 900.0}
 """By phases. Each create without `background` lasts as long as its run."""
 
-EXAMPLES = {SINGLE: 5, FUZZED_ONLY: 5, CHAINS: 2}
+EXAMPLES = {SINGLE: 5, FUZZED_ONLY: 3, CHAINS: 1}
 """Of each operation, beside the cases at the edges; and of chains of operations."""
 PARTS = 5
 """Processes that share the operations, as most of the time is waiting; CPython 3.11 parses in one thread only."""

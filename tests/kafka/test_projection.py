@@ -41,7 +41,7 @@ def test_what_is_on_the_logs_is_in_the_database(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "failpoints",
     [
-        pytest.param(f"{name}:{hit}=kill", marks=[pytest.mark.long] if hit == 1 else [])
+        pytest.param(f"{name}:{hit}=kill", marks=[pytest.mark.long] * ((name, hit) != ("projection.in_transaction", 3)))
         for name in ("projection.in_transaction", "projection.committed")
         for hit in (1, 3)
     ],
@@ -57,6 +57,7 @@ def test_killed_in_mid_batch_it_goes_on_where_it_was(rig: Rig, failpoints: str) 
     assert_is_the_fold_of(rig, facts)
 
 
+@pytest.mark.long
 def test_a_database_restored_from_an_old_backup_catches_up_by_itself(rig: Rig) -> None:
     facts, more = jobs(10), jobs(10, first=10)
     rig.publish(facts)
@@ -114,6 +115,7 @@ def dead_letters(rig: Rig) -> list:
     return asyncio.run(read())
 
 
+@pytest.mark.long
 def test_two_projections_share_the_partitions_and_a_frozen_one_writes_nothing_when_it_wakes(rig: Rig) -> None:
     first = jobs(10)
     rig.publish(first)

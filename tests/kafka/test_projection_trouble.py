@@ -49,6 +49,7 @@ def test_on_a_full_disk_it_waits_and_catches_up_with_room_again(on_a_small_disk:
     assert_is_the_fold_of(rig, first + second)
 
 
+@pytest.mark.long
 def test_transactions_that_postgresql_gives_up_are_begun_again(
     broker: Owned, prefix: str, tmp_path: Path, server: Server
 ) -> None:

@@ -148,8 +148,12 @@ def test_all_rules_are_evaluated_and_none_fires_in_a_calm_system(watched: Watche
     loaded = {rule["name"] for rule in rules(watched) if rule["type"] == "alerting"}
     assert loaded == set(re.findall(r"alert: (\w+)", RULES.read_text()))
     assert {name for name in watched.firing() if not name.endswith(BURN)} == set()
-    taken = watched.ask("/api/v1/query?query=sum(backstop_jobs_ended_total)")["result"]
-    assert taken[0]["value"][1] == str(JOBS), "the metrics are those of this system"
+
+    def ended() -> bool:
+        taken = watched.ask("/api/v1/query?query=sum(backstop_jobs_ended_total)")["result"]
+        return bool(taken[0]["value"][1] == str(JOBS))
+
+    wait_until(ended, 30, "all ends in the metrics of this system")
 
 
 def rules(watched: Watched) -> list[dict[str, Any]]:

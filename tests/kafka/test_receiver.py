@@ -219,6 +219,7 @@ def test_a_broker_that_freezes_or_dies_is_a_503_and_never_a_false_2xx(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_starts_without_a_broker_and_works_once_there_is_one(
     local_kafka: LocalKafka, prefix: str, tmp_path: Path
 ) -> None:
@@ -239,7 +240,11 @@ def test_it_starts_without_a_broker_and_works_once_there_is_one(
 
 @pytest.mark.parametrize(
     ("place", "landed"),
-    [("receiver.webhook.verified", 0), ("receiver.webhook.acked", 1), ("receiver.job.acked", 1)],
+    [
+        pytest.param("receiver.webhook.verified", 0, marks=pytest.mark.long),
+        pytest.param("receiver.webhook.acked", 1, marks=pytest.mark.long),
+        ("receiver.job.acked", 1),
+    ],
 )
 def test_a_receiver_killed_before_its_answer_promised_nothing_and_the_repeat_is_known(
     broker: Owned, prefix: str, tmp_path: Path, place: str, landed: int

@@ -219,6 +219,7 @@ async def _end_incidents(running: Running) -> None:
         assert answer.status == 200, await answer.text()
 
 
+@pytest.mark.long
 def test_without_the_topic_a_worker_goes_on_by_itself(broker: Owned, prefix: str) -> None:
     async def story() -> None:
         settings, now_ms = RuntimeSettings(kafka_bootstrap_servers=broker.bootstrap, topic_prefix=prefix), make_clock()

@@ -42,11 +42,11 @@ def rig(broker: Owned, prefix: str, tmp_path: Path) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("failpoint", "creates", "facts"),
     [
-        ("submitter.tail.reading", 1, 1),
+        pytest.param("submitter.tail.reading", 1, 1, marks=pytest.mark.long),
         pytest.param("submitter.taken", 1, 1, marks=pytest.mark.long),  # not committed: the command comes again
         # Committed and not sent: lost, and the job's own timer finds that out.
         pytest.param("submitter.committed", 0, 0, marks=pytest.mark.long),
-        ("submitter.posted", 0, 0),
+        pytest.param("submitter.posted", 0, 0, marks=pytest.mark.long),
         ("submitter.answered", 1, 0),  # sent and not told: never sent again
         pytest.param("submitter.reported", 1, 1, marks=pytest.mark.long),
     ],
@@ -81,6 +81,7 @@ async def _created(world: Rig, job_id: str) -> bool:
     return (await world.creates())[job_id] > 0
 
 
+@pytest.mark.long
 def test_a_command_published_again_and_again_is_created_once_even_by_the_next_process(rig: Callable[..., Any]) -> None:
     async def scenario() -> None:
         async with rig() as world:
@@ -106,6 +107,7 @@ async def _all(world: Rig, count: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_submitters_that_come_and_go_under_load_create_everything_once(rig: Callable[..., Any]) -> None:
     async def scenario() -> None:
         async with rig() as world:
@@ -171,7 +173,9 @@ async def _load(world: Rig, numbers: Sequence[int], gap_s: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "successor_is_gone", [False, True], ids=["the successor is there", "the successor has left again"]
+    "successor_is_gone",
+    [pytest.param(False, marks=pytest.mark.long), True],
+    ids=["the successor is there", "the successor has left again"],
 )
 def test_a_submitter_that_wakes_up_between_take_and_commit_sends_nothing(
     rig: Callable[..., Any], successor_is_gone: bool
@@ -301,6 +305,7 @@ def test_polls_and_cancels_against_a_provider_that_misbehaves(rig: Callable[...,
     run(scenario())
 
 
+@pytest.mark.long
 def test_a_fact_waits_for_a_broker_that_is_away(local_kafka: LocalKafka, prefix: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         broker = Broker(local_kafka, tmp_path / "kafka")

@@ -59,29 +59,28 @@ def test_a_fault_of_creates_may_be_rare_frequent_or_all_there_is_for_a_minute(
     broken: dict[str, tuple[str, ...]] = {}
     for rate, jobs in rates:
         aimed = {"create_only": fault, "create_fault": rate, "faults_end_s": FAULTS_S, "arrival_s": FAULTS_S}
-        for seed in range(2 if rate == 1.0 else 1):
-            outcome = simulate(seed, jobs, aimed=aimed)
-            if outcome.violations:
-                broken[f"{rate:.0%} of creates, seed {seed}, {jobs} jobs"] = outcome.violations
+        outcome = simulate(0, jobs, aimed=aimed)
+        if outcome.violations:
+            broken[f"{rate:.0%} of creates, {jobs} jobs"] = outcome.violations
         if rate == 1.0:
             assert outcome.met[f"create {fault}"] >= jobs / 2, "it did not strike"
     assert not broken
 
 
 @pytest.mark.parametrize("fault", POLL_FAULTS)
-def test_a_fault_of_polls_may_be_frequent_or_all_there_is_for_a_minute(fault: str) -> None:
+@pytest.mark.parametrize("rate", [1.0, pytest.param(0.1, marks=pytest.mark.long)])
+def test_a_fault_of_polls_may_be_frequent_or_all_there_is_for_a_minute(rate: float, fault: str) -> None:
     """No webhook reports an end: only polls do."""
-    for rate in (0.1, 1.0):
-        aimed = {
-            "poll_only": fault,
-            "poll_fault": rate,
-            "webhook_lost": 1.0,
-            "faults_end_s": FAULTS_S,
-            "arrival_s": 30.0,
-        }
-        outcome = simulate(0, 20, aimed=aimed)
-        assert not outcome.violations
-        assert outcome.met[f"poll {fault}"] > 0
+    aimed = {
+        "poll_only": fault,
+        "poll_fault": rate,
+        "webhook_lost": 1.0,
+        "faults_end_s": FAULTS_S,
+        "arrival_s": 30.0,
+    }
+    outcome = simulate(0, 20, aimed=aimed)
+    assert not outcome.violations
+    assert outcome.met[f"poll {fault}"] > 0
 
 
 @pytest.mark.parametrize("end", RESULTS)
@@ -115,7 +114,7 @@ def test_a_cancelled_job_that_completes_after_all_has_one_result(seed: int) -> N
     assert outcome.met["cancelled then completed"] > 0
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.long) for each in (1, 2, 3))])
 def test_the_broker_may_take_nothing_for_two_minutes(seed: int) -> None:
     """An outage longer than any timeout and most deadlines, besides the faults of the seed."""
     outcome = simulate(seed, 20, aimed={"away_s": 120.0, "faults_end_s": 150.0, "arrival_s": 60.0})

@@ -13,7 +13,7 @@ FOUR = pytest.param(4, marks=pytest.mark.long)
 
 
 @pytest.mark.parametrize("workers", [1, 2, FOUR])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_limit_is_used_and_few_creates_are_refused(workers: int, seed: int) -> None:
     course = limited(Scene(workers=workers, minutes=10, seed=seed))
     assert course.share(1, 10) >= 0.95, course.used
@@ -59,7 +59,7 @@ def test_a_limit_that_falls_without_notice_is_followed_within_two_minutes() -> N
 
 
 @pytest.mark.parametrize("workers", [1, 2, FOUR])
-@pytest.mark.parametrize("limit", [50_000.0, 200_000.0])
+@pytest.mark.parametrize("limit", [50_000.0, pytest.param(200_000.0, marks=pytest.mark.long)])
 def test_a_limit_that_changes_without_notice_is_followed_within_a_minute_where_headers_tell_it(
     workers: int, limit: float
 ) -> None:

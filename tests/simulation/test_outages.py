@@ -37,7 +37,9 @@ def test_an_hour_of_one_kind(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S))
 
 
-@pytest.mark.parametrize("kind", ONE_OF_EACH)
+@pytest.mark.parametrize(
+    "kind", [each if each == "503" else pytest.param(each, marks=pytest.mark.long) for each in ALL_KINDS]
+)
 def test_several_workers_send_no_more_than_one(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S / 4, workers=4))
 
@@ -57,7 +59,9 @@ def test_all_kinds_one_after_the_other() -> None:
     check(away(JOBS, ALL_KINDS, each_s=HOUR_S / len(ALL_KINDS), workers=2))
 
 
-@pytest.mark.parametrize("kind", ["lost", "timeout", "502", "529"])
+@pytest.mark.parametrize(
+    "kind", ["lost", *(pytest.param(each, marks=pytest.mark.long) for each in ("timeout", "502", "529"))]
+)
 def test_a_silence_costs_few_jobs_no_retry(kind: str) -> None:
     """Each create into a silence may be paid. Few jobs would use up their retries: each probe is one of them."""
     course = away(6, (POLLS_TOO + kind,), each_s=HOUR_S)
@@ -76,5 +80,6 @@ def test_doubts_outlast_an_hour_while_polls_are_answered(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [pytest.param("502", marks=pytest.mark.long), "529"])
+@pytest.mark.long
 def test_answers_that_prove_nothing_cost_no_job_either(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S, workers=2))

@@ -12,7 +12,7 @@ from tests.simulation.many import kept_seeds, must_meet
 from tests.simulation.run import simulate
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 15
+SEEDS = 8
 """`SEEDS_LONG` takes five minutes of two cores."""
 
 SEEDS_LONG = 2_000

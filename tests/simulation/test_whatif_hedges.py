@@ -41,6 +41,7 @@ def assert_near(found: Figures, truth: Figures, hedges_share: float) -> None:
     assert abs(mean_ms(found.total_ms) - mean_ms(truth.total_ms)) <= 0.03 * mean_ms(truth.total_ms)
 
 
+@pytest.mark.long
 def test_the_same_hedging_gives_the_counts_of_the_log() -> None:
     found = replayed(log(SHARE), "asked")
     assert found.likely.figures.counts() == recorded_figures(log(SHARE)).counts()

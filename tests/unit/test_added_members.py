@@ -92,6 +92,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_mypy_reports_each_place_that_lacks_a_new_member(grown: Path) -> None:
     told = subprocess.run([sys.executable, "-m", "mypy"], cwd=grown, capture_output=True, text=True, check=False).stdout
     reported = {

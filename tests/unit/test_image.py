@@ -152,6 +152,7 @@ def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_
     assert told.stdout == f"backstop {PYPROJECT['project']['version']}\n"
 
 
+@pytest.mark.long
 def test_every_server_of_the_image_comes_as_far_as_the_broker_and_says_that_none_answers(
     installed: Path, folder: Path
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
@@ -63,6 +64,7 @@ def test_a_row_that_the_changelog_refuses_ends_the_process_and_nothing_of_its_ba
     scene.check(worker)
 
 
+@pytest.mark.long
 def test_a_handler_that_does_not_end_is_given_up_when_the_worker_stops_and_its_batch_comes_again(scene: Scene) -> None:
     run(scene.produce(200))
     worker = scene.worker("w1", instance_id="one", batch_records_max=10, drain_timeout_s=1.0).start(hang_at=100)
@@ -99,6 +101,7 @@ def test_records_of_transactions_leave_gaps_that_neither_stall_the_commit_nor_sh
     assert worker.handled() == 40 * 5
 
 
+@pytest.mark.long
 def test_records_that_expired_unread_do_not_stall_the_worker(scene: Scene) -> None:
     run(scene.produce(2_000))
     worker = scene.worker("w1").start()

@@ -37,6 +37,7 @@ def test_workers_that_join_and_leave_under_a_backlog_lose_nothing_and_repeat_not
     assert sum(worker.handled() for worker in scene.workers) == RECORDS
 
 
+@pytest.mark.long
 def test_a_worker_that_is_asked_to_stop_and_started_again_loses_nothing_and_repeats_nothing(scene: Scene) -> None:
     run(scene.produce(RECORDS))
     worker = scene.worker("w1", **SLOW)
@@ -67,6 +68,7 @@ def test_a_worker_that_is_killed_and_started_again_as_the_same_member_loses_noth
     scene.check(worker)
 
 
+@pytest.mark.long
 def test_a_worker_whose_disk_was_lost_has_its_table_back_from_the_changelog_and_handles_no_record_again(
     scene: Scene,
 ) -> None:
@@ -85,6 +87,7 @@ def test_a_worker_whose_disk_was_lost_has_its_table_back_from_the_changelog_and_
     assert worker.handled() == handled + 100
 
 
+@pytest.mark.long
 def test_a_plain_loop_over_events_loses_nothing_when_workers_join_and_leave(scene: Scene) -> None:
     run(scene.produce(RECORDS // 2))
     first = scene.worker("w1", plain_loop=True, **SLOW).start()

@@ -12,7 +12,9 @@ LIMIT_S = 2.0
 
 
 @pytest.mark.parametrize(
-    "how", ["hang_at", "block_at"], ids=["its handler waits for ever", "its event loop stands still"]
+    "how",
+    [pytest.param("hang_at", marks=pytest.mark.long), "block_at"],
+    ids=["its handler waits for ever", "its event loop stands still"],
 )
 def test_a_worker_that_is_deaf_ends_itself_and_loses_nothing(scene: Scene, how: str) -> None:
     run(scene.produce(200))
