@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -82,8 +82,8 @@ class SystemMetrics:
             registry=registry,
         )  # fmt: skip
         self.in_trouble = Gauge(
-            "backstop_processes_in_trouble", "Processes whose probes complain, of a full disk for one.",
-            registry=registry,
+            "backstop_processes_in_trouble",
+            "Processes whose probes complain, of a full disk for one, or that end again and again.", registry=registry,
         )  # fmt: skip
         self._open_transaction = Gauge(
             "backstop_partition_open_transaction_seconds",
@@ -173,7 +173,7 @@ class SystemWatch:
             asked.set()
 
     async def _ask(self) -> None:
-        self._metrics.in_trouble.set(len(self.troubles.now()))
+        self._metrics.in_trouble.set(len(self.troubles))
         try:
             snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:
@@ -254,7 +254,7 @@ def status(watch: SystemWatch, now_ms: int) -> StatusView:
             "delay_ms": max((each.still_ms(now_ms) for each in behind), default=0),
         },
         "polls_per_s": watch.polls_per_s(),
-        "processes": _processes(held),
+        "processes": _processes(held, watch.troubles.lives.running(now_ms)),
         "partitions": [_partition(held.held[key]) for key in sorted(held.held)],
         "lanes": _closed(watch.lanes),
     }
@@ -304,7 +304,8 @@ def _order(each: Holding) -> tuple[str, str, int]:
     return each.group, each.topic, each.partition
 
 
-def _processes(held: Holdings) -> list[ProcessView]:
+def _processes(held: Holdings, running: Iterable[ProcessName]) -> list[ProcessView]:
+    """`running`: what was heard of otherwise; some processes are in no group."""
     me = own_name("serve")
     found: dict[str, ProcessView] = {me.place: _process(me.place, me, "serve")}
     for group in held.groups:
@@ -316,6 +317,8 @@ def _processes(held: Holdings) -> list[ProcessView]:
             view["parts"] = sorted({*view["parts"], group.name})
             mine = {f"{topic}/{number}" for topic, number in member.partitions if reads(group.name, topic)}
             view["partitions"] = sorted({*view["partitions"], *mine})
+    for name in running:
+        found.setdefault(name.place, _process(name.place, name, name.component))
     return [found[place] for place in sorted(found)]
 
 

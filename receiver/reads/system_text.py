@@ -5,6 +5,7 @@ from typing import Final
 
 from backstop.readmodel.waits import time_of
 from backstop.runtime.kafka.holdings import Holding
+from backstop.runtime.kafka.lives import SHORT_S
 from backstop.runtime.kafka.troubles import Troubles
 from backstop.runtime.process.identity import name_from
 
@@ -59,7 +60,12 @@ def near_sentences(found: Sequence[Holding]) -> list[str]:
 
 
 def trouble_sentences(troubles: Troubles) -> list[str]:
-    return [f"{each.component} {each.place}: {each.said} (since {time_of(each.since_ms)})" for each in troubles.now()]
+    told = [f"{each.component} {each.place}: {each.said} (since {time_of(each.since_ms)})" for each in troubles.now()]
+    return told + [
+        f"{each.component} on {each.host} ended {each.ends} times within {SHORT_S // 60} minutes of its start, first at "
+        f"{time_of(each.since_ms)}: its log says why"
+        for each in troubles.short_lives()
+    ]
 
 
 def reader_of(group: str) -> str:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from backstop.runtime.kafka.broker_clock import ASK_EVERY_S
+from backstop.runtime.kafka.lives import Lives, ShortLives
 from backstop.runtime.process.clock import NowMs
-from backstop.runtime.process.identity import name_from, own_name
+from backstop.runtime.process.identity import life_from, name_from, own_life, own_name
 from backstop.runtime.process.probes import Probe
 
 PROCESS: Final = "process"
+LIFE: Final = "life"
 TROUBLE: Final = "trouble"
 
 HEARD_MS: Final = int(4 * ASK_EVERY_S * 1000)
@@ -37,9 +39,9 @@ class Trouble:
 
 
 def trouble_headers(component: str, probe: Probe) -> list[tuple[str, bytes]]:
-    """The headers of a record on `clock`: this process, and what it complains of now."""
+    """The headers of a record on `clock`: this process, its start and age, and what it complains of now."""
     said = probe()
-    named = [(PROCESS, str(own_name(component)).encode())]
+    named = [(PROCESS, str(own_name(component)).encode()), (LIFE, own_life().encode())]
     return named if said is None else [*named, (TROUBLE, said[:SAID_CHARS_MAX].encode())]
 
 
@@ -49,6 +51,7 @@ class Troubles:
     def __init__(self, now_ms: NowMs) -> None:
         self._now_ms = now_ms
         self._by_process: dict[str, Trouble] = {}
+        self.lives = Lives()
 
     def heard(self, headers: Iterable[tuple[str, bytes]], at_ms: int) -> None:
         """Take the headers of a record. Any producer may have written it, so they are parsed strictly, else ignored."""
@@ -56,6 +59,9 @@ class Troubles:
         process = name_from((given.get(PROCESS) or b"").decode(errors="replace"))
         if process is None:
             return
+        life = life_from((given.get(LIFE) or b"").decode(errors="replace"))
+        if life is not None:
+            self.lives.heard(process, *life, at_ms)
         before = self._by_process.pop(process.place, None)
         said = _line(given.get(TROUBLE) or b"")
         if not said:
@@ -71,6 +77,13 @@ class Troubles:
         return sorted(
             (each for each in self._by_process.values() if each.heard_ms >= since_ms), key=lambda each: each.place
         )
+
+    def short_lives(self) -> list[ShortLives]:
+        """Processes that end again and again soon after their start."""
+        return self.lives.short(self._now_ms())
+
+    def __len__(self) -> int:
+        return len(self.now()) + len(self.short_lives())
 
 
 def _line(said: bytes) -> str:

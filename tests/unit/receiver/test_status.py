@@ -84,6 +84,18 @@ def test_processes_are_told_with_release_parts_and_partitions(told: Told, watch:
     assert by_name[own_name("serve").place]["parts"] == ["serve"]
 
 
+def test_a_process_that_is_in_no_group_is_told_as_well(watch: SystemWatch) -> None:
+    """Such as one that delivers webhooks, or another `serve`."""
+    once(watch)
+    before = status(watch, NOW_MS)["processes"]
+    given = [("process", b"outgoing/0.1.0/node-9/7"), ("life", b"4f0c1d2e3a5b/12")]
+    watch.troubles.heard(given, NOW_MS)
+    watch.troubles.heard([("process", A.encode()), ("life", b"4f0c1d2e3a5c/12")], NOW_MS)
+    heard = {"name": "node-9:7", "version": "0.1.0", "parts": ["outgoing"], "partitions": []}
+    after = status(watch, NOW_MS)["processes"]
+    assert sorted(after, key=str) == sorted([*before, heard], key=str), "what the groups tell stays"
+
+
 def test_a_partition_without_a_worker_is_named_and_so_it_is_on_its_jobs(told: Told, watch: SystemWatch) -> None:
     once(watch)
     del told.members[B]
