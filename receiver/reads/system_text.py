@@ -62,8 +62,8 @@ def near_sentences(found: Sequence[Holding]) -> list[str]:
 def trouble_sentences(troubles: Troubles) -> list[str]:
     told = [f"{each.component} {each.place}: {each.said} (since {time_of(each.since_ms)})" for each in troubles.now()]
     return told + [
-        f"{each.component} on {each.host} ended {each.ends} times within {SHORT_S // 60} minutes of its start, first at "
-        f"{time_of(each.since_ms)}: its log says why"
+        f"{each.component} on {each.host} ended {each.ends} times within {SHORT_S // 60} minutes of its start, "
+        f"first at {time_of(each.since_ms)}: its log says why"
         for each in troubles.short_lives()
     ]
 
