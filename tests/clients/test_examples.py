@@ -66,6 +66,8 @@ def consume(command: Sequence[str], folder: Path, environment: Mapping[str, str]
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
+        if process.stdout is not None:
+            process.stdout.close()
     raise AssertionError(f"{command} ended without {wanted}: {lines}")
 
 

@@ -92,11 +92,10 @@ class Results(ResultsPublisher):
         self._wrong = wrong
         self._read_early: dict[int, list[str]] = {}
 
-    async def publish(self, partition: int, results: Sequence[JobResult]) -> None:
-        lane = self._lanes.get(partition) or await self._open(partition)
+    async def _append(self, lane: Any, partition: int, results: Sequence[JobResult]) -> None:
         if any(f"{result.job_id}@{result.timings.submitted_at_ms}" in lane.known for result in results):
             self._met.add("result known from the tail")
-        await super().publish(partition, results)
+        await super()._append(lane, partition, results)
 
     async def _open(self, partition: int) -> Any:
         if self._wrong.tail_before_fence:

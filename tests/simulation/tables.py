@@ -200,8 +200,7 @@ class Table(FoldTable):
     async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
         if self._wrong.store_ahead_of_the_changelog and pending:
             self._owned(partition).write(pending.items(), self._logs[partition].end - 1)
-        repaired = await super()._make_good(partition, pending)
-        return {} if self._wrong.repaired_rows_not_stored else repaired
+        return await super()._make_good(partition, pending)
 
     def reassigned(self, kept: set[int]) -> None:
         super().reassigned(kept)

@@ -33,7 +33,6 @@ class Wrong:
     zombie_rows_unnoticed: bool = False
     store_ahead_of_the_changelog: bool = False
     overruled_rows_forgotten: bool = False
-    repaired_rows_not_stored: bool = False
     polls_committed_early: bool = False
     rows_unguarded: bool = False
     commits_before_rows: bool = False
