@@ -31,7 +31,7 @@ class PartialTail:
     ) -> None:  # fmt: skip
         """`folders` and `troubles` get the records of `clock`, which this consumer reads too, to save a second one."""
         self._folders = folders
-        self._troubles = troubles or Troubles(now_ms)
+        self._troubles = Troubles(now_ms) if troubles is None else troubles
         self._clock = f"{settings.topic_prefix}{CLOCK}"
         self._live = live
         topics = [PartialOutput.topic, CLOCK]

@@ -173,7 +173,7 @@ class SystemWatch:
             asked.set()
 
     async def _ask(self) -> None:
-        self._metrics.in_trouble.set(len(self.troubles))
+        self._metrics.in_trouble.set(self.troubles.count())
         try:
             snapshot = await self._reader.snapshot()
         except BrokerUnavailableError as error:

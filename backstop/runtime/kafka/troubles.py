@@ -82,7 +82,8 @@ class Troubles:
         """Processes that end again and again soon after their start."""
         return self.lives.short(self._now_ms())
 
-    def __len__(self) -> int:
+    def count(self) -> int:
+        """How many are told."""
         return len(self.now()) + len(self.short_lives())
 
 

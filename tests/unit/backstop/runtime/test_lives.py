@@ -86,4 +86,4 @@ def test_the_sentence_says_which_and_how_often_and_it_counts_as_trouble() -> Non
     assert trouble_sentences(troubles) == [
         "worker on worker-0 ended 3 times within 5 minutes of its start, first at 01:25:47 UTC: its log says why"
     ]
-    assert len(troubles) == 1
+    assert troubles.count() == 1
