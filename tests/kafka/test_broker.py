@@ -111,6 +111,7 @@ def test_a_killed_broker_starts_again_on_its_ports_with_its_records(local_kafka:
     assert (tmp_path / "node" / "kafka.log").stat().st_size > 0
 
 
+@pytest.mark.long
 def test_the_first_temporary_broker_leaves_an_archive_of_classes_to_those_after_it(local_kafka: LocalKafka) -> None:
     kafka = replace(local_kafka, java_version=f"{local_kafka.java_version}-test-{os.getpid()}")
     try:

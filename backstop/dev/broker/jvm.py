@@ -26,6 +26,8 @@ from backstop.dev.broker.toolchain import FILES, LocalKafka
 START_TIMEOUT_S = 60.0
 FORMAT_TIMEOUT_S = 60.0
 IN_USE_TIMEOUT_S = 3.0
+ARCHIVE_TIMEOUT_S = 60.0
+"""For a node that writes its archive of classes at its end: three seconds, and over fifteen on a slow, busy machine."""
 PORT_DRAWS_MAX = 5
 TAIL_CHARACTERS = 3_000
 SHARED_CLASSES = "classes.jsa"
@@ -275,8 +277,9 @@ class Broker:
         if process.poll() is None:
             process.send_signal(how)
             process.send_signal(signal.SIGCONT)  # a frozen process handles SIGTERM only after SIGCONT
+            archives = self._temporary and not self._shared_classes()
             try:
-                process.wait(processes.TERM_TIMEOUT_S)
+                process.wait(ARCHIVE_TIMEOUT_S if archives else processes.TERM_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(processes.KILL_TIMEOUT_S)
