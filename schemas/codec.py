@@ -94,7 +94,7 @@ def refused(error: ValidationError) -> PoisonError:
 
     A value outside of a closed set is quoted only if it looks like an identifier: other text may be confidential.
     """
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "record"
     if first["type"] == "literal_error":
         given = first["input"]

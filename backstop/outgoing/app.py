@@ -75,7 +75,7 @@ async def serve(settings: OutgoingSettings, own_now_ms: NowMs, stop: asyncio.Eve
         turns=turns, find=service.find, posts=SignedPosts(endpoints, secrets, sender), reporting=reporting,
         policy=settings.retry_policy(), waiting_max=settings.outgoing_endpoint_waiting_max,
     )  # fmt: skip
-    health.watch("deliveries", service.not_ready)
+    health.watch("deliveries", service.not_ready, "start")
     server = HealthServer(health, settings.outgoing_health_port, settings.health_host)
 
     async def deliver() -> None:

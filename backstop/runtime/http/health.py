@@ -19,7 +19,7 @@ from backstop.runtime.process.failpoints import armed
 from backstop.runtime.process.probes import Probe
 from backstop.runtime.release import release
 
-Kind = Literal["live", "ready", "note"]
+Kind = Literal["live", "ready", "note", "start"]
 
 LOOP_LAG_S_MAX = 5.0
 LOOP_TICK_S = 0.5
@@ -88,7 +88,8 @@ class Health:
     def watch(self, name: str, probe: Probe, kind: Kind = "ready") -> None:
         """Call `probe` at each health request. A `live` probe that complains gets the process
         restarted: use it only for faults that a restart repairs, such as no progress. The complaint of a `note` is
-        shown, and changes no verdict.
+        shown, and changes no verdict. That of a `start` says what a process that is well has yet to do before it is
+        ready: it is no trouble.
         """
         self._probes[name] = (kind, probe)
 
@@ -99,7 +100,7 @@ class Health:
     def not_ready(self) -> dict[str, str]:
         """Reasons why the process should get no work, by check; empty if there are none."""
         reasons = {name: reason for name, reason in self._conditions.items() if reason is not None}
-        reasons |= self._complaints("ready") | self.not_live()
+        reasons |= self._complaints("ready") | self._complaints("start") | self.not_live()
         self._was_ready = self._was_ready or not reasons
         return reasons
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from schemas.requests import Submit
+from schemas.requests import REQUEST, Submit
 from schemas.sentences import sentence
 
 
@@ -54,3 +54,18 @@ def test_an_error_of_a_field_that_may_be_left_out_names_the_field_and_no_class(
         Submit.model_validate({"request": {"model": "m"}, "fallback": fallback})
     (problem,) = raised.value.errors()
     assert (problem["loc"], sentence(problem)) == (where, said)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"type": "submit_later"}, "its `type` is 'submit_later' and must be one of 'submit', 'cancel'"),
+        ({"type": "My card is 4111 1111"}, "its `type` must be one of 'submit', 'cancel'"),
+        ({}, "its `type` is missing, or no text"),
+    ],
+)
+def test_a_kind_that_is_not_known_is_told_with_those_that_are(given: object, said: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        REQUEST.validate_python(given)
+    (problem,) = raised.value.errors()
+    assert sentence(problem) == said

@@ -63,6 +63,8 @@ def test_conditions_of_a_start_are_no_trouble_and_probes_are() -> None:
     assert health.trouble() is None
     health.watch("disk", lambda: "the disk of /data is read-only")
     health.watch("webhooks", lambda: "off", "note")
+    health.watch("deliveries", lambda: "2 partitions are still being read", "start")
+    assert health.not_ready()["deliveries"] == "2 partitions are still being read"
     health.watch("progress", lambda: "no progress for 20 s in jobs/0", "live")
     assert health.trouble() == "the disk of /data is read-only; no progress for 20 s in jobs/0"
 
