@@ -118,6 +118,8 @@ def test_a_worker_that_was_killed_knows_the_run_times_of_before(running: Running
     worker = running.system.supervisor.pid("worker")
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
+    # The next process is there once a job is over. A command that waits for it may expire, and attempt 2 is not stuck.
+    wait_until(partial(is_over, running, submit(running, "again", run=BRIEF)), 120, "the next process", poll_s=0.1)
     slow = submit(running, "slow-after", "run_stuck_in_progress@1")
     for number in range(SUBMITTED_AFTER):
         # One by one: of many at once some would look slow, and spend the budget.
