@@ -1,7 +1,6 @@
 """Record value to message and back: the only parser of records on Backstop's topics."""
 
 import hashlib
-import re
 from functools import cache
 from typing import Any, TypeVar
 
@@ -10,14 +9,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.base import SCHEMA_VERSION, InlineBody
 from schemas.dead_letters import DeadReason
-from schemas.sentences import sentence
+from schemas.sentences import NAME, sentence
 from schemas.unreadable import Unreadable
 
 M = TypeVar("M")
 BODIES = ("request", "response")
 """The fields of messages that are bodies."""
 DETAIL_CHARS_MAX = 500
-_NAME = re.compile(r"[a-z][a-z0-9_.]{0,39}")
 
 DEPTH_MAX = 128
 """Limit of nested objects and lists. A deeper value would parse here (orjson reads 1024 levels), but could not be read
@@ -99,7 +97,7 @@ def refused(error: ValidationError) -> PoisonError:
     if first["type"] == "literal_error":
         given = first["input"]
         shown = (
-            f"{given!r} is not known to this release; it " if isinstance(given, str) and _NAME.fullmatch(given) else ""
+            f"{given!r} is not known to this release; it " if isinstance(given, str) and NAME.fullmatch(given) else ""
         )
         return PoisonError("unknown_value", f"{where}: {shown}{sentence(first)}")
     return PoisonError(

@@ -20,16 +20,19 @@ _BY_TYPE: Final = {
 }
 """A body is JSON: these types are pydantic's, whose sentences name classes of the code."""
 
-_TAG: Final = re.compile(r"[a-z][a-z0-9_.]{0,39}")
-"""What looks like the name of a kind. Other text may be confidential, and is not quoted."""
+NAME: Final = re.compile(r"[a-z][a-z0-9_.]{0,39}")
+"""What looks like a name of ours. Other text may be confidential, and is not quoted."""
 
 
 def sentence(problem: Mapping[str, Any]) -> str:
     """The sentence for one item of `ValidationError.errors()`."""
     if problem.get("type") in _BY_TYPE:
         return _BY_TYPE[problem["type"]]
-    if str(problem.get("type")).startswith("union_tag_"):
-        return _of_no_kind(problem.get("ctx") or {})
+    told = problem.get("ctx") or {}  # Most callers leave it out.
+    if problem.get("type") == "union_tag_not_found":
+        return f"its {_field(told)} is missing, or no text"
+    if problem.get("type") == "union_tag_invalid":
+        return _of_no_kind(told)
     text = str(problem["msg"])
     for theirs, ours in _WORDS:
         if text.startswith(theirs):
@@ -37,11 +40,13 @@ def sentence(problem: Mapping[str, Any]) -> str:
     return text
 
 
+def _field(told: Mapping[str, Any]) -> str:
+    """The field that tells the kind of a value."""
+    return "`{}`".format(str(told.get("discriminator", "type")).strip("'"))
+
+
 def _of_no_kind(told: Mapping[str, Any]) -> str:
-    """Of a value whose kind is told by one of its fields, which is missing or names none of the kinds."""
-    name = str(told.get("discriminator", "'type'")).strip("'")
+    """Of a value whose field names none of the kinds."""
     tag, kinds = told.get("tag"), told.get("expected_tags")
-    if kinds is None:
-        return f"its `{name}` is missing, or no text"
-    given = f"its `{name}` is {tag!r} and" if isinstance(tag, str) and _TAG.fullmatch(tag) else f"its `{name}`"
-    return f"{given} must be one of {kinds}"
+    given = f" is {tag!r} and" if isinstance(tag, str) and NAME.fullmatch(tag) else ""
+    return f"its {_field(told)}{given} must be one {f'of {kinds}' if kinds else 'that is known here'}"

@@ -7,7 +7,7 @@ it: a broker of each would start and warm up a JVM of its own.
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,13 @@ def installed(installation: Installed) -> Path:
     return installation.commands
 
 
-_SHARED = pytest.StashKey[Owned]()
+_SHARED = pytest.StashKey[Owned | None]()
+
+
+def shared_broker(config: pytest.Config) -> tuple[str, bool] | None:
+    """The broker that the leading process has started for this one, and whether it is a JVM with our settings."""
+    told: tuple[str, bool] | None = getattr(config, "workerinput", {}).get("broker")
+    return told
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -92,18 +98,18 @@ def pytest_configure_node(node: Any) -> None:
     if _SHARED not in config.stash:
         stack = ExitStack()
         config.add_cleanup(stack.close)
-        try:
+        config.stash[_SHARED] = None
+        with suppress(BrokerError):  # Each test that needs one fails, and says what to install.
             config.stash[_SHARED] = stack.enter_context(started_broker())
-        except BrokerError:
-            return  # Each test that needs one fails, and says what to install.
-    shared = config.stash[_SHARED]
-    node.workerinput["broker"] = (shared.bootstrap, shared.node is not None)
+    started = config.stash[_SHARED]
+    if started is not None:
+        node.workerinput["broker"] = (started.bootstrap, started.node is not None)
 
 
 @pytest.fixture(scope="session")
 def broker(request: pytest.FixtureRequest) -> Iterator[Owned]:
     """The session's broker. Shared: a test leaves it running and keeps to its own topics and groups."""
-    shared: tuple[str, bool] | None = getattr(request.config, "workerinput", {}).get("broker")
+    shared = shared_broker(request.config)
     if shared is not None:
         yield Owned(shared[0], chain.Given(shared[0]))
         return
@@ -114,12 +120,13 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Owned]:
 @pytest.fixture(scope="session")
 def broker_is_our_node(request: pytest.FixtureRequest, broker: Owned) -> bool:
     """Whether the session's broker is a JVM with our settings; not one that was given, and no container."""
-    shared: tuple[str, bool] | None = getattr(request.config, "workerinput", {}).get("broker")
+    shared = shared_broker(request.config)
     return broker.node is not None if shared is None else shared[1]
 
 
 @contextmanager
 def started_broker() -> Iterator[Owned]:
+    """A broker for a session."""
     engine = docker.find(os.environ)
     if isinstance(chain.given(os.environ), BrokerMissing) and isinstance(engine, Engine):
         with in_test_container(engine) as running:

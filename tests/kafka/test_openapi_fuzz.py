@@ -38,8 +38,10 @@ FUZZED_ONLY = "fuzzing"
 FUZZED_WITHIN_S = {FUZZED_ONLY: 200.0, SINGLE: 900.0}
 """By phases. Each create without `background` lasts as long as its run."""
 
-EXAMPLES = {SINGLE: 5, FUZZED_ONLY: 3, CHAINS: 1}
-"""Of each operation, beside the cases at the edges; and of chains of operations."""
+EXAMPLES = {SINGLE: 5, FUZZED_ONLY: 3}
+"""By phases: of each operation, beside the cases at the edges."""
+CHAINED = {SINGLE: 2, FUZZED_ONLY: 1}
+"""Of chains of operations."""
 PARTS = 5
 """Processes that share the operations, as most of the time is waiting; CPython 3.11 parses in one thread only."""
 
@@ -188,10 +190,12 @@ def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path, 
     assert "submitJob" in names
     with ExitStack() as stack:
         parts = [
-            stack.enter_context(fuzzing(running, names[number::PARTS], tmp_path, "single.toml", phases))
+            stack.enter_context(
+                fuzzing(running, names[number::PARTS], tmp_path, "single.toml", phases, EXAMPLES[phases])
+            )
             for number in range(PARTS)
         ]
-        chains = stack.enter_context(fuzzing(running, names, tmp_path, "chains.toml", CHAINS))
+        chains = stack.enter_context(fuzzing(running, names, tmp_path, "chains.toml", CHAINS, CHAINED[phases]))
         assert chains[0].wait(FUZZED_WITHIN_S[phases]) == 0, chains[1].read_text()
         codes = [process.wait(FUZZED_WITHIN_S[phases]) for process, _said in parts]
     assert codes == [0] * PARTS, "\n".join(said.read_text() for _process, said in parts)
@@ -201,7 +205,7 @@ def test_every_answer_is_as_the_document_says(running: Running, tmp_path: Path, 
 
 @contextmanager
 def fuzzing(
-    running: Running, names: list[str], folder: Path, config: str, phases: str
+    running: Running, names: list[str], folder: Path, config: str, phases: str, examples: int
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Schemathesis at work on these operations, and the file that it writes to. `stateful` makes chains of them: an
     operation asks for what the one before it answered.
@@ -209,7 +213,7 @@ def fuzzing(
     said = folder / f"{phases}-{names[0]}.txt"
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", config),
-        *("run", f"{running.system.url}/openapi.json", "--no-color", "--seed", "1", "-n", str(EXAMPLES[phases])),
+        *("run", f"{running.system.url}/openapi.json", "--no-color", "--seed", "1", "-n", str(examples)),
         *("--phases", phases, "--report-dir", str(folder / f"report-{phases}-{names[0]}")),
         *itertools.chain.from_iterable(("--include-operation-id", name) for name in names),
     ]

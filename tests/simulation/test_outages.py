@@ -2,6 +2,9 @@
 minutes later.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from streams.policy.lanes import FAILURES_MAX
@@ -26,9 +29,12 @@ def check(course: Course) -> None:
     assert sum(later) >= len(later) - 2, course  # the lane is probed, by any worker that runs
 
 
-ONE_OF_EACH = [
-    kind if kind in ("503", "429_quota") else pytest.param(kind, marks=pytest.mark.long) for kind in ALL_KINDS
-]
+def short_form(*kinds: str, of: Sequence[str] = ALL_KINDS) -> list[Any]:
+    """All of them; the others than `kinds` in the long form."""
+    return [kind if kind in kinds else pytest.param(kind, marks=pytest.mark.long) for kind in of]
+
+
+ONE_OF_EACH = short_form("503", "429_quota")
 """A kind that closes a lane, and one that closes an account. `test_all_kinds_one_after_the_other` has the others."""
 
 
@@ -37,14 +43,12 @@ def test_an_hour_of_one_kind(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S))
 
 
-@pytest.mark.parametrize(
-    "kind", [each if each == "503" else pytest.param(each, marks=pytest.mark.long) for each in ALL_KINDS]
-)
+@pytest.mark.parametrize("kind", short_form("503"))
 def test_several_workers_send_no_more_than_one(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S / 4, workers=4))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("401", marks=pytest.mark.long), "429_quota"])
+@pytest.mark.parametrize("kind", short_form("429_quota", of=("401", "429_quota")))
 def test_a_condition_of_the_account_is_probed_once_for_all_models(kind: str) -> None:
     course = away(JOBS, (kind,), each_s=HOUR_S, workers=2, models=5)
     check(course)
@@ -59,9 +63,7 @@ def test_all_kinds_one_after_the_other() -> None:
     check(away(JOBS, ALL_KINDS, each_s=HOUR_S / len(ALL_KINDS), workers=2))
 
 
-@pytest.mark.parametrize(
-    "kind", ["lost", *(pytest.param(each, marks=pytest.mark.long) for each in ("timeout", "502", "529"))]
-)
+@pytest.mark.parametrize("kind", short_form("lost", of=("lost", "timeout", "502", "529")))
 def test_a_silence_costs_few_jobs_no_retry(kind: str) -> None:
     """Each create into a silence may be paid. Few jobs would use up their retries: each probe is one of them."""
     course = away(6, (POLLS_TOO + kind,), each_s=HOUR_S)
@@ -79,7 +81,7 @@ def test_doubts_outlast_an_hour_while_polls_are_answered(kind: str) -> None:
     assert set(course.outcomes) <= {"completed", "open"}, course
 
 
-@pytest.mark.parametrize("kind", [pytest.param("502", marks=pytest.mark.long), "529"])
+@pytest.mark.parametrize("kind", ["502", "529"])
 @pytest.mark.long
 def test_answers_that_prove_nothing_cost_no_job_either(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S, workers=2))

@@ -90,7 +90,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--hedges", action=argparse.BooleanOptionalAction, default=True,
-        help="half of the jobs may have a second attempt beside a slow one; torture's own faults permit hardly any",
+        help="half of the jobs may have a second attempt beside a slow one; a calm run without any such attempt fails",
     )  # fmt: skip
     parser.add_argument(
         "--operators", action=argparse.BooleanOptionalAction, default=True,

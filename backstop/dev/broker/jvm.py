@@ -151,7 +151,7 @@ class Broker:
         archive of classes yet, it ends by SIGTERM: Java makes the archive at its exit.
         """
         if self._process is not None:
-            self._end(signal.SIGKILL if self._temporary and self._shared_classes() else signal.SIGTERM)
+            self._end(signal.SIGKILL if self._temporary and not self._archives else signal.SIGTERM)
         self._remove_if_temporary()
 
     def kill(self) -> None:
@@ -277,9 +277,8 @@ class Broker:
         if process.poll() is None:
             process.send_signal(how)
             process.send_signal(signal.SIGCONT)  # a frozen process handles SIGTERM only after SIGCONT
-            archives = self._temporary and not self._shared_classes()
             try:
-                process.wait(ARCHIVE_TIMEOUT_S if archives else processes.TERM_TIMEOUT_S)
+                process.wait(ARCHIVE_TIMEOUT_S if self._archives else processes.TERM_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(processes.KILL_TIMEOUT_S)
@@ -306,6 +305,11 @@ class Broker:
         Java checks that the archive fits the jars and the JVM, and ignores it otherwise.
         """
         return (f"-XX:SharedArchiveFile={self._kafka.shared_classes}",) if self._kafka.shared_classes.exists() else ()
+
+    @property
+    def _archives(self) -> bool:
+        """Whether this node makes the archive of classes at its end."""
+        return self._temporary and not self._shared_classes()
 
     def _share_classes_at_exit(self) -> tuple[str, ...]:
         # Costs about three seconds once, when the node stops: only a temporary node pays it, at the end of its run.

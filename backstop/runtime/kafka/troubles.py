@@ -19,7 +19,7 @@ LIFE: Final = "life"
 TROUBLE: Final = "trouble"
 
 HEARD_MS: Final = int(4 * ASK_EVERY_S * 1000)
-"""A process silent for so long has ended."""
+"""A complaint is told for so long after it was last heard, also of a process that has ended since."""
 SAID_CHARS_MAX: Final = 300
 PROCESSES_MAX: Final = 100
 """Processes in trouble that are remembered."""

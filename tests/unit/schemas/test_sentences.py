@@ -69,3 +69,10 @@ def test_a_kind_that_is_not_known_is_told_with_those_that_are(given: object, sai
         REQUEST.validate_python(given)
     (problem,) = raised.value.errors()
     assert sentence(problem) == said
+
+
+def test_a_kind_that_is_not_known_is_not_told_as_missing_where_the_context_was_left_out() -> None:
+    with pytest.raises(ValidationError) as raised:
+        REQUEST.validate_python({"type": "submit_later"})
+    (problem,) = raised.value.errors(include_context=False)
+    assert sentence(problem) == "its `type` must be one that is known here"
