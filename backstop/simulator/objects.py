@@ -100,6 +100,8 @@ def _disfigure_usage(answer: dict[str, Any], form: UsageForm) -> None:
             answer["usage"] = dict.fromkeys(answer["usage"])
         case "absent":
             del answer["usage"]
+        case "total":
+            answer["usage"] = {"total_tokens": answer["usage"]["total_tokens"]}
         case "whole":
             pass
 

@@ -14,7 +14,7 @@ from backstop.simulator.ids import AnyIdForm
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 OPEN: Final = ("queued", "in_progress")
-UsageForm = Literal["whole", "floats", "nulls", "absent"]
+UsageForm = Literal["whole", "floats", "nulls", "absent", "total"]
 ErrorForm = Literal["whole", "null", "text", "message"]
 Around = Literal["nothing", "bom", "utf16", "prefix", "trailing", "envelope", "list", "events"]
 JOBS_MAX: Final = 100_000

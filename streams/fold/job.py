@@ -302,8 +302,8 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
         case "cancelled":
             return finish(after, event, "cancelled", reason, event)
         case "failed":
-            used = event.usage is not None and event.usage.total_tokens + event.usage.output_tokens > 0
-            paid = used or event.code == UNUSABLE_ID  # It may run on, and what it uses is never known.
+            # A response whose id can't be used may run on, and what it uses is never known.
+            paid = _tokens_used(event) or event.code == UNUSABLE_ID
             return _failed(after, event, "paid" if paid else "unpaid", event.cause or "faulty", reason)
         case "missing":
             return _released(_failed(after, event, "paid", event.cause or "faulty", reason), event)
@@ -314,6 +314,12 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
             return _released(step, event)
         case _:
             assert_never(event.status)
+
+
+def _tokens_used(event: AttemptSettled) -> bool:
+    """Also where nobody knows how many: an object that tells a part of its usage was paid as well."""
+    told_in_part = event.terms is not None and event.terms.part_of_usage is True
+    return told_in_part or (event.usage is not None and event.usage.paid)
 
 
 def _failed(

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 from schemas.base import DEFAULT_TENANT, JOB_ID_PATTERN, RESPONSE_ID_CHARS_MAX, TENANT_ID_PATTERN, Cause, Terms
@@ -313,6 +314,12 @@ def _tokens(usage: Any) -> Tokens | None:
     )
 
 
+def _tells_a_part(usage: Any) -> bool:
+    """Whether a usage that can't be read tells all the same that tokens were used."""
+    names = (*chain.from_iterable(_USAGE_NAMES), "total")
+    return _tokens(usage) is None and any(_counted(member(usage, f"{name}_tokens")) for name in names)
+
+
 def _terms(body: Mapping[str, Any]) -> Terms:
     """What the price depends on besides the tokens."""
     output = body.get("output")
@@ -327,6 +334,7 @@ def _terms(body: Mapping[str, Any]) -> Terms:
         web_search_calls=kinds["web_search_call"] or None,
         file_search_calls=kinds["file_search_call"] or None,
         containers=len(containers) or None,
+        part_of_usage=_tells_a_part(body.get("usage")) or None,
     )
 
 

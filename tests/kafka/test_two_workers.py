@@ -177,6 +177,10 @@ def submit(running: Running, job_id: str) -> None:
     ask(f"{running.system.url}/v1/jobs", body, running.keys["acme"])
 
 
+def until_it_is(running: Running, job_id: str, status: str) -> None:
+    wait_until(lambda: job(running, job_id)["status"] == status, 60, f"{job_id} to be {status}")
+
+
 def closed(running: Running, worker: str) -> bool:
     """Whether a worker holds the lane closed, by its own metrics."""
     return f'backstop_lane_closed{{model="{MODEL}"' in running.metrics(worker)
@@ -187,7 +191,7 @@ def test_two_workers_meet_an_outage_as_one(running: Running, probes: int) -> Non
     """`probes`: how many of them fail before a worker dies. Each makes the wait for the next one four times as long."""
     before, first, later, last = (f"{name}-{probes}" for name in ("before", "first", "later", "last"))
     submit(running, before)
-    wait_until(lambda: job(running, before)["status"] == "completed", 60, "a calm job")
+    until_it_is(running, before, "completed")
     # Those that fail before the last one are told to wait, so that none tries again before both workers know.
     begin_incident(running, f"{OVERLOADED}/60")
     for number in range(FAILURES_MAX):  # one at a time, so that none is in flight when the lane closes
@@ -195,7 +199,7 @@ def test_two_workers_meet_an_outage_as_one(running: Running, probes: int) -> Non
             asyncio.run(_end_incidents(running))
             begin_incident(running, OVERLOADED)
         submit(running, f"{first}-{number}")
-        wait_until(lambda: job(running, f"{first}-{number}")["status"] == "backing_off", 30, "a create that fails")
+        until_it_is(running, f"{first}-{number}", "backing_off")
     wait_until(lambda: all(closed(running, worker) for worker in WORKERS), 10, "both workers to know")
     assert struck(running) == 1, "the last one of those that close the lane"
 
@@ -210,7 +214,7 @@ def test_two_workers_meet_an_outage_as_one(running: Running, probes: int) -> Non
     wait_until(lambda: closed(running, "worker-2"), 30, "a lane that is closed from the start")
     for number in range(10):
         submit(running, f"{last}-{number}")
-    wait_until(lambda: job(running, f"{last}-9")["status"] == "backing_off", 60, "a job that waits")
+    until_it_is(running, f"{last}-9", "backing_off")
     assert struck(running) <= 1 + probes + 1
 
     asyncio.run(_end_incidents(running))

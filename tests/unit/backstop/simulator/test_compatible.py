@@ -189,7 +189,8 @@ def test_an_accepted_create_may_be_answered_with_202() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "tokens"), [("floats", (float,)), ("nulls", (type(None),)), ("absent", (None,)), ("whole", (int,))]
+    ("form", "tokens"),
+    [("floats", (float,)), ("nulls", (type(None),)), ("absent", (None,)), ("total", (int,)), ("whole", (int,))],
 )
 def test_usage_may_be_odd(form: str, tokens: tuple[Any]) -> None:
     async def case() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from schemas.base import InlineBody, Usage
+from schemas.base import InlineBody, Terms, Usage
 from schemas.commands import CreateResponse
 from schemas.jobs import AttemptEnd
 from schemas.results import JobResult, Reason
+from streams.fold import job
 from streams.fold.attempts import Abandoned, Over, Running, Submitting
 from streams.fold.step import Ignored, Step
 from tests.support.builders import (
@@ -115,6 +116,19 @@ def test_a_failure_without_usage_uses_up_no_retry_and_waits_as_long_as_it_asked_
         "wait_ms": 20_000,
     }
     given(submitted(), accepted(AT)).when(failed(AT + 900, **told)).then(Step(waiting))
+
+
+@pytest.mark.parametrize(
+    ("usage", "terms", "paid"),
+    [
+        (None, None, 0), (None, Terms(), 0), (Usage(), Terms(), 0), (Usage(input_tokens=3), Terms(), 1),
+        (None, Terms(part_of_usage=True), 1),
+    ],
+)  # fmt: skip
+def test_a_failure_whose_usage_is_told_in_part_was_paid(usage: Usage | None, terms: Terms | None, paid: int) -> None:
+    after = given(submitted(), accepted(AT), failed(AT + 900, usage=usage, terms=terms)).state
+    assert isinstance(after, job.BackingOff)
+    assert (after.attempts.retries, after.attempts.unpaid_ends) == (paid, 1 - paid)
 
 
 def test_the_end_that_the_create_showed_ends_the_job() -> None:

@@ -212,6 +212,22 @@ def test_odd_numbers_of_a_response_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("usage", "part"),
+    [
+        ({"total_tokens": 15}, True), ({"input_tokens": 10}, True), ({"output_tokens": "7"}, True),
+        ({"prompt_tokens": 3, "completion_tokens": -7}, True), ({"input_tokens": 10, "output_tokens": 7}, None),
+        ({}, None), ({"total_tokens": 0}, None), ({"total_tokens": "many", "output_tokens": 0}, None),
+        ({"input_tokens": None, "output_tokens": None, "total_tokens": None}, None), ({"cost": 3}, None),
+    ],
+)  # fmt: skip
+def test_a_usage_that_tells_a_part_of_its_counts_is_known_to_be_one(usage: Any, part: bool | None) -> None:
+    seen = read_poll(ProviderAnswer(200, {}, completed() | {"usage": usage}), 0)
+    assert isinstance(seen, Seen)
+    assert seen.terms is not None
+    assert seen.terms.part_of_usage is part
+
+
+@pytest.mark.parametrize(
     ("usage", "known"),
     [
         ({}, None), ([], None), ("9", None), ({"cost": 3}, None), ({"input_tokens": None, "output_tokens": None}, None),
