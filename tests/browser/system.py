@@ -23,8 +23,8 @@ from tests.support.api_keys import write_keys
 from tests.support.waiting import wait_until
 
 QUICK, SLOW = "quick-model", "slow-model"
-SLOW_S = 30.0
-"""Duration of a run of the slow model: longer than a test needs to kill a receiver, restart it and read the page."""
+SLOW_S = 600.0
+"""Duration of a run of the slow model: longer than any test waits. `Running.finish` ends such a run."""
 TIME_SCALE = 20.0
 ENDED_WITHIN_S = 40.0
 
@@ -70,6 +70,18 @@ class Running:
             return job if job["terminal"] else None
 
         return wait_until(poll, ENDED_WITHIN_S, f"the end of {job_id}", poll_s=0.1)
+
+    def finish(self, job_id: str) -> None:
+        """End the job's running response now."""
+
+        def response_id() -> str | None:
+            creates = (self.system.ledgers / "creates.jsonl").read_text().splitlines()
+            made = (each for each in map(json.loads, creates) if each["job"] == f"acme:{job_id}")
+            return next((str(each["response"]) for each in made), None)
+
+        body = json.dumps({"response": wait_until(response_id, 20, "a response", poll_s=0.1)}).encode()
+        with urlopen(Request(f"{self.system.simulator_url}/sim/finish", body), timeout=10) as answer:
+            assert answer.status == 200
 
     def put(self, topic: str, key: bytes, value: bytes) -> None:
         """A record that an untrusted producer could write."""

@@ -67,6 +67,7 @@ def test_a_session_is_there_again_after_page_and_receiver_were_gone(
     shown = again.locator("[data-job] a.id").all_text_contents()
     assert shown == [slow, quick], "in the order they came"
 
+    running.finish(slow)
     expect(again.locator(row(again, slow)).get_by_text("Echo: A long story.")).to_be_visible(timeout=2 * WAIT_MS)
     assert again.evaluate(STAYED)
     expect(jobs.locator("#live")).to_have_text("Live", timeout=WAIT_MS)
