@@ -7,7 +7,16 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
 
-from backstop.runtime.kafka.fetch_wait import BUSY_WAIT_MS, FetchWait, GatheringPace, unpaused
+from backstop.runtime.kafka import fetch_wait
+from backstop.runtime.kafka.fetch_wait import (
+    BUSY_WAIT_MS,
+    HOLD_MS,
+    IDLE_AFTER_S,
+    IDLE_WAIT_MS,
+    FetchWait,
+    GatheringPace,
+    unpaused,
+)
 
 HERE, THERE = 1, 2
 ALL = [TopicPartition("jobs", 0), TopicPartition("jobs", 1), TopicPartition("results", 0)]
@@ -74,6 +83,17 @@ def test_a_busy_consumer_lets_the_broker_hold_a_fetch_for_a_moment_only() -> Non
 
 def test_a_gathering_reader_lets_the_broker_hold_a_fetch_of_all_partitions() -> None:
     assert held_ms(paced(GatheringPace(50, hold_ms=700), Fetcher(ALL))().fetches) == {HERE: 700}
+
+
+def test_an_idle_reader_that_holds_fetches_shortly_holds_them_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1_000.0
+    monkeypatch.setattr(fetch_wait, "monotonic_s", lambda: now_s)
+    ask = paced(GatheringPace(0, HOLD_MS), Fetcher(ALL))
+    assert held_ms(ask().fetches) == {HERE: HOLD_MS}
+    now_s += IDLE_AFTER_S
+    assert held_ms(ask().fetches) == {HERE: HOLD_MS}
+    now_s += 0.001
+    assert held_ms(ask().fetches) == {HERE: IDLE_WAIT_MS}
 
 
 def test_a_fetch_without_one_of_its_partitions_ends_soon() -> None:
