@@ -3,11 +3,12 @@
 import asyncio
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import orjson
 
@@ -236,13 +237,16 @@ def _is_stored(path: Path, data: bytes | memoryview) -> bool:
         return False
 
 
-@runtime_checkable
-class BlobsPerTenant(Protocol):
-    """A store in which each tenant has blobs of its own."""
+class BlobsPerTenant(ABC):
+    """A store in which each tenant has blobs of its own. It says so: on CPython 3.11 a check of its members for each
+    record took 1 % of a worker's time.
+    """
 
+    @abstractmethod
     def of(self, tenant: str) -> BlobStore:
         """The store; what is put there is this tenant's."""
 
+    @abstractmethod
     def name_of(self, tenant: str, sha256: str) -> str:
         """The name of the tenant's body with this hash."""
 

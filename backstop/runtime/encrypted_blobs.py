@@ -22,7 +22,7 @@ from typing import Final, Protocol, TypeVar
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from backstop.runtime.blobs import Removal, is_mark, name_with_keys
+from backstop.runtime.blobs import BlobsPerTenant, Removal, is_mark, name_with_keys
 from backstop.runtime.errors import BlobMissingError, ConfigurationError
 from schemas.base import DEFAULT_TENANT
 from schemas.codec import sha256_hex
@@ -89,7 +89,7 @@ def payload_keys(given: str) -> dict[str, list[PayloadKey]]:
     return found
 
 
-class EncryptedBlobs:
+class EncryptedBlobs(BlobsPerTenant):
     """See the module, and `BlobStore`."""
 
     def __init__(
