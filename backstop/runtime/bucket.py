@@ -7,6 +7,7 @@ prefixes, because lifecycle rules select by prefix: `bodies/`, `marks/`, `claims
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
@@ -42,9 +43,11 @@ PROBE_S: Final = 10.0
 PROBE: Final = "probe"
 HASH_CHARS: Final = 64
 
-Trouble = Literal["denied", "no_bucket", "throttled", "unreachable", "failed"]
+Trouble = Literal["clock", "region", "denied", "no_bucket", "throttled", "unreachable", "failed"]
 
 SENTENCES: Final[dict[Trouble, str]] = {
+    "clock": "the bucket refuses requests of this time: set this machine's clock",
+    "region": "the bucket is in another region: correct BACKSTOP_BLOBS_REGION",
     "denied": "the bucket refuses this key: check BACKSTOP_BLOBS_KEY_ID, its secret, and that it may get, put and list "
     "(and delete, for erasures)",
     "no_bucket": "the bucket does not exist: make it, or correct BACKSTOP_BLOBS",
@@ -53,11 +56,14 @@ SENTENCES: Final[dict[Trouble, str]] = {
     "failed": "the bucket answers with an error; the log names it",
 }
 _SIGNS: Final[tuple[tuple[Trouble, tuple[str, ...]], ...]] = (
+    ("clock", ("RequestTimeTooSkewed",)),
+    ("region", ("AuthorizationHeaderMalformed", "PermanentRedirect", "incorrectly configured region")),
     ("no_bucket", ("NoSuchBucket", "ContainerNotFound")),
     ("throttled", ("SlowDown", "429 Too Many", "503 Service", "ServiceUnavailable", "TooManyRequests")),
     ("denied", ("ExpiredToken", "InvalidToken", "403 Forbidden", "401 Unauthorized", "redential")),
     ("unreachable", ("error sending request", "HTTP error", "timed out")),
 )
+_WORDS: Final = re.compile(r"<(?:Code|Message)>([^<]{1,300})")
 
 Done = TypeVar("Done")
 
@@ -66,10 +72,10 @@ log = get_logger("backstop.runtime.bucket")
 
 def trouble_of(error: Exception) -> Trouble:
     """The kind of a store's error, by the party that must act."""
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return "denied"
     text = _said(error)
-    return next((trouble for trouble, signs in _SIGNS if any(sign in text for sign in signs)), "failed")
+    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    other: Trouble = "denied" if refused else "failed"
+    return next((trouble for trouble, signs in _SIGNS if any(sign in text for sign in signs)), other)
 
 
 def _said(error: Exception) -> str:
@@ -148,7 +154,7 @@ class BucketClient:
                 return False
             raise self._failed("put", "failed", error) from error  # 409, a conflicting request: it was not written
         except FileNotFoundError as error:  # a put can miss only the bucket
-            raise self._failed("put", "no_bucket", error) from error
+            raise self._failed("put", "no_bucket" if _is_of_the_store(error) else "unreachable", error) from error
         return True
 
     async def get(self, key: str) -> memoryview:
@@ -168,13 +174,16 @@ class BucketClient:
         :raises BlobStoreError: it may still be there.
         """
         try:
-            found = await self._found(key)
-            if found.meta["last_modified"].timestamp() * 1000 >= before_ms:
+            if await self._put_ms(key) >= before_ms:
                 return "recent"
             await self._asked("delete", obstore.delete_async(self.store, key), 0)
         except FileNotFoundError:
             return "absent"
         return "removed"
+
+    async def _put_ms(self, key: str) -> float:
+        """When it was put. The answer ends with this call: MinIO removes nothing of which it still sends bytes."""
+        return (await self._found(key)).meta["last_modified"].timestamp() * 1000
 
     async def _found(self, key: str) -> "GetResult":
         """What is there, whose bytes are not read yet. Errors: see `get`."""
@@ -185,7 +194,7 @@ class BucketClient:
         except FileNotFoundError as error:
             if trouble_of(error) == "no_bucket":
                 raise self._failed("get", "no_bucket", error) from error
-            if "<Code>" not in _said(error):  # the 404 of a proxy, or of another server
+            if not _is_of_the_store(error):
                 raise self._failed("get", "unreachable", error) from error
             self._troubles.pop("get", None)
             raise
@@ -205,19 +214,30 @@ class BucketClient:
 
     def _failed(self, what: str, trouble: Trouble, error: Exception) -> BlobStoreError:
         self._troubles[what] = (trouble, monotonic_s())
-        first_line = str(error).partition("\n")[0]
-        return BlobStoreError(f"{what}: {SENTENCES[trouble]} ({first_line[:300]})")
+        first_line = str(error).partition("\n")[0][:300]
+        told = "; ".join((first_line, *_WORDS.findall(_said(error))[:2]))
+        return BlobStoreError(f"{what}: {SENTENCES[trouble]} ({told})")
+
+
+def _is_of_the_store(missing: FileNotFoundError) -> bool:
+    """Whether the store says what is missing. Else it is the 404 of a proxy, or of another server."""
+    return "<Code>" in _said(missing)
 
 
 def _s3(endpoint: str | None, region: str | None, key_id: str | None, secret_key: SecretStr | None) -> "S3Config":
-    config: S3Config = {}
+    """What is set here stands above the variables of AWS, which may be meant for other programs. AWS_SESSION_TOKEN is
+    sent with our key, too: an empty token here would be sent as one.
+    """
+    # Not every store has DeleteObjects.
+    config: S3Config = {"conditional_put": "etag", "disable_bulk_delete": True}
     if endpoint is not None:
-        config["endpoint"] = endpoint
+        config["aws_endpoint_url_s3"] = endpoint  # `endpoint` is overruled by AWS_ENDPOINT_URL_S3
     if region is not None:
         config["region"] = region
     if key_id is not None and secret_key is not None:
         config["access_key_id"] = key_id
         config["secret_access_key"] = secret_key.get_secret_value()
+        config["skip_signature"] = False
     return config
 
 

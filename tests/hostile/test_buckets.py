@@ -75,11 +75,13 @@ def answering(raw: bytes | None) -> Iterator[str]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        for connection in held:
-            connection.close()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in held:
+                connection.close()
 
 
 @pytest.mark.parametrize("raw", FALSE_BODIES.values(), ids=FALSE_BODIES)
@@ -102,6 +104,15 @@ def test_what_is_not_the_body_is_missing(raw: bytes) -> None:
             await BucketBlobs(bucket(endpoint)).get(SHA256)
 
     with answering(raw) as endpoint:
+        asyncio.run(story(endpoint))
+
+
+def test_a_404_that_is_not_the_stores_does_not_tell_that_the_bucket_is_missing() -> None:
+    async def story(endpoint: str) -> None:
+        with pytest.raises(BlobStoreError, match="can't be reached"):
+            await BucketBlobs(bucket(endpoint)).put(BODY)
+
+    with answering(FALSE_BODIES["a 404 that is not the store's"]) as endpoint:
         asyncio.run(story(endpoint))
 
 

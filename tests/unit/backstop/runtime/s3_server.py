@@ -1,9 +1,9 @@
-"""moto's S3 server on loopback, and a server that only refuses."""
+"""moto's S3 server on loopback, and a server that answers always the same."""
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -64,24 +64,33 @@ def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one", answ
 class Answers:
     status: int
     code: str
-    asked: int = 0
+    sent: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    """Method, path and headers of each request."""
+    one_at_a_time: bool = False
+    """A request is answered once the answer to the one before was taken, or its connection was cut off."""
 
 
 @contextmanager
 def answering(answers: Answers) -> Iterator[str]:
-    """A server that answers every request with one S3 error."""
+    """A server that answers every request with one status and S3 error."""
+    lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
         def do_GET(self) -> None:
-            answers.asked += 1
+            answers.sent.append((self.command, self.path, {name.lower(): said for name, said in self.headers.items()}))
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = f"<?xml version='1.0'?><Error><Code>{answers.code}</Code><Message>no</Message></Error>".encode()
+            body = f"<?xml version='1.0'?>\n<Error><Code>{answers.code}</Code><Message>no</Message></Error>".encode()
             self.send_response(answers.status)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"e"')
+            self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
             self.end_headers()
-            self.wfile.write(body)
+            with lock if answers.one_at_a_time else nullcontext(), suppress(OSError):
+                self.wfile.write(body)
 
-        do_PUT = do_GET  # noqa: N815 - the names are the standard library's
+        do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - the names are the standard library's
 
         def log_message(self, *_args: object) -> None:
             """Log nothing."""

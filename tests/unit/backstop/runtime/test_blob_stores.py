@@ -16,6 +16,7 @@ from backstop.runtime.settings import RuntimeSettings
 from schemas.base import BlobBody
 from schemas.codec import sha256_hex
 from tests.unit.backstop.runtime.azure_server import ACCOUNT, ACCOUNT_KEY, AZURITE, azurite
+from tests.unit.backstop.runtime.minio_server import MINIO, WITHOUT, minio
 from tests.unit.backstop.runtime.s3_server import KEY_ID, NAME, SECRET, Answers, answering, bucket, client, s3_server
 
 MARKED = MARK + b'deleted response","id":"r"}'
@@ -33,18 +34,27 @@ def azure() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["folder", "bucket", *(["container"] if AZURITE is not None else [])])
+@pytest.fixture(scope="module")
+def real() -> Iterator[str]:
+    with minio() as address:
+        yield address
+
+
+OF_MINIO = pytest.mark.skipif(MINIO is None, reason=WITHOUT)
+STORES = ["folder", "bucket", pytest.param("minio", marks=OF_MINIO), *(["container"] if AZURITE is not None else [])]
+
+
+@pytest.fixture(params=STORES)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "container":
         named = {"blobs": f"az://{NAME}/{tmp_path.name}", "blobs_endpoint": request.getfixturevalue("azure")}
         return open_storage(RuntimeSettings(blobs_key_id=ACCOUNT, blobs_secret_key=SecretStr(ACCOUNT_KEY), **named))
     if request.param == "folder":
         return open_storage(RuntimeSettings(blob_dir=tmp_path))
-    opened = open_storage(bucket_settings(request.getfixturevalue("endpoint"), prefix=tmp_path.name))
+    address = request.getfixturevalue("real" if request.param == "minio" else "endpoint")
+    opened = open_storage(bucket_settings(address, prefix=tmp_path.name))
     # With time for a machine that does much else.
-    return replace(
-        opened, claims=BucketClaims(bucket(request.getfixturevalue("endpoint"), prefix=tmp_path.name), within_s=60)
-    )
+    return replace(opened, claims=BucketClaims(bucket(address, prefix=tmp_path.name), within_s=60))
 
 
 def bucket_settings(endpoint: str, prefix: str = "p", name: str = NAME) -> RuntimeSettings:
@@ -173,6 +183,8 @@ def test_bodies_marks_and_claims_have_prefixes_that_rules_of_age_can_name(endpoi
         (403, "SignatureDoesNotMatch", "refuses this key"),
         (401, "Unauthorized", "refuses this key"),
         (400, "ExpiredToken", "refuses this key"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (400, "AuthorizationHeaderMalformed", "another region"),
         (404, "NoSuchBucket", "does not exist"),
         (503, "SlowDown", "fewer requests"),
         (429, "TooManyRequests", "fewer requests"),
@@ -274,6 +286,15 @@ def test_a_blob_is_removed_unless_it_was_put_again_since(storage: Storage) -> No
         assert await storage.remover.remove(sha256, 1 << 60) == "absent"
         with pytest.raises(BlobMissingError):
             await storage.blobs.get(sha256)
+
+    asyncio.run(story())
+
+
+def test_a_large_blob_is_removed_without_delay(storage: Storage) -> None:
+    async def story() -> None:
+        sha256 = await storage.blobs.put(bytes(24 << 20))
+        async with asyncio.timeout(10):
+            assert await storage.remover.remove(sha256, 1 << 60) == "removed"
 
     asyncio.run(story())
 
