@@ -200,7 +200,9 @@ class ResponsesIngress:
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since; its Idempotency-Key stays used
         if began.unstored and (verdict.repeated or not verdict.marked):
             await self._unstore(tenant, response_id)
-        if verdict.repeated and not began.waits:
+        if began.waits:
+            return  # answered at its end, with what is read then: the wait holds nothing of the request
+        if verdict.repeated:
             with suppress(ReadsAwayError, BlobStoreError, Refusal):
                 shown = await self._responses.find(tenant, response_id, hidden_too=began.unstored)
                 if shown is not None:
