@@ -1,4 +1,4 @@
-"""The person that runs a command, for what is kept of who did what."""
+"""The person that runs a command: facts and keys keep that name."""
 
 import getpass
 import os

@@ -317,7 +317,7 @@ def _over(state: Open, attempt: Running | Over, event: AttemptSettled) -> Step[J
 
 
 def _tokens_used(event: AttemptSettled) -> bool:
-    """Also where nobody knows how many: an object that tells a part of its usage was paid as well."""
+    """Also where their number is not known: an object that tells a part of its usage was paid as well."""
     told_in_part = event.terms is not None and event.terms.part_of_usage is True
     return told_in_part or (event.usage is not None and event.usage.paid)
 
