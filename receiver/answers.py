@@ -30,14 +30,11 @@ _BUSY: Final = "The memory for large answers is in use; send the request again."
 class _Held:
     """What one request holds, by the hash of each body that it read."""
 
-    def __init__(self, shares: Shares, owner: Owner) -> None:
-        self._shares = shares
+    def __init__(self, memory: "ReadMemory", owner: Owner) -> None:
+        self.memory = memory
         self.owner = owner
         self.bytes_of: dict[str, int] = {}
-
-    def give_back(self) -> None:
-        self._shares.give_back(self.owner, sum(self.bytes_of.values()))
-        self.bytes_of.clear()
+        self.to_the_end: list[int] = []
 
 
 _HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
@@ -47,7 +44,17 @@ def let_go() -> None:
     """The current request needs nothing more of what it has read so far."""
     held = _HELD.get()
     if held is not None:
-        held.give_back()
+        held.memory.give_back(held)
+
+
+def keep(size_bytes: int) -> None:
+    """The current request needs so much until its end, whatever it lets go.
+
+    :raises Refusal: 503, there is no room.
+    """
+    held = _HELD.get()
+    if held is not None and size_bytes > PIECE_BYTES:
+        held.to_the_end.append(held.memory.reserve(held.owner, size_bytes))
 
 
 class ReadMemory:
@@ -59,26 +66,39 @@ class ReadMemory:
     @contextmanager
     def holding(self) -> Iterator[None]:
         """What the request takes inside of the block is held until its end."""
-        held = _Held(self._shares, owner_now())
+        held = _Held(self, owner_now())
         token = _HELD.set(held)
         try:
             yield
         finally:
             _HELD.reset(token)
-            held.give_back()
+            self.give_back(held)
+            self._shares.give_back(held.owner, sum(held.to_the_end))
+
+    def give_back(self, held: _Held) -> None:
+        """All bodies that the request has read."""
+        self._shares.give_back(held.owner, sum(held.bytes_of.values()))
+        held.bytes_of.clear()
+
+    def reserve(self, owner: Owner, size_bytes: int) -> int:
+        """Returns what is counted: of more than a tenant's share, the share.
+
+        :raises Refusal: 503, there is no room.
+        """
+        size_bytes = min(size_bytes, self._alone_bytes_max)
+        if not self._shares.ask_sparing(owner, size_bytes):
+            raise unavailable("busy", _BUSY, self._retry_after_s)
+        return size_bytes
 
     def take(self, name: str, size_bytes: int) -> None:
-        """Count a body that the current request has read, once. One larger than a tenant's share counts as the share.
+        """Count a body that the current request has read, once.
 
         :raises Refusal: 503, there is no room.
         """
         held = _HELD.get()
         if held is None or size_bytes <= PIECE_BYTES or name in held.bytes_of:
             return
-        size_bytes = min(size_bytes, self._alone_bytes_max)
-        if not self._shares.ask_sparing(held.owner, size_bytes):
-            raise unavailable("busy", _BUSY, self._retry_after_s)
-        held.bytes_of[name] = size_bytes
+        held.bytes_of[name] = self.reserve(held.owner, size_bytes)
 
     def keep_only(self, size_bytes: int) -> None:
         """The current request needs no more than its answer from now on.

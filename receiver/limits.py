@@ -103,7 +103,8 @@ class Limits:
     """A listener that reads no byte for this long is disconnected."""
     answers_memory_bytes_max: int = 512 << 20
     """Memory of large answers (`receiver.answers`), from reading their stored bodies until they are sent; one tenant
-    gets at most half. A body of 64 MiB counts 192 MiB while its answer is made, and then its own size.
+    gets at most half. A body of 64 MiB counts 192 MiB while its answer is made, and then its own size. A stream counts
+    what it shows of its request, to its end.
     """
     answer_bytes_per_s_min: int = 64 << 10
     """A client that reads a large answer more slowly is disconnected: 64 MiB may take 17 minutes."""

@@ -48,7 +48,9 @@ class LargeRequests:
 
         :raises OSError: the process did not end well (`ChildProcessError`), or could not begin.
         """
-        done = await self._apart.run([bytes(data)], *(() if member is None else (member,)))
+        parts = [bytes(data)]
+        del data  # the process has it: its memory is needed for what follows
+        done = await self._apart.run(parts, *(() if member is None else (member,)))
         if done.code == NO_OBJECT:
             return None
         if done.code:
@@ -57,8 +59,10 @@ class LargeRequests:
         return LargeRequest(members, done.text, tuple(names))
 
 
-def split(data: bytes, member: str | None = None) -> tuple[bytes, bytes] | None:
-    """The small members and the names of the others, as JSON; and the object of the others, empty if there are none."""
+def split(data: bytes, member: str | None = None) -> tuple[bytes, list[bytes]] | None:
+    """The small members and the names of the others, as JSON; and the pieces of the object of the others, none if there
+    are none: as one text they would be in memory twice.
+    """
     value = orjson.loads(data)
     del data
     if member is not None and isinstance(value, dict):
@@ -75,8 +79,11 @@ def split(data: bytes, member: str | None = None) -> tuple[bytes, bytes] | None:
         small[name] = value[name]
         del texts[name]
     del value
-    large = [b"%b:%b" % (orjson.dumps(name), texts[name]) for name in sorted(texts)]
-    return orjson.dumps((small, sorted(texts))), b"{%b}" % b",".join(large) if large else b""
+    names = sorted(texts)
+    pieces: list[bytes] = []
+    for name in names:
+        pieces += (b"," if pieces else b"{", orjson.dumps(name), b":", texts[name])
+    return orjson.dumps((small, names)), [*pieces, b"}"] if pieces else []
 
 
 def main(given: int, written: int, member: str | None = None) -> int:

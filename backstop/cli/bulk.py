@@ -1,7 +1,6 @@
 """`backstop jobs cancel | change | retry` of many jobs: the plan, and its execution in batches with progress."""
 
 import asyncio
-import getpass
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +8,7 @@ from typing import Any, Final
 import aiohttp
 
 from backstop.cli.output import DIFFERS, DONE, Form, emit_one, say, tell
+from backstop.cli.person import person
 from backstop.runtime.http import api_client as http
 from backstop.runtime.http.api_client import ApiError
 from backstop.runtime.process.clock import monotonic_s
@@ -64,7 +64,7 @@ async def execute(
     """
     plan = await http.ask(session, "POST", action.path, json=dict(wanted))
     total = f"{plan['count']}{'+' if plan['truncated'] else ''}"
-    body = {**wanted, "execute": True, "why": why, "by": by or getpass.getuser(), "limit": min(BATCH_MAX, rate_per_s)}
+    body = {**wanted, "execute": True, "why": why, "by": by or person(), "limit": min(BATCH_MAX, rate_per_s)}
     done, began_s = 0, monotonic_s()
     left: dict[str, list[str]] = {}
     while True:

@@ -4,7 +4,6 @@ A decision is another record on `dead-letters`, with its author and reason. Exis
 """
 
 import asyncio
-import getpass
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, get_args
@@ -25,6 +24,7 @@ from backstop.audit.dead_letters import (
 from backstop.audit.letter_decisions import decide, put_back
 from backstop.cli.job_text import clock, span
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
+from backstop.cli.person import person
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
 from backstop.runtime.kafka.topic_reader import open_reader
@@ -129,7 +129,7 @@ def retry(
         "sample": [_planned(item.letter, settings) for item in can[:SAMPLE]], "executed": execute,
     }  # fmt: skip
     if execute and can:
-        asyncio.run(put_back(settings, can, by or getpass.getuser(), why, make_clock()(), "cli"))
+        asyncio.run(put_back(settings, can, by or person(), why, make_clock()(), "cli"))
     _print_plan(plan, output, quiet=quiet)
     raise typer.Exit(DIFFERS if cannot else DONE)
 
@@ -156,7 +156,7 @@ def drop(
         "sample": [_planned(letter, settings) for letter in chosen[:SAMPLE]], "executed": execute,
     }  # fmt: skip
     if execute and chosen:
-        asyncio.run(decide(settings, chosen, "dropped", by or getpass.getuser(), why, make_clock()(), "cli"))
+        asyncio.run(decide(settings, chosen, "dropped", by or person(), why, make_clock()(), "cli"))
     _print_plan(plan, output, quiet=quiet)
 
 

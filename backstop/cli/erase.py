@@ -1,13 +1,13 @@
 """`backstop erase`: takes the content of jobs out of Backstop, and their responses out of the provider."""
 
 import asyncio
-import getpass
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import typer
 
 from backstop.cli.output import DIFFERS, Quiet, emit_one, fail, tell
+from backstop.cli.person import person
 from backstop.cli.read_rows import read_model_url
 from backstop.cli.settings import bootstrap_settings
 from backstop.readmodel.erasure_rows import ScopeCounts, count
@@ -74,7 +74,7 @@ def erase(
         tell("no job fits" if not found.jobs else "nothing was changed; add --execute with --why", quiet=quiet)
         raise typer.Exit(0 if found.jobs else DIFFERS)
     asked = ErasureRequested(
-        id=f"{scope.erasure_id}/{now_ms}/requested", at_ms=now_ms, scope=scope, by=by or getpass.getuser(),
+        id=f"{scope.erasure_id}/{now_ms}/requested", at_ms=now_ms, scope=scope, by=by or person(),
         why=why or "",
         at_provider=not keep_at_provider, submitted_until_ms=now_ms,
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """`backstop keys create | list | rotate | revoke`: keys for the HTTP API, each with its tenant and scopes."""
 
-import getpass
 import re
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, tell
+from backstop.cli.person import person
 from backstop.runtime.http.keys import (
     KEY_ID_BITS,
     SCOPES,
@@ -108,13 +108,11 @@ def rotate(
         key = old.model_copy(
             update={
                 "id": new_id, "sha256": sha256, "created_at": at, "expires_at": expires_at,
-                "created_by": getpass.getuser(), "rotated_by": None,
+                "created_by": person(), "rotated_by": None,
             }
         )  # fmt: skip
         ends_at = at + _span(overlap)
-        ending = old.model_copy(
-            update={"expires_at": min(ends_at, old.expires_at or ends_at), "rotated_by": getpass.getuser()}
-        )
+        ending = old.model_copy(update={"expires_at": min(ends_at, old.expires_at or ends_at), "rotated_by": person()})
         keys = tuple(ending if one.id == key_id else one for one in content.keys)
         save_keys(path, content.model_copy(update={"keys": (*keys, key)}))
     if output is Form.TABLE:
@@ -146,9 +144,7 @@ def revoke(key_id: KeyIdArgument, quiet: Quiet = False) -> None:
             fail(f"there is no key {key_id} in {path}", DIFFERS)
         at = _instant(now_ms)
         keys = tuple(
-            key.model_copy(
-                update={"revoked_at": key.revoked_at or at, "revoked_by": key.revoked_by or getpass.getuser()}
-            )
+            key.model_copy(update={"revoked_at": key.revoked_at or at, "revoked_by": key.revoked_by or person()})
             if key.id == key_id
             else key
             for key in content.keys
@@ -190,7 +186,7 @@ def _made(
             name=name,
             addresses=cast("Any", _parts(addresses)),
             priorities=cast("Any", _parts(priorities) or None),
-            created_by=getpass.getuser(),
+            created_by=person(),
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]

@@ -1,6 +1,5 @@
 """`backstop lanes list | pause | resume`: how the lanes to the provider stand, and pauses by operators."""
 
-import getpass
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -10,6 +9,7 @@ import typer
 from backstop.cli.api import Url, run_against
 from backstop.cli.job_text import clock, span
 from backstop.cli.output import DONE, Form, Output, Quiet, emit, emit_one, fail, say, table, tell
+from backstop.cli.person import person
 from backstop.runtime.http import api_client as http
 
 COLUMNS: Final = ("model", "state", "since", "open_jobs", "next_probe", "because")
@@ -121,7 +121,7 @@ def _names_something(body: dict[str, Any]) -> bool:
 
 
 def _person(by: str | None) -> str:
-    return by or getpass.getuser()
+    return by or person()
 
 
 def _holds(pause: dict[str, Any]) -> str:

@@ -1,5 +1,7 @@
-"""Fair turns at a few places: the owner that holds fewest is
-next, and none takes the last places (`runtime.shares`).
+"""Fair turns at a few places: the owner that holds fewest is next, and none takes the last places (`runtime.shares`).
+
+One that waits may be cancelled at any time, also in the pass of the loop in which a place comes free: its future is
+cancelled then, and its own code has not run yet. Such a future gets no place.
 """
 
 import asyncio
@@ -50,11 +52,11 @@ class ResourceTurns:
         try:
             await granted
         except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
+            if granted.cancelled():
+                self._forget(who, granted)
+            else:
                 self._shares.give_back(who)  # granted at the moment of its cancellation
                 self._next()
-            else:
-                self._forget(who, granted)
             raise
 
     def _next(self) -> None:
@@ -67,12 +69,18 @@ class ResourceTurns:
     def _grant(self, who: Owner) -> bool:
         granted = self._waiting[who][0]
         self._forget(who, granted)
+        if granted.cancelled():
+            self._shares.give_back(who)
+            return True
         if who in self._waiting:
             self._waiting.move_to_end(who)
         granted.set_result(None)
         return True
 
     def _forget(self, who: Owner, one: "asyncio.Future[None]") -> None:
-        self._waiting[who].remove(one)
-        if not self._waiting[who]:
+        queue = self._waiting.get(who)
+        if queue is None or one not in queue:
+            return  # a place that came free has met it
+        queue.remove(one)
+        if not queue:
             del self._waiting[who]

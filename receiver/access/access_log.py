@@ -3,7 +3,7 @@
 The facts of a submission and of a job's cancel also name the key (`asked_by`), for as long as the topics keep them.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -19,6 +19,8 @@ REFUSED_EVERY_S: Final = 60.0
 REFUSED_KNOWN_MAX: Final = 1_000
 REFUSED_PER_S_MAX: Final = 10
 """Lines per second over all keys: a client that tries random keys or addresses must not fill the disk."""
+OF_ADDRESS_PER_S_MAX: Final = 3
+"""Of them for one address: its flood must not hide the refusals of others."""
 
 AddressOf = Callable[[web.Request], str]
 Why = Literal["no_key", "malformed", "unknown_key", "wrong_secret", "expired", "revoked", "address", "ticket", "scope"]
@@ -37,7 +39,8 @@ class RefusedKeys:
         self._seen: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
         """By key and address: `[monotonic seconds of the last line, refusals since]`."""
         self._second = 0
-        self._told = 0
+        self._told: Counter[str] = Counter()
+        """Lines in this second, by address."""
 
     def tell(self, key_id: str, address: str, why: Why) -> None:
         """Count one refusal, and log it if it is due. `key_id` as the client claims it, empty without one."""
@@ -47,16 +50,19 @@ class RefusedKeys:
         if len(self._seen) > REFUSED_KNOWN_MAX:
             self._seen.popitem(last=False)
         entry[1] += 1
-        if now_s - entry[0] < REFUSED_EVERY_S or not self._may(int(now_s)):
+        if now_s - entry[0] < REFUSED_EVERY_S or not self._may(int(now_s), address):
             return
         log.warning("authentication_refused", key_id=key_id, address=address, reason=why, count=int(entry[1]))
         entry[:] = [now_s, 0]
 
-    def _may(self, second: int) -> bool:
+    def _may(self, second: int, address: str) -> bool:
         if second != self._second:
-            self._second, self._told = second, 0
-        self._told += 1
-        return self._told <= REFUSED_PER_S_MAX
+            self._second = second
+            self._told.clear()
+        if self._told[address] >= OF_ADDRESS_PER_S_MAX or self._told.total() >= REFUSED_PER_S_MAX:
+            return False
+        self._told[address] += 1
+        return True
 
 
 def tell_change(request: web.Request, status: int, address_of: AddressOf) -> None:

@@ -6,17 +6,19 @@ that neither a repeat nor a second operator makes a second job.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NoReturn
 
 from pydantic import ValidationError
 
+from backstop.readmodel.database import DatabaseAwayError
 from backstop.readmodel.queries import find_existing, request_of
 from backstop.readmodel.rows import JobRow
 from backstop.runtime.blobs import BlobStore, get_body
-from backstop.runtime.errors import BlobMissingError
+from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from receiver.ingress.jobs import refuse
 from receiver.ingress.submissions import NotTaken, Submissions, Verdict
+from receiver.problems import Refusal, storage_unavailable, unavailable
 from receiver.reads.bulk_jobs import BulkAction, BulkJobs, counts, mark_of
 from receiver.reads.bulk_routes import (
     RETRIED,
@@ -91,16 +93,19 @@ class RetryMany(BulkAction[RetryManyBody]):
         left: dict[Refused, list[str]] = {}
         for begin in range(0, len(rows), AT_ONCE):
             part = rows[begin : begin + AT_ONCE]
-            verdicts = await asyncio.gather(*(self._submit(row, asked, tenant) for row in part))
+            # All of them end before the answer, which tells what was submitted.
+            verdicts = await asyncio.gather(*(self._submit(row, asked, tenant) for row in part), return_exceptions=True)
+            failed: NotTaken | BaseException | None = None
             for row, verdict in zip(part, verdicts, strict=True):
                 own = own_job_id(tenant, row.job_id)
                 if isinstance(verdict, str):
                     left.setdefault(verdict, []).append(own)
-                elif isinstance(verdict, NotTaken):
-                    # What was submitted is found again by a repeat of this batch, and skipped.
-                    refuse(verdict, self._jobs.publishing.limits.retry_after_s)
+                elif isinstance(verdict, NotTaken | BaseException):
+                    failed = verdict
                 else:
                     made.append({"job_id": own_id_of_retry(row.job_id), "retry_of": own})
+            if failed is not None:
+                self._refuse(failed, len(made))
         view: RetryBatchView = {
             "object": "retry_batch", "count": len(made), "retried_before": len(known), "jobs": made,
         }  # fmt: skip
@@ -109,6 +114,25 @@ class RetryMany(BulkAction[RetryManyBody]):
         if found.next is not None:
             view["next_cursor"] = mark_of(found.next)
         return view
+
+    def _refuse(self, failed: NotTaken | BaseException, made: int) -> NoReturn:
+        """End the batch. What was submitted is found again by a repeat, and left out.
+
+        :raises Refusal: always, but for errors that are no refusals.
+        """
+        retry_after_s = self._jobs.publishing.limits.retry_after_s
+        try:
+            if isinstance(failed, NotTaken):
+                refuse(failed, retry_after_s)
+            if isinstance(failed, DatabaseAwayError):
+                raise unavailable("reads_unavailable", "The read model is not reachable.", retry_after_s)
+            if isinstance(failed, BlobStoreError):
+                raise storage_unavailable()
+            raise failed
+        except Refusal as refusal:
+            problem = refusal.problem
+            told = f"{made} jobs of this batch were submitted; a repeat leaves them out. Of the next one: "
+            raise Refusal(replace(problem, detail=(told if made else "") + problem.detail)) from None
 
     async def _submit(self, row: JobRow, asked: RetryManyBody, tenant: str) -> Verdict | Refused:
         """Submit the retry, if its request is known and may be sent."""

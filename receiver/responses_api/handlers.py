@@ -22,7 +22,7 @@ from backstop.runtime.http.routes import Asked, BadParameterError, query_of
 from backstop.runtime.process.logs import get_logger
 from backstop.runtime.process.sources import Sources
 from receiver.access.identity import caller_of, tenant_of
-from receiver.answers import let_go
+from receiver.answers import keep, let_go
 from receiver.bodies import NotJsonError, load_json, read_body, require_json
 from receiver.ingress.cancels import Cancels
 from receiver.ingress.jobs import ID_TAKEN, idempotency_key, refuse
@@ -43,7 +43,7 @@ from receiver.responses_api.responses import Responses, ShownResponse, unstored_
 from receiver.responses_api.routes import ItemsQuery, RetrieveQuery
 from receiver.responses_api.streaming import ResponseStreams
 from receiver.responses_api.waiting import WaitingConnection, WaitingCreates, Who
-from receiver.responses_api.wire import deleted_object, response_object, text_of
+from receiver.responses_api.wire import deleted_object, response_object, shown_bytes, text_of
 from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel
 from streams.submission import Prepared, prepare
@@ -177,6 +177,7 @@ class ResponsesIngress:
                 began.listener = await held.enter_async_context(
                     self._streams.place(caller.tenant, began.response_id, authority_of(request))
                 )
+                keep(await apart(partial(shown_bytes, submit.request)))
             await self._take(began, prepared, given_previous, chosen=key is not None)
         return began
 
@@ -200,7 +201,9 @@ class ResponsesIngress:
                 refuse(NotTaken("conflict"), limits.retry_after_s)  # deleted since; its Idempotency-Key stays used
         if began.unstored and (verdict.repeated or not verdict.marked):
             await self._unstore(tenant, response_id)
-        if verdict.repeated and not began.waits:
+        if began.waits:
+            return  # answered at its end, with what is read then: the wait holds nothing of the request
+        if verdict.repeated:
             with suppress(ReadsAwayError, BlobStoreError, Refusal):
                 shown = await self._responses.find(tenant, response_id, hidden_too=began.unstored)
                 if shown is not None:

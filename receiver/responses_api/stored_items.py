@@ -49,7 +49,7 @@ def main(given: int, written: int, response_id: str, wanted: PageOf) -> int:
     found = page_of(taken(given), response_id, wanted)
     if isinstance(found, str):
         return next(code for code, missing in _MISSING.items() if missing == found)
-    left(written, b"", found)
+    left(written, b"", (found,))
     return 0
 
 

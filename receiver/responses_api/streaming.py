@@ -12,7 +12,7 @@ from backstop.runtime.authority import Authority, authority_of
 from backstop.runtime.errors import BlobStoreError
 from backstop.runtime.http.routes import EVENT_STREAM
 from backstop.runtime.process.clock import NowMs
-from receiver.answers import let_go
+from receiver.answers import keep, let_go
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import Listener, Live, listening
@@ -21,6 +21,7 @@ from receiver.problems import SECURITY_HEADERS, Refusal, unavailable
 from receiver.responses_api.creates import refusal
 from receiver.responses_api.responses import Responses, ShownResponse
 from receiver.responses_api.streamed import ResponseView
+from receiver.responses_api.wire import shown_bytes
 from schemas.job_ids import qualified_job_id
 
 
@@ -53,6 +54,7 @@ class ResponseStreams:
         async with AsyncExitStack() as held:
             if listener is None:
                 listener = await held.enter_async_context(self.place(tenant, response_id, authority_of(request)))
+                keep(shown_bytes(document))
             await self._covered(listener, view)
             if view.is_over(listener.history):
                 return web.Response(content_type=EVENT_STREAM, headers=SECURITY_HEADERS)

@@ -15,6 +15,7 @@ Rules:
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -157,7 +158,12 @@ class WaitingCreates:
         speak_at_s = began_s + limits.waiting_quiet_s
         async with self._watching(waiter) as changed:
             while True:
-                shown = await self._ended(waiter)
+                shown, look_s = None, math.inf
+                try:
+                    shown = await self._responses.ended(waiter.who[0], waiter.response_id)
+                except (ReadsAwayError, BlobStoreError, Refusal):
+                    # The log has the job: keep waiting. Its end may be there, so look again soon.
+                    look_s = POLL_BLIND_S
                 if not waiter.authority.still():
                     if not sending.prepared:
                         raise Refusal(UNAUTHENTICATED)
@@ -171,7 +177,7 @@ class WaitingCreates:
                     speak_at_s = now_s + limits.waiting_heartbeat_s
                     if not await self._write(request, sending, b" "):
                         return _ended_early(request, sending)
-                await changed(speak_at_s - now_s)
+                await changed(min(look_s, speak_at_s - now_s))
         response = finished(shown)
         if not sending.prepared:
             response.headers.update(headers)
@@ -180,12 +186,6 @@ class WaitingCreates:
         if response.status != HTTPStatus.OK or not await self._write(request, sending, response.body):
             return _ended_early(request, sending)
         return "answered", sending
-
-    async def _ended(self, waiter: WaitingConnection) -> ShownResponse | None:
-        try:
-            return await self._responses.ended(waiter.who[0], waiter.response_id)
-        except (ReadsAwayError, BlobStoreError, Refusal):
-            return None  # the log has the job: keep waiting, also for room in the memory for answers
 
     async def _write(self, request: web.Request, sending: web.StreamResponse, data: bytes) -> bool:
         """False if the client has disconnected or does not read."""

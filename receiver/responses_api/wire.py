@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from schemas.codec import canonical
 from schemas.requests import METADATA_JOB, METADATA_OURS, METADATA_OURS_BEFORE
 from schemas.results import JobResult
 from schemas.statuses import ResponseStatus, end_response_status
@@ -39,6 +40,15 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "presence_penalty": 0.0,
 }
 _ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt")
+
+
+def shown_bytes(values: Mapping[str, Any]) -> int:
+    """About the memory of what an open response shows of `values`: of its request, or of the response itself.
+
+    Takes time in proportion to it: don't call it on the event loop for a large request.
+    """
+    text = canonical({name: value for name, value in values.items() if name not in {"input", "output"}})
+    return len(text) * (1 if text.isascii() else 4)  # one character of four bytes makes all of its text so
 
 
 def response_object(

@@ -56,7 +56,7 @@ def main(given: int, written: int, values_max: int) -> int:
         return UNWRITABLE
     if head is None:
         return BEYOND
-    left(written, head, text)
+    left(written, head, (text,))
     return 0
 
 

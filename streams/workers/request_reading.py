@@ -42,9 +42,9 @@ class RequestReader:
         return LargeRequest(request, b"") if isinstance(request, dict) else _NO_OBJECT
 
     async def _large(self, command: CreateResponse, body: BlobBody) -> LargeRequest | Rejected:
-        data = await get_data(self._blobs, body)
+        reading = self._large_requests.read(await get_data(self._blobs, body))  # the one that holds the data
         try:
-            return await self._large_requests.read(data) or _NO_OBJECT
+            return await reading or _NO_OBJECT
         except OSError as error:  # no memory for a process, or its end
             log.error("large_request_not_read", job_id=command.job_id, attempt=command.attempt, error=str(error))
             return Rejected("unsent", "request_not_read", "the large request can't be read by this worker now")

@@ -176,6 +176,45 @@ def test_streams_of_large_requests_hold_no_memory_while_they_wait(tmp_path: Path
     with_ingress(story, blobs=FolderBlobs(tmp_path), reads=reads, changes=changes, limits=limits)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_a_stream_shows_of_its_request_counts_until_its_end(tmp_path: Path, *, resumed: bool) -> None:
+    """Its first events show `instructions` and `tools`, so it keeps them."""
+    reads, changes = MemoryReads(), MemoryChanges()
+    body = {"model": "m", "stream": True, "instructions": "x" * 300_000}
+
+    async def story(ingress: Ingress) -> None:
+        async def begin(number: int, streams: AsyncExitStack) -> int:
+            if resumed and number:
+                path = f"{ingress.url}/v1/responses/{ingress.publisher.landed[0].key}?stream=true"
+                answer = await streams.enter_async_context(ingress.session.get(path))
+            else:
+                asked = {**body, "input": f"{number}"}
+                answer = await streams.enter_async_context(
+                    ingress.session.post(f"{ingress.url}/v1/responses", json=asked)
+                )
+            if answer.status == 200:
+                assert await answer.content.readline() == b"event: response.created\n"
+            fact: Any = ingress.publisher.landed[0]
+            reads.add("default", fact.key, status="running", request_sha256=fact.request_sha256)
+            return answer.status
+
+        async with AsyncExitStack() as streams:
+            begun = 0
+            while await begin(begun, streams) == 200:
+                begun += 1
+            assert 2 <= begun <= 6, "half of the memory is the most that one tenant takes"
+            assert len(ingress.publisher.landed) == (1 if resumed else begun), "what is refused is not in the log"
+
+        async def is_there_room() -> bool:
+            async with AsyncExitStack() as streams:
+                return await begin(9, streams) == 200
+
+        await eventually(is_there_room, 5, "room after the streams")
+
+    limits = Limits(answers_memory_bytes_max=4 << 20, stream_heartbeat_s=0.1)
+    with_ingress(story, blobs=FolderBlobs(tmp_path), reads=reads, changes=changes, limits=limits)
+
+
 def test_a_slow_client_has_time_for_each_piece_and_not_for_all_of_them() -> None:
     taken: list[int] = []
 

@@ -1,6 +1,9 @@
 """A large request is sent as it was stored, and holds up no other call of the worker while it is."""
 
 import asyncio
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,12 +78,44 @@ def _assert_sent(bench: Bench, request: dict[str, Any]) -> None:
 def test_the_two_parts_of_a_request_are_all_of_it(request_body: dict[str, Any]) -> None:
     found = split(orjson.dumps(request_body))
     assert found is not None
-    (small, names), rest = orjson.loads(found[0]), orjson.loads(found[1] or b"{}")
+    (small, names), rest = orjson.loads(found[0]), orjson.loads(b"".join(found[1]) or b"{}")
     assert small | rest == request_body
     assert names == sorted(rest)
     assert not small.keys() & rest.keys()
     assert not ALWAYS & rest.keys(), "a create sends these itself, and none twice"
     assert len(found[0]) <= 2 * SMALL_BYTES_SUM_MAX
+
+
+MEMORY_BYTES_MAX: Final = 64 << 20
+"""Of a process that reads a request of 20 MB apart, beyond what it takes for a small one. The parser has the text three
+times, and what follows must not take more.
+"""
+
+
+READING: Final = """
+import sys
+from pathlib import Path
+from streams.large_requests import main
+assert main(int(sys.argv[1]), int(sys.argv[2])) == 0
+print("\\n" + Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+def reader_peak_bytes(data: bytes) -> int:
+    """The most memory that a process had in which the module ran."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written:
+        given.write(data)
+        given.seek(0)
+        files = given.fileno(), written.fileno()
+        command = [sys.executable, "-P", "-c", READING, *map(str, files)]
+        return int(subprocess.check_output(command, pass_fds=files).splitlines()[-1]) << 10
+
+
+@pytest.mark.parametrize("members", [1, 20])
+def test_a_process_that_reads_twenty_megabytes_apart_costs_little_memory(members: int) -> None:
+    text = TEXTS["a photo"] * (2_000_000 // members)
+    request = {"model": "m", **{f"m{number}": text for number in range(members)}}
+    assert reader_peak_bytes(orjson.dumps(request)) - reader_peak_bytes(b'{"model":"m"}') <= MEMORY_BYTES_MAX
 
 
 def test_a_large_text_that_is_no_object_fails_its_job_alone() -> None:

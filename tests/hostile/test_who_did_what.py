@@ -19,7 +19,7 @@ from backstop.cli.keys import app as keys_command
 from backstop.runtime.addresses import parse_networks
 from backstop.runtime.http.keys import TenantLimits, load_keys
 from backstop.runtime.process import logs
-from receiver.access.access_log import REFUSED_PER_S_MAX
+from receiver.access.access_log import REFUSED_PER_S_MAX, RefusedKeys
 from receiver.access.addresses import allowed, client_address
 from receiver.access.keys import KeyRing
 from schemas.jobs import CancelRequested, JobSubmitted
@@ -95,6 +95,15 @@ def test_refused_keys_are_told_with_id_and_address_and_within_bounds(ring: Ring,
         seconds[line["ts"][:19]] = seconds.get(line["ts"][:19], 0) + 1
     assert max(seconds.values()) <= 2 * REFUSED_PER_S_MAX
     assert good.removeprefix("Bearer ") not in lines.out.getvalue()
+
+
+def test_a_flood_of_one_address_hides_no_refusals_of_another(lines: Lines) -> None:
+    told = RefusedKeys()
+    for number in range(2_000):
+        told.tell(f"{number:012x}", "203.0.113.9", "unknown_key")
+        if number % 100 == 99:
+            told.tell("000000000001", "198.51.100.7", "wrong_secret")
+    assert [one["count"] for one in lines.of("authentication_refused") if one["address"] == "198.51.100.7"] == [1]
 
 
 def test_refused_tickets_and_missing_scopes_are_told_as_refused_keys_are(ring: Ring, lines: Lines) -> None:

@@ -106,8 +106,8 @@ def taken(given: int) -> bytes:
     return data
 
 
-def left(written: int, head: bytes, text: bytes) -> None:
-    """In the process: leave `head` and `text` to the parent."""
+def left(written: int, head: bytes, texts: Iterable[bytes]) -> None:
+    """In the process: leave `head`, and `texts` as one text, to the parent."""
     with os.fdopen(written, "wb") as file:
-        file.write(text)
+        file.writelines(texts)
     sys.stdout.buffer.write(head)

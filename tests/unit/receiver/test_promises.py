@@ -1,5 +1,6 @@
 """A request answered 503 leaves no job and no cancel in the log, or says that it may have left one."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from backstop.runtime.errors import BlobStoreError
 from backstop.runtime.http.keys import TenantLimits
 from receiver.access import quotas
 from receiver.lookups import ReadsAwayError
-from receiver.partial_output.listeners import TooManyListenersError
+from receiver.partial_output.listeners import POLL_AGAIN_S, TooManyListenersError
+from tests.support.waiting import eventually
 from tests.unit.receiver.ingress import Ingress, with_ingress
 from tests.unit.receiver.reads import MemoryChanges, MemoryReads
-from tests.unit.receiver.sdk_caller import ASKED, QUICK, submitted
+from tests.unit.receiver.sdk_caller import ASKED, QUICK, provided, result_of, submitted
 from tests.unit.receiver.test_sdk_keys import Ring, ring
 
 __all__ = ["ring"]
@@ -86,6 +88,39 @@ def test_a_cancel_that_the_log_has_is_not_refused() -> None:
         assert len(ingress.publisher.landed) == 1
 
     with_ingress(story, reads=reads, limits=QUICK)
+
+
+class AwayAtTheEnd(MemoryReads):
+    """A read model that does not answer the first look at an ended job: too many others look at theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.was_away = False
+
+    async def job(self, tenant: str, job_id: str) -> Any:
+        seen = await super().job(tenant, job_id)
+        if seen is not None and seen.result is not None and not self.was_away:
+            self.was_away = True
+            raise ReadsAwayError("too many reads at one time")
+        return seen
+
+
+def test_a_create_that_waits_looks_again_soon_where_its_look_at_the_end_failed() -> None:
+    reads, changes = AwayAtTheEnd(), MemoryChanges()
+
+    async def story(ingress: Ingress) -> None:
+        waiting = {name: value for name, value in ASKED.items() if name != "background"}
+        creating = asyncio.create_task(ingress.call("POST", "/v1/responses", json=waiting))
+        await eventually(lambda: changes.watchers == 1, what="the create to wait")
+        (fact,) = submitted(ingress)
+        result, sha256 = result_of("completed", provided(background=True)), fact.request_sha256
+        reads.add("default", fact.job_id, status="completed", request_sha256=sha256, result=result)
+        changes.touch(fact.job_id)
+        async with asyncio.timeout(POLL_AGAIN_S / 2):
+            assert (await creating)[0] == 200
+        assert reads.was_away
+
+    with_ingress(story, reads=reads, changes=changes, limits=QUICK)
 
 
 class Failing(FolderBlobs, MemoryReads):

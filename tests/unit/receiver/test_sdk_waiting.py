@@ -345,11 +345,12 @@ def test_where_nothing_tells_of_ends_a_create_must_not_wait() -> None:
 
 WAITING = 200
 KIB_EACH_MAX = 150
-"""Memory a waiting create, both ends of its connection: 1,000 take 150 MiB at most. The body of 100 KB is released."""
+"""Memory a waiting create, both ends of its connection: 1,000 take 150 MiB at most. The body is released."""
 
 
 def test_creates_that_wait_cost_little_memory() -> None:
-    body = json.dumps({**FOREGROUND, "input": "x" * 100_000})
+    # `instructions` are of what an open response shows of its request, `input` is not.
+    body = json.dumps({**FOREGROUND, "input": "x" * 200_000, "instructions": "x" * 200_000})
 
     async def ask(s: Stage, number: int) -> asyncio.StreamWriter:
         _, writer = await asyncio.open_connection("127.0.0.1", s.ingress.port)

@@ -247,6 +247,7 @@ def test_an_admin_retries_for_another_tenant_within_that_tenants_quota(with_api:
             await expired(api, f"small:{number}", tenant="small", at_ms=NOW_MS - 60_000 - number)
         refusal = await api.ask(429, act="retry", whose="small", everything=True, scopes=ADMIN, **WHY)
         assert refusal["code"] == "open_jobs_exceeded"
+        assert refusal["detail"].startswith("3 jobs of this batch were submitted; a repeat leaves them out.")
         facts = submissions(api)
         assert {(fact.tenant, fact.job_id.partition(":")[0]) for fact in facts} == {("small", "small")}
         assert len(facts) == 3
