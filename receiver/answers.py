@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from backstop.runtime.authority import authority_of, owner_now
-from backstop.runtime.blobs import BlobStore, blobs_of, name_of
+from backstop.runtime.blobs import BlobsPerTenant, BlobStore, blobs_of, name_of
 from backstop.runtime.shares import Owner, Shares
 from receiver.limits import PLAIN_COST, Limits
 from receiver.problems import Refusal, unavailable
@@ -109,7 +109,7 @@ class ReadMemory:
         self.take("answer", size_bytes)
 
 
-class CountedBlobs:
+class CountedBlobs(BlobsPerTenant):
     """A `BlobStore` whose bodies count, with what is made of them, as long as the request that reads them."""
 
     def __init__(self, blobs: BlobStore, memory: ReadMemory) -> None:
