@@ -4,9 +4,6 @@ import base64
 import hashlib
 import hmac
 import shutil
-import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
@@ -14,8 +11,8 @@ from http import HTTPStatus
 from typing import Final
 from urllib.request import Request, urlopen
 
-from tests.support.waiting import wait_until
 from tests.unit.backstop.runtime.s3_server import NAME
+from tests.unit.backstop.runtime.server_programs import serving
 
 AZURITE: Final = shutil.which("azurite-blob")
 """None: it is not installed, and the container is not tried."""
@@ -29,18 +26,20 @@ ACCOUNT_KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4
 def azurite() -> Iterator[str]:
     """The address of the account on a server with the empty container `NAME`."""
     assert AZURITE is not None
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}/{ACCOUNT}"
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = ("--blobPort", str(port), "--silent", "--skipApiVersionCheck", "--location", folder)
-        server = subprocess.Popen([AZURITE, *arguments], stdout=subprocess.DEVNULL)
-        try:
-            wait_until(lambda: _made(address), 30, "the container")
-            yield address
-        finally:
-            server.terminate()
-            server.wait()
+    program = AZURITE
+    with serving(
+        lambda port, folder: (
+            program,
+            "--blobPort",
+            str(port),
+            "--silent",
+            "--skipApiVersionCheck",
+            "--location",
+            folder,
+        ),
+        lambda address: _made(f"{address}/{ACCOUNT}"),
+    ) as address:
+        yield f"{address}/{ACCOUNT}"
 
 
 def _made(address: str) -> bool:
