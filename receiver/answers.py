@@ -34,7 +34,7 @@ class _Held:
         self.memory = memory
         self.owner = owner
         self.bytes_of: dict[str, int] = {}
-        self.to_the_end: list[int] = []
+        self.to_the_end_bytes = 0
 
 
 _HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
@@ -54,7 +54,7 @@ def keep(size_bytes: int) -> None:
     """
     held = _HELD.get()
     if held is not None and size_bytes > PIECE_BYTES:
-        held.to_the_end.append(held.memory.reserve(held.owner, size_bytes))
+        held.to_the_end_bytes += held.memory.reserve(held.owner, size_bytes)
 
 
 class ReadMemory:
@@ -73,7 +73,7 @@ class ReadMemory:
         finally:
             _HELD.reset(token)
             self.give_back(held)
-            self._shares.give_back(held.owner, sum(held.to_the_end))
+            self._shares.give_back(held.owner, held.to_the_end_bytes)
 
     def give_back(self, held: _Held) -> None:
         """All bodies that the request has read."""

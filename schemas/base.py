@@ -183,6 +183,6 @@ class Terms(Frozen):
     web_search_calls: Int64 | None = None
     file_search_calls: Int64 | None = None
     containers: Int64 | None = None
+    """Different containers of the code interpreter."""
     part_of_usage: Literal[True] | None = None
     """Tokens were used, and the object tells only a part of the counts: `usage` is null all the same."""
-    """Different containers of the code interpreter."""

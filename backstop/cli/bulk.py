@@ -64,7 +64,7 @@ async def execute(
     """
     plan = await http.ask(session, "POST", action.path, json=dict(wanted))
     total = f"{plan['count']}{'+' if plan['truncated'] else ''}"
-    body = {**wanted, "execute": True, "why": why, "by": by or person(), "limit": min(BATCH_MAX, rate_per_s)}
+    body = {**wanted, "execute": True, "why": why, "by": person(by), "limit": min(BATCH_MAX, rate_per_s)}
     done, began_s = 0, monotonic_s()
     left: dict[str, list[str]] = {}
     while True:

@@ -129,7 +129,7 @@ def retry(
         "sample": [_planned(item.letter, settings) for item in can[:SAMPLE]], "executed": execute,
     }  # fmt: skip
     if execute and can:
-        asyncio.run(put_back(settings, can, by or person(), why, make_clock()(), "cli"))
+        asyncio.run(put_back(settings, can, person(by), why, make_clock()(), "cli"))
     _print_plan(plan, output, quiet=quiet)
     raise typer.Exit(DIFFERS if cannot else DONE)
 
@@ -156,7 +156,7 @@ def drop(
         "sample": [_planned(letter, settings) for letter in chosen[:SAMPLE]], "executed": execute,
     }  # fmt: skip
     if execute and chosen:
-        asyncio.run(decide(settings, chosen, "dropped", by or person(), why, make_clock()(), "cli"))
+        asyncio.run(decide(settings, chosen, "dropped", person(by), why, make_clock()(), "cli"))
     _print_plan(plan, output, quiet=quiet)
 
 

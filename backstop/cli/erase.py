@@ -74,7 +74,7 @@ def erase(
         tell("no job fits" if not found.jobs else "nothing was changed; add --execute with --why", quiet=quiet)
         raise typer.Exit(0 if found.jobs else DIFFERS)
     asked = ErasureRequested(
-        id=f"{scope.erasure_id}/{now_ms}/requested", at_ms=now_ms, scope=scope, by=by or person(),
+        id=f"{scope.erasure_id}/{now_ms}/requested", at_ms=now_ms, scope=scope, by=person(by),
         why=why or "",
         at_provider=not keep_at_provider, submitted_until_ms=now_ms,
     )  # fmt: skip

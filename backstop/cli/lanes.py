@@ -70,7 +70,7 @@ def pause(
     quiet: Quiet = False,
 ) -> None:
     """Pause the creates that fit all given options. Jobs wait; responses that run are not touched."""
-    body = {**_scope(model, tenant, tag, account, everything=everything), "by": _person(by), "why": why}
+    body = {**_scope(model, tenant, tag, account, everything=everything), "by": person(by), "why": why}
     if not _names_something(body):
         fail("give --model, --tenant, --tag or --account, or --all for all creates")
     if unseen:
@@ -97,7 +97,7 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """End a pause, by its id or by exactly the options that it was made with. What waited begins along a ramp."""
-    body = {**_scope(model, tenant, tag, account, everything=everything), "by": _person(by), "why": why}
+    body = {**_scope(model, tenant, tag, account, everything=everything), "by": person(by), "why": why}
     if (pause_id is not None) is _names_something(body):
         fail("give the id of a pause, or the options that it was made with")
     if pause_id is not None:
@@ -118,10 +118,6 @@ def _scope(
 
 def _names_something(body: dict[str, Any]) -> bool:
     return len(body.keys() - {"by", "why"}) > 0
-
-
-def _person(by: str | None) -> str:
-    return by or person()
 
 
 def _holds(pause: dict[str, Any]) -> str:

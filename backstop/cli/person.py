@@ -10,8 +10,12 @@ SUDO_USER: Final = "SUDO_USER"
 """Set by `sudo`. The user of the process is then the one that the command was run as, which is the same for all."""
 
 
-def person() -> str:
-    """The operating system's name of the user; under `sudo`, of the one that called it. A number where it has none."""
+def person(by: str | None = None) -> str:
+    """`by` if it is given. Else the operating system's name of the user; under `sudo`, of the one that called it. A
+    number where it has none.
+    """
+    if by:
+        return by
     try:
         name = os.environ.get(SUDO_USER) or getpass.getuser()
     except (KeyError, OSError):  # a container may run as any number

@@ -88,6 +88,7 @@ def see(
         return Unseen("no_status")
     outcome = _outcome(_known_status(raw_status))
     why, model = _why(outcome, body, rules, now_ms), body.get("model")
+    usage = _tokens(body.get("usage"))
     return Seen(
         outcome=outcome,
         raw_status=raw_status or "absent",
@@ -98,8 +99,8 @@ def see(
         wait_ms=why.wait_ms,
         code_known=why.known,
         account_wide=why.account_wide,
-        usage=_tokens(body.get("usage")),
-        terms=_terms(body) if isinstance(body.get("usage"), dict) else None,
+        usage=usage,
+        terms=_terms(body, usage) if isinstance(body.get("usage"), dict) else None,
         owner=owner,
         created_at_ms=_stamp_ms(body.get("created_at")),
         ended_at_ms=_stamp_ms(body.get("completed_at")),
@@ -314,14 +315,14 @@ def _tokens(usage: Any) -> Tokens | None:
     )
 
 
-def _tells_a_part(usage: Any) -> bool:
-    """Whether a usage that can't be read tells all the same that tokens were used."""
+def _tells_of_tokens(usage: Any) -> bool:
+    """Whether any count of a usage tells that tokens were used."""
     names = (*chain.from_iterable(_USAGE_NAMES), "total")
-    return _tokens(usage) is None and any(_counted(member(usage, f"{name}_tokens")) for name in names)
+    return any(_counted(member(usage, f"{name}_tokens")) for name in names)
 
 
-def _terms(body: Mapping[str, Any]) -> Terms:
-    """What the price depends on besides the tokens."""
+def _terms(body: Mapping[str, Any], usage: Tokens | None) -> Terms:
+    """What the price depends on besides the tokens. `usage`: those of the body, None if they can't be read."""
     output = body.get("output")
     items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
     kinds = Counter(str(item.get("type")) for item in items)
@@ -334,7 +335,7 @@ def _terms(body: Mapping[str, Any]) -> Terms:
         web_search_calls=kinds["web_search_call"] or None,
         file_search_calls=kinds["file_search_call"] or None,
         containers=len(containers) or None,
-        part_of_usage=_tells_a_part(body.get("usage")) or None,
+        part_of_usage=(usage is None and _tells_of_tokens(body.get("usage"))) or None,
     )
 
 
