@@ -166,11 +166,12 @@ def test_a_fetch_that_was_lost_on_the_way_is_read_again_and_not_committed_over(s
     async def session(app: FoldApp, stop: asyncio.Event) -> None:
         thread = app.consumer._thread
         chunks = thread.chunks
+        enough = asyncio.Event()
 
         async def losing(timeout_s: float) -> dict[Any, Any]:
             found = await chunks(timeout_s)
-            sources = [tp for tp in found if tp.topic == scene.topic]
-            dropped.extend(len(found.pop(tp).records) for tp in sources if len(dropped) < 20)
+            sources = [tp for tp in found if tp.topic == scene.topic and not enough.is_set()]
+            dropped.extend(len(found.pop(tp).records) for tp in sources)
             return found
 
         thread.chunks = losing
@@ -178,9 +179,9 @@ def test_a_fetch_that_was_lost_on_the_way_is_read_again_and_not_committed_over(s
         async def all_committed() -> bool:
             return await scene._committed() == {p: end for p, end in (await scene.ends()).items() if end}
 
-        produced = asyncio.create_task(_trickle(scene))
+        produced = asyncio.create_task(_trickle(scene, enough))
         await eventually(lambda: len(dropped) >= 8, 20, "lost fetches")
-        thread.chunks = chunks
+        enough.set()
         await produced
         await eventually(all_committed, 20, "the commit of everything")
         holes.append(metrics.HOLES_CLOSED._value.get() - before)
@@ -192,9 +193,11 @@ def test_a_fetch_that_was_lost_on_the_way_is_read_again_and_not_committed_over(s
     scene.check(Worker(replace(scene.worker("w1").config, data_dir=str(tmp_path / "w1"))))
 
 
-async def _trickle(scene: Scene) -> None:
-    for _ in range(40):
+async def _trickle(scene: Scene, enough: asyncio.Event) -> None:
+    """Produce until `enough`, and once more: a hole is seen only where a record comes after it."""
+    while not enough.is_set():
         await scene.produce(20)
+    await scene.produce(200)
 
 
 async def in_process(
