@@ -20,6 +20,7 @@ from backstop.dev.broker.errors import BrokerError
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.process.files import private_umask
 from backstop.runtime.process.garbage import imports_uncollected
+from backstop.runtime.process.leaving import left_at_once
 from backstop.runtime.process.logs import redact
 from backstop.runtime.release import release
 from schemas.text import printable_lines
@@ -100,6 +101,11 @@ def root(
 
 def main() -> None:
     """Run the command line. Errors that the operator can fix are one sentence; others are bugs, with a traceback."""
+    with left_at_once():
+        _run()
+
+
+def _run() -> None:
     private_umask()
     # Where a command shows no log, its errors are sentences; without a handler Python prints each of aiokafka's.
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
