@@ -19,6 +19,7 @@ from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System
 from backstop.runtime.http.keys import Scope
 from tests.kafka.held import held
+from tests.support.accepted import answered
 from tests.support.api_keys import write_keys
 from tests.support.waiting import wait_until
 
@@ -49,8 +50,7 @@ class Running:
         data = None if body is None else json.dumps(body).encode()
         request = Request(self.system.url + path, data, headers)
         try:
-            with urlopen(request, timeout=10) as answer:
-                return json.load(answer)
+            return json.loads(answered(request))
         except HTTPError as error:
             with error:
                 raise AssertionError(f"{path}: {error.code} {error.read().decode()}") from error

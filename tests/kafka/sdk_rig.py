@@ -56,17 +56,18 @@ class Running:
 
 
 def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:
-    """Any server: GET, or POST if there is a body."""
+    """Any server: GET, or POST if there is a body. Again, while a log does not acknowledge it in time."""
 
-    async def story() -> str:
+    async def story() -> tuple[int, str] | None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         method = "GET" if body is None else "POST"
         async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url, json=body) as answer:
             text = await answer.text()
-            assert answer.status in (200, 202), text
-            return text
+            return None if "log_unavailable" in text and answer.status == 503 else (answer.status, text)
 
-    return asyncio.run(story())
+    status, text = wait_until(lambda: asyncio.run(story()), 60, f"the log's acknowledgement of {url}")
+    assert status in (200, 202), text
+    return text
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import pytest
 
@@ -24,6 +24,7 @@ from backstop.readmodel.ledger import IN_FLIGHT
 from tests.kafka.held import held
 from tests.kafka.recorded import ran_here
 from tests.kafka.sdk_rig import Running, three_tenants
+from tests.support.accepted import answered
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -91,8 +92,7 @@ def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def ask(running: Running, path: str, body: Any = None, tenant: str = "acme") -> Any:
     headers = {"Authorization": f"Bearer {running.keys[tenant]}", "Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(running.system.url + path, data, headers), timeout=10) as answer:
-        return json.load(answer)
+    return json.loads(answered(Request(running.system.url + path, data, headers)))
 
 
 def submit(running: Running, job_id: str, model: str = "gpt-6-luna", fault: str | None = None, **more: Any) -> str:

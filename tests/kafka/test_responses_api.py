@@ -29,6 +29,7 @@ from tests.kafka.sdk_rig import (
     node,
     running_system,
 )
+from tests.support.accepted import accepted
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -212,8 +213,7 @@ def test_a_job_is_there_right_after_its_submission(running: Running) -> None:
         async with aiohttp.ClientSession(running.system.url, headers=headers) as session:
             for number in range(20):
                 body = {"job_id": f"at-once-{number}", "request": {"model": "gpt-5.2", "input": "Hi."}}
-                async with session.post("/v1/jobs", json=body) as answer:
-                    assert answer.status == 202
+                await accepted(session, body)
                 for rest, statuses in (("", {200}), ("/timeline", {200}), ("/output", {200, 409})):
                     async with session.get(f"/v1/jobs/at-once-{number}{rest}") as answer:
                         assert answer.status in statuses, await answer.text()

@@ -14,6 +14,7 @@ import pytest
 
 from backstop.dev.broker import Owned
 from tests.kafka.sdk_rig import WORKERS, Running, ended, node, two_workers
+from tests.support.accepted import accepted
 from tests.support.waiting import wait_until
 
 ASKED: dict[str, Any] = {"model": "gpt-5.2", "input": "Say hello.", "background": True}
@@ -188,8 +189,7 @@ def test_a_job_of_backstops_own_ingress_is_streamed_too(running: Running) -> Non
         headers = {"Authorization": f"Bearer {running.keys['acme']}"}
         request = {"model": "gpt-5.2", "input": "Hi.", "stream": True, "metadata": {"sim_run_s": "0.5"}}
         async with aiohttp.ClientSession(running.system.url, headers=headers) as session:
-            async with session.post("/v1/jobs", json={"job_id": "streamed", "request": request}) as answer:
-                assert answer.status == 202, await answer.text()
+            await accepted(session, {"job_id": "streamed", "request": request})
             async with session.get("/v1/jobs/streamed/stream") as answer:
                 lines = (await answer.text()).splitlines()
         kinds = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]

@@ -24,6 +24,7 @@ from streams.policy.lanes import FAILURES_MAX, PROBE_WAIT_MS, PROBE_WAIT_MS_MAX,
 from streams.workers.lane_board import LaneBoard
 from streams.workers.lanes import Lanes
 from tests.kafka.sdk_rig import WORKERS, Running, ask, two_workers
+from tests.support.accepted import accepted
 from tests.support.waiting import eventually, wait_until
 
 MODEL = "gpt-5.2"
@@ -61,15 +62,14 @@ async def _submit(
 ) -> None:
     """All wait from the same time on, however long their submissions take."""
     headers = {"Authorization": f"Bearer {running.keys['acme']}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
+    async with aiohttp.ClientSession(running.system.url, headers=headers) as session:
 
         async def submit(name: str, priority: Priority) -> None:
             body = {
                 "job_id": name, "priority": priority, "not_before_ms": not_before_ms,
                 "request": {"model": model, "input": "Hi.", "max_output_tokens": 16},
             }  # fmt: skip
-            async with session.post(f"{running.system.url}/v1/jobs", json=body) as answer:
-                assert answer.status == 202, await answer.text()
+            await accepted(session, body)
 
         await asyncio.gather(*(submit(name, priority) for name, priority in names))
 
