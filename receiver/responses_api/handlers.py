@@ -159,7 +159,7 @@ class ResponsesIngress:
             began = _Began(waits(asked) and not streams, asked.get("store") is False, _is_obfuscated(asked))
             if (streams or began.waits) and "read" not in caller.scopes:
                 raise Refusal(_NEEDS_READ)
-            await apart(partial(self._previous.refuse_foreign, submit.request, caller.tenant))
+            await apart(partial(self._previous.refuse_foreign, submit, caller.tenant))
             if given_previous is not None:
                 request_body = {
                     **submit.request,
