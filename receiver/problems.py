@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import NotRequired
+from typing import Final, NotRequired
 
 import orjson
 from aiohttp import web
@@ -84,6 +84,14 @@ SERVER_FAILED = (
     "The server failed; the request may have been accepted. Send it again under the same job_id or Idempotency-Key."
 )
 STORAGE_RETRY_AFTER_S = 5
+
+
+READS_AWAY: Final = "The read model is not reachable; send the request again."
+
+
+def reads_away(retry_after_s: int, unaffected: str = "Jobs") -> Refusal:
+    """503: the read model's database is not reachable."""
+    return unavailable("reads_unavailable", f"{READS_AWAY} {unaffected} are not affected.", retry_after_s)
 
 
 def storage_unavailable() -> Refusal:

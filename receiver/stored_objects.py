@@ -1,11 +1,15 @@
 """Stored JSON objects, of which a large one is read apart: its large members stay text."""
 
+import sys
+from collections.abc import Mapping
+from typing import Any
+
 import orjson
 
 from backstop.runtime.blobs import BlobStore, get_body, get_data
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from schemas.base import BlobBody, Body
-from streams.large_requests import BYTES_MAX, LargeRequest, LargeRequests
+from streams.large_requests import BYTES_MAX, LargeRequest, LargeRequests, small_names
 
 
 class StoredObjects:
@@ -43,3 +47,26 @@ class StoredObjects:
             return await self._large.read(data, member)
         except OSError as error:  # no memory for a process, or its end
             raise BlobStoreError(f"a large body can't be read now: {error}") from error
+
+
+def in_short(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What is shown of a large request: its small members. Later reads show the same.
+
+    The events of a stream each have all that is shown: with 40 MB of `instructions` each would hold up the event loop.
+    """
+    names = small_names({name: _held_bytes(value) for name, value in request.items() if name != "input"})
+    return {name: request[name] for name in names}
+
+
+def _held_bytes(value: Any) -> int:
+    """About the memory of a value. Not the length of its JSON: making that takes long where it is large."""
+    held_bytes, left = 0, [value]
+    while left:
+        each = left.pop()
+        held_bytes += sys.getsizeof(each)
+        if isinstance(each, dict):
+            left += each.keys()
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
+    return held_bytes

@@ -6,6 +6,7 @@ as JSON text.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,11 +72,7 @@ def split(data: bytes, member: str | None = None) -> tuple[bytes, list[bytes]] |
         return None
     texts = {name: orjson.dumps(each, option=orjson.OPT_SORT_KEYS) for name, each in value.items()}
     small: dict[str, Any] = {}
-    left_bytes = SMALL_BYTES_SUM_MAX
-    for name in sorted(texts, key=lambda name: (name not in ALWAYS, len(texts[name]))):
-        if name not in ALWAYS and (len(texts[name]) > SMALL_BYTES_MAX or len(texts[name]) > left_bytes):
-            break
-        left_bytes -= len(texts[name])
+    for name in small_names({name: len(text) for name, text in texts.items()}):
         small[name] = value[name]
         del texts[name]
     del value
@@ -84,6 +81,18 @@ def split(data: bytes, member: str | None = None) -> tuple[bytes, list[bytes]] |
     for name in names:
         pieces += (b"," if pieces else b"{", orjson.dumps(name), b":", texts[name])
     return orjson.dumps((small, names)), [*pieces, b"}"] if pieces else []
+
+
+def small_names(sizes: Mapping[str, int]) -> list[str]:
+    """The names of the small members of an object, by the sizes of all in bytes."""
+    small: list[str] = []
+    left_bytes = SMALL_BYTES_SUM_MAX
+    for name in sorted(sizes, key=lambda name: (name not in ALWAYS, sizes[name])):
+        if name not in ALWAYS and sizes[name] > min(SMALL_BYTES_MAX, left_bytes):
+            break
+        left_bytes -= sizes[name]
+        small.append(name)
+    return small
 
 
 def main(given: int, written: int, member: str | None = None) -> int:

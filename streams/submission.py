@@ -183,6 +183,11 @@ class SubmissionPolicy(BaseModel):
         """
         return None if tenant == DEFAULT_TENANT else first_foreign(named_in(request), self.shared_ids)
 
+    def refuses_fallback(self, submit: Submit, tenant: str) -> Named | None:
+        """As `refuses_name`, of the fallbacks that the submission names itself. Pointers begin at the submission."""
+        to = () if submit.fallback is None else submit.fallback.to
+        return self.refuses_name({"fallback": {"to": [{"model": choice.model} for choice in to]}}, tenant)
+
     def hedges(self, submit: Submit) -> bool:
         """Whether the job may be hedged. By policy only a request that two attempts of do nothing twice."""
         if self.hedge == "never" or submit.hedge is False:

@@ -84,6 +84,7 @@ def authentication(
         needed = access_needed(request)
         if f"{path}/".startswith(f"{PAGE}/") or needed in {"public", "signed"}:
             return await handler(request)
+        await ring.follow()
         if ring.development:
             refuse_foreign_pages(request)
         ticket = request.query.get("ticket") if STREAM_PATH.fullmatch(request.rel_url.raw_path) else None

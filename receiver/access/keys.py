@@ -4,8 +4,11 @@ Without keys the process does not start, unless `BACKSTOP_DEVELOPMENT` is set: t
 with all scopes, until a keys file appears. A process that has seen a keys file never returns to development.
 """
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -14,11 +17,13 @@ from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.http.keys import (
     SCOPES,
     ApiKey,
-    KeysFile,
+    InSteps,
+    KeysReader,
     Scope,
     TenantLimits,
+    at_once,
+    keys_text,
     last_used_path,
-    load_keys,
     load_last_used,
     parse_token,
     proves,
@@ -28,14 +33,20 @@ from backstop.runtime.process.clock import NowMs, monotonic_s
 from backstop.runtime.process.logs import get_logger
 from receiver.access.access_log import RefusedKeys, Why
 from receiver.access.addresses import allowed
+from receiver.access.key_table import KeyTable
 from schemas.base import DEFAULT_TENANT, Priority
 
 WARNED_EVERY_MS = 86_400_000
+WARNED_AT_ONCE = 100
+STEPS_S = 0.005
+"""How long the loop is held up at one time while a changed file is read."""
+
 POLL_AGAIN_S = 1.0
 """How often the keys file is checked: a revoked key may be accepted for this long."""
 
 BEARER = "bearer "
-NO_LIMITS = TenantLimits()
+
+T = TypeVar("T")
 
 log = get_logger("receiver.access.keys")
 
@@ -62,8 +73,27 @@ class _NotTaken:
     why: Why
 
 
+async def between_others(work: InSteps[T]) -> T:
+    """The result of `work`, done between other work of the loop."""
+    began_s = monotonic_s()
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+        if monotonic_s() - began_s >= STEPS_S:
+            await asyncio.sleep(0)
+            began_s = monotonic_s()
+
+
 class KeyRing:
-    """The keys of the keys file, which is checked for changes at most once in `POLL_AGAIN_S`."""
+    """The keys of the keys file, which is checked for changes at most once in `POLL_AGAIN_S`.
+
+    A changed file is read step by step between other work of the loop, as thousands of keys would hold it up, in a
+    thread, too: parsers hold the interpreter. Meanwhile requests wait (`follow`), so that none with a revoked key is
+    accepted.
+    """
 
     def __init__(
         self, path: Path, host: str, now_ms: NowMs, registry: CollectorRegistry, *, development: bool = False
@@ -76,8 +106,10 @@ class KeyRing:
         self._stamp: tuple[int, int, int] | None = None
         self._polled_at_s = monotonic_s()
         self._complained: str | None = None
-        self._by_id: dict[str, ApiKey] = {}
-        self._tenants: dict[str, TenantLimits] = {}
+        self._table = KeyTable()
+        self._reader = KeysReader(path)
+        self._thread = ThreadPoolExecutor(1, "keys-file")  # the threads of all may be in use for long
+        self._reading: asyncio.Task[None] | None = None
         self._used_at_ms: dict[str, int] = {}
         self._saved_at_ms: dict[str, int] = {}
         self._told = RefusedKeys()
@@ -100,7 +132,7 @@ class KeyRing:
             )
         try:
             self._stamp = self._stamped()
-            content = load_keys(path)
+            table = at_once(self._made(keys_text(path)))
         except FileNotFoundError:
             if not development:
                 raise ConfigurationError(
@@ -110,16 +142,21 @@ class KeyRing:
             self.development = True
             log.warning("development_without_keys", host=host, keys_file=str(path), tenant=DEFAULT_TENANT)
             return
-        if not content.keys:
+        if not table:
             raise ConfigurationError(
                 f"the keys file {path} holds no keys, so every request would be refused: make a key "
                 "(`backstop keys create --tenant NAME`)"
             )
-        self._take(content)
+        self._take(table)
+
+    async def follow(self) -> None:
+        """Have what the keys file says now, as of at most `POLL_AGAIN_S` ago."""
+        self._notice()
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
 
     def authenticate(self, authorization: str | None, address: str = "") -> Caller | None:
         """The caller for this `Authorization` header and client address; None if it is refused, for any reason."""
-        self._follow()
         if self.development:
             return DEVELOPER
         key = self._judged(authorization, address)
@@ -136,17 +173,19 @@ class KeyRing:
 
     def live_key(self, key_id: str) -> ApiKey | None:
         """The key with this id, if it is neither expired nor revoked."""
-        self._follow()
-        key = self._by_id.get(key_id)
+        key = self._table.key(key_id)
         return key if key is not None and key.state(self._now_ms()) == "live" else None
 
     def caller_without_key(self) -> Caller | None:
         """The caller in development; None where keys are needed."""
-        self._follow()
         return DEVELOPER if self.development else None
 
     def still_allows(self, caller: Caller, scope: Scope, address: str) -> bool:
-        """Whether a caller accepted earlier would still be accepted now, for `scope` and from `address`."""
+        """Whether a caller accepted earlier would still be accepted now, for `scope` and from `address`.
+
+        Asked again and again by what waits or streams: it has a changed file read, and hears of it the next time.
+        """
+        self._notice()
         if not caller.key_id:
             return self.caller_without_key() is not None
         key = self.live_key(caller.key_id)
@@ -156,40 +195,45 @@ class KeyRing:
 
     def priorities_of(self, key_id: str) -> frozenset[Priority] | None:
         """The priorities that a key may give; None: all."""
-        key = self._by_id.get(key_id)
+        key = self._table.key(key_id)
         return None if key is None else key.priorities
 
     def limits_of(self, tenant: str) -> TenantLimits:
-        return self._tenants.get(tenant, NO_LIMITS)
+        return self._table.limits_of(tenant)
 
     def warn_of_ends(self) -> None:
-        """Log keys that expire soon, once a day each, so that the operator replaces them in time."""
+        """Log keys that expire soon, once a day each, so that the operator replaces them in time.
+
+        Of many the next ones first: a line takes a tenth of a millisecond, and this is called on the loop.
+        """
         now_ms = self._now_ms()
         self._count(now_ms)
-        for key in self._by_id.values():
-            if key.expires_soon(now_ms) and now_ms - self._warned_at_ms.get(key.id, 0) >= WARNED_EVERY_MS:
-                self._warned_at_ms[key.id] = now_ms
-                log.warning("key_expires_soon", key_id=key.id, tenant=key.tenant, expires_at=str(key.expires_at))
+        due = [
+            key for key in self._table.expiring(now_ms) if now_ms - self._warned_at_ms.get(key.id, 0) >= WARNED_EVERY_MS
+        ]
+        for key in due[:WARNED_AT_ONCE]:
+            self._warned_at_ms[key.id] = now_ms
+            log.warning("key_expires_soon", key_id=key.id, tenant=key.tenant, expires_at=str(key.expires_at))
 
     def expiring(self, tenant: str) -> list[str]:
         """The tenant's keys that expire soon, a sentence each."""
-        now_ms = self._now_ms()
-        soon = [key for key in self._by_id.values() if key.tenant == tenant and key.expires_soon(now_ms)]
+        soon = [key for key in self._table.expiring(self._now_ms()) if key.tenant == tenant]
         return [f"key {key.id} expires at {key.expires_at:%Y-%m-%d %H:%M} UTC" for key in soon]
 
     def save_last_used(self) -> None:
         """Write each key's last use beside the keys file, merged with what other processes wrote. Best effort."""
-        if self._used_at_ms == self._saved_at_ms:
+        used_at_ms = dict(self._used_at_ms)  # requests change it meanwhile: this is a thread
+        if used_at_ms == self._saved_at_ms:
             return
         merged = load_last_used(self._path)
-        for key_id, at_ms in self._used_at_ms.items():
+        for key_id, at_ms in used_at_ms.items():
             merged[key_id] = max(at_ms, merged.get(key_id, 0))
-        lines = ",".join(f'"{key_id}":{at_ms}' for key_id, at_ms in sorted(merged.items()) if key_id in self._by_id)
+        lines = ",".join(f'"{key_id}":{at_ms}' for key_id, at_ms in sorted(merged.items()) if key_id in self._table)
         try:
             write_private(last_used_path(self._path), f"{{{lines}}}\n".encode())
         except OSError as error:  # most likely a read-only mount: keys work without it
             log.debug("last_used_not_saved", error_type=type(error).__name__)
-        self._saved_at_ms = dict(self._used_at_ms)
+        self._saved_at_ms = used_at_ms
 
     def _judged(self, authorization: str | None, address: str) -> "ApiKey | _NotTaken":
         if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
@@ -197,7 +241,7 @@ class KeyRing:
         token = parse_token(authorization[len(BEARER) :].strip())
         if token is None:
             return _NotTaken("", "malformed")
-        key = self._by_id.get(token.key_id)
+        key = self._table.key(token.key_id)
         if not proves(token, key) or key is None:
             return _NotTaken(token.key_id, "unknown_key" if key is None else "wrong_secret")
         state = key.state(self._now_ms())
@@ -205,27 +249,32 @@ class KeyRing:
             return _NotTaken(key.id, state)
         return key if allowed(address, key.addresses) else _NotTaken(key.id, "address")
 
-    def _follow(self) -> None:
+    def _notice(self) -> None:
+        """Begin to read the keys file if it has changed, unless it was checked a moment ago."""
         now_s = monotonic_s()
-        if now_s - self._polled_at_s < POLL_AGAIN_S:
+        if self._reading is not None or now_s - self._polled_at_s < POLL_AGAIN_S:
             return
         self._polled_at_s = now_s
         stamp = self._stamped()
         if stamp is None:
             if not self.development:
                 self._complain("keys_file_gone", "the keys file is gone; the last keys stay valid")
-            return
-        if stamp == self._stamp:
-            return
-        self.development = False  # a keys file, even a broken one, means that the operator wants keys
+        elif stamp != self._stamp:
+            self.development = False  # a keys file, even a broken one, means that the operator wants keys
+            self._reading = asyncio.create_task(self._read(stamp), name="keys-file")
+
+    async def _read(self, stamp: tuple[int, int, int]) -> None:
         try:
-            self._take(load_keys(self._path))
+            text = await asyncio.get_running_loop().run_in_executor(self._thread, keys_text, self._path)
+            self._take(await between_others(self._made(text)))
         except (ConfigurationError, OSError) as error:
             self._complain("keys_file_broken", f"{error}; the last keys stay valid")
             return
+        finally:
+            self._reading = None
         self._stamp = stamp
         self._complained = None
-        log.info("keys_read", keys=len(self._by_id))
+        log.info("keys_read", keys=len(self._table))
 
     def _stamped(self) -> tuple[int, int, int] | None:
         try:
@@ -234,16 +283,17 @@ class KeyRing:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    def _take(self, content: KeysFile) -> None:
-        self._by_id = {key.id: key for key in content.keys}
-        self._tenants = dict(content.tenants)
+    def _made(self, text: str) -> InSteps[KeyTable]:
+        content = yield from self._reader.content(text)
+        return (yield from KeyTable.of(content))
+
+    def _take(self, table: KeyTable) -> None:
+        self._table = table
         self._count(self._now_ms())
 
     def _count(self, now_ms: int) -> None:
-        keys = self._by_id.values()
-        for state in ("live", "expired", "revoked"):
-            self._counts.labels(state).set(sum(key.state(now_ms) == state for key in keys))
-        self._counts.labels("expiring").set(sum(key.expires_soon(now_ms) for key in keys))
+        for state, count in self._table.counts(now_ms).items():
+            self._counts.labels(state).set(count)
 
     def _complain(self, event: str, sentence: str) -> None:
         if self._complained != sentence:

@@ -35,7 +35,7 @@ from receiver.ingress.endpoint_routes import (
 )
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError
-from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, unavailable
+from receiver.problems import SECURITY_HEADERS, FieldError, Problem, Refusal, reads_away, unavailable
 from schemas.base import Message
 from schemas.deliveries import ResendAsked
 from schemas.job_ids import qualified_job_id
@@ -208,21 +208,16 @@ class EndpointIngress:
 
     async def _asked(self, job_id: str, saved: EndpointSaved, now_ms: int) -> Message:
         if self._reads is None:
-            raise self._reads_away()
+            raise reads_away(self._limits.retry_after_s)
         try:
             seen = await self._reads.job(saved.tenant, qualified_job_id(saved.tenant, job_id))
         except ReadsAwayError:
-            raise self._reads_away() from None
+            raise reads_away(self._limits.retry_after_s) from None
         if seen is None:
             raise Refusal(Problem(404, "job_not_found", "There is no such job."))
         if seen.result is None:
             raise Refusal(Problem(409, "job_open", "The job has not ended yet; its event is sent when it ends."))
         return asked(seen.result, saved.endpoint_id, now_ms)
-
-    def _reads_away(self) -> Refusal:
-        return unavailable(
-            "reads_unavailable", "The read model is not reachable; send the request again.", self._limits.retry_after_s
-        )
 
     def _turn_of(self, request: web.Request) -> asyncio.Lock:
         return self._turns.setdefault(tenant_of(request), asyncio.Lock())

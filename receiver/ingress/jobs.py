@@ -138,9 +138,7 @@ class JobIngress:
             del body
             submit = await self._memory.apart(size_bytes, parse)
             del parse
-            await self._memory.apart(
-                size_bytes, partial(self._previous.refuse_foreign, submit.request, tenant, "#/request")
-            )
+            await self._memory.apart(size_bytes, partial(self._previous.refuse_foreign, submit, tenant, "#/request"))
             await self._previous.check(submit, tenant)
             # A job id in the body wins over the Idempotency-Key: it names the job, the key only this request.
             chosen = submit.job_id or (job_id_of(key, tenant) if key else None)

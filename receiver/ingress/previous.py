@@ -7,7 +7,7 @@ the operator's own, may use it in a job.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -59,14 +59,16 @@ class PreviousResponses:
         self._policy = policy
         self._is_hidden = is_hidden
 
-    def refuse_foreign(self, request: Mapping[str, Any], tenant: str, at: str = "#") -> None:
-        """Check all names in the request except `previous_response_id`. `at` is the JSON pointer of the request in the
-        body.
+    def refuse_foreign(self, submit: Submit, tenant: str, at: str = "#") -> None:
+        """Check all names in the request except `previous_response_id`, and in the fallbacks. `at` is the JSON pointer
+        of the request in the body.
 
         :raises Refusal: 422, it names an object of the project that the tenant may not name.
         """
-        rest = {name: value for name, value in request.items() if name != FIELD}
+        rest = {name: value for name, value in submit.request.items() if name != FIELD}
         named = self._policy.refuses_name(rest, tenant)
+        if named is None:
+            named, at = self._policy.refuses_fallback(submit, tenant), "#"
         if named is not None:
             raise _refused(f"{at}{named.pointer.removeprefix('#')}", _SENTENCES.get(named.kind, _SHARED_PROJECT))
 
@@ -100,7 +102,7 @@ class PreviousResponses:
         if await self._is_hidden(tenant, own_id):
             return False
         try:
-            await asyncio.to_thread(self.refuse_foreign, submit.request, tenant)
+            await asyncio.to_thread(self.refuse_foreign, submit, tenant)
             await self.check(submit, tenant)
         except Refusal as refusal:
             if refusal.problem.status == HTTPStatus.UNPROCESSABLE_ENTITY:

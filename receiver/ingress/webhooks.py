@@ -163,11 +163,11 @@ def to_message(
         event = load_json(body, depth_max)
     except NotJsonError as error:
         return _dead_letter(verdict, body, at_ms, "not_an_event", str(error))
+    if _is_of_another_api(event):
+        return None
     event_type, response_id = _named(event)
     if event_type is None:
         return _dead_letter(verdict, body, at_ms, "not_an_event", "type is missing or not an event name")
-    if not event_type.startswith("response."):
-        return None
     if response_id is None:
         return _dead_letter(verdict, body, at_ms, "not_an_event", "data.id is missing or not a response id")
     return WebhookReceived(
@@ -183,6 +183,12 @@ def to_message(
         claim_by_ms=at_ms + rules.claim_grace_ms,
         forget_after_ms=rules.forget_after_ms,
     )
+
+
+def _is_of_another_api(event: Any) -> bool:
+    """Whether `type` says so, whatever its length and characters: what others name is no matter of dead letters."""
+    kind = event.get("type") if isinstance(event, dict) else None
+    return isinstance(kind, str) and kind != "" and not kind.startswith("response.")
 
 
 def _named(event: Any) -> tuple[str | None, str | None]:

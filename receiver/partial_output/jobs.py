@@ -30,9 +30,9 @@ from receiver.ingress.submissions import APPEAR_POLL_S, Submissions
 from receiver.limits import Limits
 from receiver.lookups import JobReads, ReadsAwayError, SeenJob
 from receiver.partial_output.history import JobHistory
-from receiver.partial_output.listeners import Live, listening, reads_away
+from receiver.partial_output.listeners import Live, listening
 from receiver.partial_output.serving import is_recent, serve_events
-from receiver.problems import Problem, Refusal
+from receiver.problems import Problem, Refusal, reads_away
 from schemas.codec import canonical
 from schemas.job_ids import qualified_job_id
 from schemas.requests import GivenJobId

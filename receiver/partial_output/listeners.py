@@ -13,7 +13,7 @@ from backstop.runtime.process.clock import monotonic_s
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.history import Histories, JobHistory
-from receiver.problems import Refusal, unavailable
+from receiver.problems import reads_away, unavailable
 from schemas.partials import PartialOutput
 
 POLL_AGAIN_S = 15.0
@@ -171,11 +171,3 @@ async def listening(
         raise unavailable("too_many_streams", f"{error}. Try again later.", limits.retry_after_s) from None
     except ReadsAwayError:
         raise reads_away(limits.retry_after_s) from None
-
-
-def reads_away(retry_after_s: int) -> Refusal:
-    return unavailable(
-        "reads_unavailable",
-        "The read model is not reachable; send the request again. Jobs are not affected.",
-        retry_after_s,
-    )

@@ -18,7 +18,7 @@ from backstop.runtime.blobs import BlobStore, get_body
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from receiver.ingress.jobs import refuse
 from receiver.ingress.submissions import NotTaken, Submissions, Verdict
-from receiver.problems import Refusal, storage_unavailable, unavailable
+from receiver.problems import Refusal, reads_away, storage_unavailable
 from receiver.reads.bulk_jobs import BulkAction, BulkJobs, counts, mark_of
 from receiver.reads.bulk_routes import (
     RETRIED,
@@ -125,7 +125,7 @@ class RetryMany(BulkAction[RetryManyBody]):
             if isinstance(failed, NotTaken):
                 refuse(failed, retry_after_s)
             if isinstance(failed, DatabaseAwayError):
-                raise unavailable("reads_unavailable", "The read model is not reachable.", retry_after_s)
+                raise reads_away(retry_after_s)
             if isinstance(failed, BlobStoreError):
                 raise storage_unavailable()
             raise failed

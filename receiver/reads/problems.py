@@ -5,6 +5,8 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
+from receiver.problems import READS_AWAY
+
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -37,7 +39,7 @@ def away() -> web.Response:
     return problem(
         503,
         "reads_unavailable",
-        "The read model is not reachable; send the request again. Jobs are not affected.",
+        f"{READS_AWAY} Jobs are not affected.",
         **{"Retry-After": "1"},
     )
 

@@ -8,6 +8,7 @@ if another process accepted it, awaited for `appear_s`: so a read directly after
 import asyncio
 import hashlib
 import re
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +33,7 @@ from receiver.ingress.submitted import SubmittedBodies
 from receiver.limits import Limits
 from receiver.lookups import ReadsAwayError
 from receiver.partial_output.listeners import Listener
-from receiver.problems import SECURITY_HEADERS, Problem, Refusal, unavailable
+from receiver.problems import SECURITY_HEADERS, Problem, Refusal, reads_away
 from receiver.responses_api.creates import refusal, to_submit, waits
 from receiver.responses_api.ends import failure_of
 from receiver.responses_api.errors import to_failed_response
@@ -44,8 +45,10 @@ from receiver.responses_api.routes import ItemsQuery, RetrieveQuery
 from receiver.responses_api.streaming import ResponseStreams
 from receiver.responses_api.waiting import WaitingConnection, WaitingCreates, Who
 from receiver.responses_api.wire import deleted_object, response_object, shown_bytes, text_of
+from receiver.stored_objects import in_short
 from schemas.job_ids import qualified_job_id
 from schemas.requests import Cancel
+from streams.large_requests import BYTES_MAX
 from streams.submission import Prepared, prepare
 
 ID_BITS: Final = 192
@@ -159,7 +162,7 @@ class ResponsesIngress:
             began = _Began(waits(asked) and not streams, asked.get("store") is False, _is_obfuscated(asked))
             if (streams or began.waits) and "read" not in caller.scopes:
                 raise Refusal(_NEEDS_READ)
-            await apart(partial(self._previous.refuse_foreign, submit.request, caller.tenant))
+            await apart(partial(self._previous.refuse_foreign, submit, caller.tenant))
             if given_previous is not None:
                 request_body = {
                     **submit.request,
@@ -167,6 +170,8 @@ class ResponsesIngress:
                 }
                 submit = submit.model_copy(update={"request": request_body})
             prepared = await apart(partial(prepare, submit))
+            is_large = len(prepared.data) > BYTES_MAX
+            shown = await apart(partial(in_short, submit.request)) if is_large else submit.request
             began.sha256 = prepared.sha256
             began.who = (caller.tenant, caller.key_id, prepared.sha256 + ("/unstored" if began.unstored else ""))
             # Reserve the place before the log has the job: a refused create must not become a job.
@@ -177,14 +182,15 @@ class ResponsesIngress:
                 began.listener = await held.enter_async_context(
                     self._streams.place(caller.tenant, began.response_id, authority_of(request))
                 )
-                keep(await apart(partial(shown_bytes, submit.request)))
-            await self._take(began, prepared, given_previous, chosen=key is not None)
+                keep(await apart(partial(shown_bytes, shown)))
+            echoed = shown if given_previous is None else {**shown, FIELD: given_previous}
+            await self._take(began, prepared, echoed, chosen=key is not None)
         return began
 
-    async def _take(
-        self, began: "_Began", prepared: Prepared, given_previous: str | None, *, chosen: bool
-    ) -> None:  # fmt: skip
-        """Submit the create and fill in `began`. Once the log has a new job, the create is not refused."""
+    async def _take(self, began: "_Began", prepared: Prepared, echoed: Mapping[str, Any], *, chosen: bool) -> None:
+        """Submit the create and fill in `began`, whose response shows `echoed` of the request. Once the log has a new
+        job, the create is not refused.
+        """
         limits, tenant, response_id = self._limits, began.who[0], began.response_id
         # Keep the submission as a blob: reads show the request, which they find by the hash in the read model.
         verdict = await self._submissions.take(
@@ -210,7 +216,6 @@ class ResponsesIngress:
                     began.document, began.rest = shown.document, shown.rest
                     return
         created_at_ms = verdict.submitted_at_ms if verdict.submitted_at_ms is not None else self._now_ms()
-        echoed = prepared.submit.request | ({FIELD: given_previous} if given_previous is not None else {})
         began.document = response_object(response_id, "queued", model=None, created_at_ms=created_at_ms, request=echoed)
 
     async def _unstore(self, tenant: str, response_id: str) -> None:
@@ -313,11 +318,7 @@ class ResponsesIngress:
         try:
             shown = await self._responses.find(tenant, response_id, hidden_too=hidden_too)
         except ReadsAwayError:
-            raise unavailable(
-                "reads_unavailable",
-                "The read model is not reachable; send the request again. Responses are not affected.",
-                self._limits.retry_after_s,
-            ) from None  # fmt: skip
+            raise reads_away(self._limits.retry_after_s, "Responses") from None
         if shown is None:
             _not_found(response_id)
         return shown

@@ -45,7 +45,7 @@ _ECHOED_IF_GIVEN: Final = ("background_options", "prompt_cache_options", "prompt
 def shown_bytes(values: Mapping[str, Any]) -> int:
     """About the memory of what an open response shows of `values`: of its request, or of the response itself.
 
-    Takes time in proportion to it: don't call it on the event loop for a large request.
+    Both are without large members where the request is large (`receiver.stored_objects`).
     """
     text = canonical({name: value for name, value in values.items() if name not in {"input", "output"}})
     return len(text) * (1 if text.isascii() else 4)  # one character of four bytes makes all of its text so

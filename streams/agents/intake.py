@@ -105,11 +105,13 @@ def _parsed(value: bytes | None) -> dict[str, Any]:
 
 def _refuse_foreign(request: Submit, tenant: str, policy: SubmissionPolicy) -> None:
     """Refuse names of objects at the provider: all tenants share one project, and the intake can't check the owner."""
-    named = policy.refuses_name(request.request, tenant)
+    named, within = policy.refuses_name(request.request, tenant), "request"
+    if named is None:
+        named, within = policy.refuses_fallback(request, tenant), "submission"
     if named is not None:
         raise PoisonError(
             "invalid",
-            f"request{named.pointer.removeprefix('#').replace('/', '.')} names an object of the project that all "
+            f"{within}{named.pointer.removeprefix('#').replace('/', '.')} names an object of the project that all "
             "tenants share: send the content itself; an earlier response can be named over HTTP only, where its "
             "owner is checked",
         )

@@ -119,6 +119,7 @@ def test_a_download_ends_with_its_key(tmp_path: Path, ring: Ring) -> None:
             taken = len(await answer.content.readany())
             ring.keys[0] = ring.keys[0].model_copy(update={"revoked_at": CREATED})
             ring.save()
+            assert (await ingress.call("GET", PATH, headers=key))[0] == 401
             with suppress(aiohttp.ClientPayloadError):
                 while piece := await answer.content.readany():
                     taken += len(piece)

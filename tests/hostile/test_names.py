@@ -61,8 +61,32 @@ def test_the_intake_takes_no_name_of_the_project_from_a_tenant(what: str) -> Non
     assert [type(message) for message in asyncio.run(taken(request, "default"))] == [JobSubmitted]
 
 
+TUNED = "ft:gpt-4o:globex::abc"
+
+
+def test_no_ingress_takes_a_fallback_to_a_fine_tuned_model_from_a_tenant(ring: Ring) -> None:
+    acme, ours = ring.add("acme"), ring.add("default")
+    job = {"request": {"model": "gpt-5", "input": "x"}, "fallback": {"to": [{"model": "gpt-5.2"}, {"model": TUNED}]}}
+
+    async def story(ingress: Ingress) -> None:
+        status, document, _ = await ingress.call("POST", "/v1/jobs", json=job, headers=acme)
+        assert (status, document["errors"][0]["pointer"]) == (422, "#/fallback/to/1/model")
+        fallback = {"Backstop-Fallback": f"gpt-5.2,{TUNED}"}
+        assert (await ingress.call("POST", "/v1/responses", json=ASKED, headers={**acme, **fallback}))[0] == 400
+        assert ingress.publisher.landed == []
+        assert (await ingress.call("POST", "/v1/jobs", json=job, headers=ours))[0] == 202
+
+    with_ingress(story, keys_file=ring.path, reads=MemoryReads(), limits=QUICK)
+    value = orjson.dumps({"type": "submit", "job_id": "j", **job})
+    assert [type(message) for message in asyncio.run(taken_as_sent(value, "acme"))] == [DeadLetter, JobRefused]
+    assert [type(message) for message in asyncio.run(taken_as_sent(value, "default"))] == [JobSubmitted]
+
+
 async def taken(request: dict[str, Any], tenant: str) -> list[Message]:
-    value = orjson.dumps({"type": "submit", "job_id": "j", "request": request})
+    return await taken_as_sent(orjson.dumps({"type": "submit", "job_id": "j", "request": request}), tenant)
+
+
+async def taken_as_sent(value: bytes, tenant: str) -> list[Message]:
     return list(
         await take_request(
             Record("requests", 0, 0, T0, b"j", value, ()), tenant=tenant, now_ms=T0, policy=SubmissionPolicy(),

@@ -8,15 +8,18 @@ import base64
 import fcntl
 import hashlib
 import hmac
+import json
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import orjson
 from pydantic import (
@@ -26,11 +29,15 @@ from pydantic import (
     Field,
     IPvAnyNetwork,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
 )
 
 from backstop.runtime.errors import ConfigurationError
+from backstop.runtime.http.keys_text import members
 from backstop.runtime.process.files import sync_folder
 from backstop.runtime.settings import TENANT
 from schemas.base import Priority
@@ -43,6 +50,7 @@ SECRET_BYTES = 32
 KEY_ID_BITS = 48
 NAME_CHARS_MAX = 100
 ADDRESSES_MAX = 100
+NETWORKS_KEPT = 1_000
 EXPIRES_SOON_S = 14 * 86_400
 """Time before its expiry from which a key is warned about."""
 
@@ -54,6 +62,19 @@ TenantName = Annotated[str, StringConstraints(pattern=rf"^{TENANT.pattern}$")]
 _KEY_ID = r"[0-9a-f]{12}"
 _TOKEN = re.compile(rf"bsk_({_KEY_ID})_([A-Za-z0-9_\-]{{43}})")
 _NO_SHA256 = "0" * 64
+
+
+@lru_cache(NETWORKS_KEPT)
+def _network(text: str) -> IPv4Network | IPv6Network:
+    return TypeAdapter(IPvAnyNetwork).validate_python(text)
+
+
+def _shared(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return _network(value) if isinstance(value, str) else validate(value)
+
+
+Network = Annotated[IPvAnyNetwork, WrapValidator(_shared)]
+"""Equal ones are one object: it takes longer to make, and more memory, than all else of a key."""
 
 
 class ApiKey(BaseModel):
@@ -69,7 +90,7 @@ class ApiKey(BaseModel):
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None
     name: Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)] | None = None
-    addresses: Annotated[tuple[IPvAnyNetwork, ...], Field(max_length=ADDRESSES_MAX)] = ()
+    addresses: Annotated[tuple[Network, ...], Field(max_length=ADDRESSES_MAX)] = ()
     """Networks from which the key may be used; empty allows all."""
     priorities: Annotated[frozenset[Priority], Field(min_length=1)] | None = None
     """The classes in which its jobs may wait for their turn; None allows all."""
@@ -157,6 +178,11 @@ def load_keys(path: Path) -> KeysFile:
     :raises FileNotFoundError: there is no file.
     :raises ConfigurationError: the file can't be read, or is not valid. The message holds nothing of its content.
     """
+    return at_once(KeysReader(path).content(keys_text(path)))
+
+
+def keys_text(path: Path) -> str:
+    """The text of the keys file. Errors: see `load_keys`."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # A pipe would block the process, and a device may have no end.
@@ -165,19 +191,83 @@ def load_keys(path: Path) -> KeysFile:
             raise ConfigurationError(
                 f"the keys file {path} can be written by everybody on this machine: chmod 600 {path}"
             )
-        return KeysFile.model_validate(orjson.loads(path.read_bytes()))
+        return path.read_bytes().decode()
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ConfigurationError(f"the keys file {path} can't be read: {error.strerror}") from None
-    except orjson.JSONDecodeError as error:
-        raise ConfigurationError(f"the keys file {path} is not JSON: {error.msg} at {error.pos}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"the keys file {path} is not valid at {where or 'its top'}: {sentence(first)}"
-        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the keys file {path} is not JSON: no UTF-8 at {error.start}") from None
+
+
+T = TypeVar("T")
+InSteps = Generator[None, None, T]
+"""Work that can be interrupted after each step, which takes about a millisecond at most."""
+
+
+def at_once(work: InSteps[T]) -> T:
+    """The result of `work`, without interruption."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+
+
+class KeysReader:
+    """Reads a keys file again and again. A key that stood in it before is not validated again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, ApiKey] = {}
+
+    def content(self, text: str) -> InSteps[KeysFile]:
+        """What `text` says. Errors: see `load_keys`."""
+        keys: list[Any] = []
+        known: dict[str, ApiKey] = {}
+        rest: dict[str, Any] = {}
+        try:
+            for name, part, value in members(text):
+                if name == "tenants" and isinstance(value, dict):
+                    rest[name] = yield from _each_valid(value)
+                elif name == "keys" and isinstance(value, dict):
+                    key = self._known.get(part) or _valid(ApiKey, value)
+                    keys.append(key)
+                    if isinstance(key, ApiKey):
+                        known[part] = key
+                    yield
+                else:
+                    rest[name] = value
+            content = KeysFile.model_validate({"keys": keys, **rest})
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(f"the keys file {self._path} is not JSON: {error.msg} at {error.pos}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigurationError(
+                f"the keys file {self._path} is not valid at {where or 'its top'}: {sentence(first)}"
+            ) from None
+        except (ValueError, RecursionError):  # a number that is none or has thousands of digits; thousands of levels
+            raise ConfigurationError(f"the keys file {self._path} is not JSON") from None
+        self._known = known
+        return content
+
+
+def _each_valid(tenants: dict[str, Any]) -> InSteps[dict[str, Any]]:
+    found: dict[str, Any] = {}
+    for name, limits in tenants.items():
+        found[name] = _valid(TenantLimits, limits)
+        yield
+    return found
+
+
+def _valid(model: type[BaseModel], value: Any) -> Any:
+    """What `value` says; what is not valid stays as it is, for `KeysFile` to say where it stands and why."""
+    try:
+        return model.model_validate(value)
+    except ValidationError:
+        return value
 
 
 def save_keys(path: Path, content: KeysFile) -> None:

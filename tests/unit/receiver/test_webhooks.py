@@ -141,7 +141,13 @@ def test_an_authentic_webhook_that_is_not_an_event_becomes_a_dead_letter_and_is_
     with_ingress(story)
 
 
-@pytest.mark.parametrize("kind", ["batch.completed", "safety.flagged", "realtime.call.incoming", "responses.x", "x"])
+OF_OTHER_APIS = [
+    "batch.completed", "safety.flagged", "eval.run.failed", "fine_tuning.job.succeeded", "video.completed",
+    "realtime.call.incoming", "responses.x", "x", "x" * 50_000, "video.é", "of a form to come",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_OTHER_APIS, ids=lambda kind: kind[:30])
 def test_an_event_that_is_of_no_response_is_counted_and_leaves_nothing(kind: str) -> None:
     async def story(ingress: Ingress) -> None:
         assert (await ingress.webhook(event(type=kind))).status == 200
