@@ -50,7 +50,7 @@ class StoredObjects:
 
 
 def in_short(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What is shown of a large request: its small members. Later reads show the same.
+    """What is shown of a large request: its small members, by their memory; later reads choose by the length of JSON.
 
     The events of a stream each have all that is shown: with 40 MB of `instructions` each would hold up the event loop.
     """
