@@ -29,6 +29,8 @@ over two and a half hours. The last count is above all edges.
 
 PERIODS_MS: Final = tuple(minutes * 60_000 for minutes in (1, 5, 15, 30, 60, 180, 360, 720, 1_440, 10_080))
 PERIODS_MAX = 60
+ASKED_WITHIN_MS: Final = 10_000
+"""A caller that asks for the last hour counted it back from its own time, a moment before."""
 
 _DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
@@ -254,7 +256,8 @@ def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> Webh
 
 
 def period_of(span_ms: int) -> int:
-    """The shortest round period such that `PERIODS_MAX` of them cover the span."""
+    """The shortest round period such that `PERIODS_MAX` of them cover the span, but for `ASKED_WITHIN_MS`."""
+    span_ms = max(0, span_ms - ASKED_WITHIN_MS)
     longest_ms = PERIODS_MS[-1]
     weeks = math.ceil(span_ms / (PERIODS_MAX * longest_ms)) * longest_ms
     return next((period_ms for period_ms in PERIODS_MS if span_ms <= PERIODS_MAX * period_ms), weeks)

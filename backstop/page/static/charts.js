@@ -2,7 +2,7 @@
 import { s } from "./dom.js";
 import { span } from "./words.js";
 
-const [LEFT, BOTTOM, TOP] = [42, 20, 8];
+const [LEFT, BOTTOM, TOP] = [50, 20, 8];
 const MARKS = [100, 1_000, 10_000, 60_000, 600_000, 3_600_000];
 
 /** Cumulative share by duration for each of `series` (counts between `edges`), on a logarithmic axis. */

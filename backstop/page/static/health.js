@@ -15,6 +15,7 @@ const PLOTS = [
   ["detection", "Seen", "from the end at the provider until Backstop saw it, by webhook or poll"],
 ];
 
+const ROUND = { 60_000: "minute", 3_600_000: "hour", 86_400_000: "day" };
 const NONE_REFUSED = { limited: 0, overloaded: 0, other: 0 };
 const NOTHING_SPENT = { cost_usd: "0", attempts: 0, unmeasured: 0, unpriced: 0 };
 const unknown = ({ spent }) => (spent ? spent.unmeasured + spent.unpriced : 0);
@@ -33,7 +34,7 @@ const COURSES = [
     [{ name: "rate limit (429)", of: (each) => each.refused?.limited ?? null },
       { name: "overloaded", of: (each) => each.refused?.overloaded ?? null },
       { name: "other", of: (each) => each.refused?.other ?? null }]],
-  ["Cost", "Of attempts that the provider took, each PERIOD; of those that run it is not known yet", usd,
+  ["Cost", "Of attempts by when the provider took them, each PERIOD", usd,
     [{ name: "known cost", of: ({ spent }) => (spent?.cost_usd === undefined ? null : Number(spent.cost_usd)) }],
     false, (each) => ofUnknown(unknown(each))],
 ];
@@ -102,7 +103,7 @@ export function healthView({ query, onLeave, fail }) {
   function over({ course, since_ms: from, until_ms: to, webhooks: { period_ms } }) {
     const doubts = ofUnknown(course.reduce((sum, each) => sum + unknown(each), 0));
     const chart = ([title, meaning, told, series, gaps, doubt]) => h("section", { class: "card plot" },
-      h("h2", {}, title), h("p", { class: "hint" }, meaning.replace("PERIOD", span(period_ms))),
+      h("h2", {}, title), h("p", { class: "hint" }, meaning.replace("PERIOD", ROUND[period_ms] ?? span(period_ms))),
       lines(course, series, { from, to, period_ms, told, gaps, doubt, width: plotWidth(body),
         label: `${title} over time` }),
       h("div", { class: "legend" }, series.map(({ name }, n) => h("span", { class: `series s${n}` }, h("i", {}),
