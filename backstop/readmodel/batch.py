@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from backstop.readmodel.dead_letters import dead_letter_row
 from backstop.readmodel.project import Evolved, evolve, is_erased, owner_of, settle, told_to
+from backstop.readmodel.refusals import CreateRefusal, refusal_of
 from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, TimelineEntry, UnclaimedEntry
 from backstop.readmodel.spending import Ledger, Spend, SpendKey, facts_spends
 from backstop.readmodel.timeline import summarise
@@ -88,6 +89,7 @@ class Writes:
     """Job ids with a second record on `results`."""
     booked: list[UsageBooked] = field(default_factory=list)
     ledger: Ledger = field(default_factory=lambda: Ledger({}))
+    refusals: Counter[CreateRefusal] = field(default_factory=Counter)
     letters: list[DeadLetterRow] = field(default_factory=list)
     resolved: list[DeadLetterResolved] = field(default_factory=list)
     """Each follows its dead letter in the same partition, so the row exists."""
@@ -151,6 +153,9 @@ class _Projection:
         if evolved.ignored is not None:
             self.writes.ignored[evolved.ignored] += 1
         self._spend(fact, evolved)
+        refusal = refusal_of(evolved, fact)
+        if refusal is not None:
+            self.writes.refusals[refusal] += 1
         self._note(job_id, record.position, fact, evolved.ignored)
         row = evolved.row
         if row is None or row is before:

@@ -7,11 +7,16 @@ day; the answer says how many. Quantiles are exact for these jobs; distributions
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, NotRequired, get_args
 
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
+
+from backstop.readmodel.costs import Dollars, Tally
+from backstop.readmodel.refusals import RefusedView, refused_view
+from schemas.base import Cause
 
 MODELS_MAX = 12
 """Rarer models beyond this number are counted together, as `(other)`."""
@@ -24,6 +29,10 @@ over two and a half hours. The last count is above all edges.
 
 PERIODS_MS: Final = tuple(minutes * 60_000 for minutes in (1, 5, 15, 30, 60, 180, 360, 720, 1_440, 10_080))
 PERIODS_MAX = 60
+ASKED_WITHIN_MS: Final = 10_000
+"""A caller that asks for the last hour counted it back from its own time, a moment before."""
+
+_DOCUMENTED: Final = ConfigDict(use_attribute_docstrings=True)
 
 FAILED: Final = frozenset({"failed", "expired", "rejected"})
 """Outcomes of jobs that did not do what was asked; a cancel is no failure."""
@@ -54,6 +63,16 @@ class EndedJob:
     def missed_webhook(self) -> bool:
         """A poll found the end before any webhook arrived."""
         return self.found_by == "poll" and self.webhook_lag_ms is None
+
+
+@dataclass(frozen=True, slots=True)
+class Creates:
+    """What became of creates, by the start of the period."""
+
+    refused: Mapping[int, Mapping[Cause, int]] = field(default_factory=dict)
+    spent: Mapping[int, Tally] = field(default_factory=dict)
+    known_from_ms: int = 0
+    """Of periods that begin before, neither is known."""
 
 
 class FoundView(TypedDict):
@@ -104,6 +123,20 @@ class ModelView(TypedDict):
     detection: DistributionView
 
 
+@with_config(_DOCUMENTED)
+class SpentView(TypedDict):
+    """What attempts cost, by the time at which the provider took them."""
+
+    cost_usd: NotRequired[Dollars]
+    """As in `GET /v1/costs`: of the attempts whose cost is known; left out, and never 0, where that is not known."""
+    attempts: int
+    unmeasured: int
+    """Of them, those whose usage is not known, or not yet."""
+    unpriced: int
+    """Of them, those whose usage has no price."""
+
+
+@with_config(_DOCUMENTED)
 class CourseView(TypedDict):
     """What happened in one period. Of runs: how long those took that ended in it."""
 
@@ -114,6 +147,9 @@ class CourseView(TypedDict):
     running_p50_ms: int | None
     running_p95_ms: int | None
     tokens: int
+    refused: NotRequired[RefusedView]
+    """Left out, as `spent`, of periods that began more than eight days ago: of those it is not known."""
+    spent: NotRequired[SpentView]
 
 
 class StatsView(TypedDict):
@@ -132,14 +168,21 @@ class StatsView(TypedDict):
     """By period of `webhooks.period_ms`. Periods in which nothing happened are left out."""
 
 
+def counted_from_ms(jobs: Sequence[EndedJob], since_ms: int, jobs_max: int) -> int:
+    """If there are `jobs_max` jobs, newest first, older ones may be missing: then the end of the oldest."""
+    return jobs[-1].finished_at_ms if jobs and len(jobs) >= jobs_max else since_ms
+
+
 def stats(
-    jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int, submitted_ms: Sequence[int] = ()
-) -> StatsView:
-    """The figures of `jobs`, which are newest first, as are the times of submission. If there are `jobs_max` of them,
-    older ones may be missing: `since_ms` of the answer is then the end of the oldest.
+    jobs: Sequence[EndedJob], since_ms: int, now_ms: int, jobs_max: int, submitted_ms: Sequence[int] = (),
+    creates: Creates | None = None,
+) -> StatsView:  # fmt: skip
+    """The figures of `jobs`, which are newest first, as are the times of submission, since `counted_from_ms`.
+
+    :param creates: by periods of `period_of` the time that is counted.
     """
-    cut = len(jobs) >= jobs_max
-    from_ms = jobs[-1].finished_at_ms if cut and jobs else since_ms
+    from_ms = counted_from_ms(jobs, since_ms, jobs_max)
+    begun_ms = [at_ms for at_ms in submitted_ms if at_ms >= from_ms]
     names = Counter(job.model for job in jobs if job.model is not None)
     kept = {name for name, _ in names.most_common(MODELS_MAX)}
     by_model: dict[str, list[EndedJob]] = {}
@@ -151,23 +194,25 @@ def stats(
         "since_ms": from_ms,
         "until_ms": now_ms,
         "ended": len(jobs),
-        "truncated": cut,
+        "truncated": len(jobs) >= jobs_max,
         "outcomes": dict(Counter(job.status for job in jobs)),
         "edges_ms": list(EDGES_MS),
         "models": [_model(name, mine) for name, mine in sorted(by_model.items(), key=lambda item: -len(item[1]))],
         "webhooks": webhook_health(jobs, from_ms, now_ms),
-        "course": course(jobs, [at_ms for at_ms in submitted_ms if at_ms >= from_ms], period_of(now_ms - from_ms)),
+        "course": course(jobs, begun_ms, creates or Creates(), period_of(now_ms - from_ms)),
     }
 
 
-def course(jobs: Iterable[EndedJob], submitted_ms: Iterable[int], period_ms: int) -> list[CourseView]:
+def course(
+    jobs: Iterable[EndedJob], submitted_ms: Iterable[int], creates: Creates, period_ms: int
+) -> list[CourseView]:  # fmt: skip
     """What happened, by period."""
     begun = Counter(at_ms // period_ms * period_ms for at_ms in submitted_ms)
     ended: dict[int, list[EndedJob]] = {}
     for job in jobs:
         ended.setdefault(job.finished_at_ms // period_ms * period_ms, []).append(job)
     views: list[CourseView] = []
-    for from_ms in sorted(begun.keys() | ended.keys()):
+    for from_ms in sorted(begun.keys() | ended.keys() | creates.refused.keys() | creates.spent.keys()):
         mine = ended.get(from_ms, [])
         ran = sorted(job.running_ms for job in mine if job.running_ms is not None)
         views.append(
@@ -178,7 +223,20 @@ def course(jobs: Iterable[EndedJob], submitted_ms: Iterable[int], period_ms: int
                 "tokens": sum(job.tokens for job in mine),
             }
         )  # fmt: skip
+        if from_ms >= creates.known_from_ms:
+            views[-1]["refused"] = refused_view(creates.refused.get(from_ms, {}))
+            views[-1]["spent"] = _spent(creates.spent.get(from_ms, Tally()))
     return views
+
+
+def _spent(tally: Tally) -> SpentView:
+    whole = tally.view()
+    view: SpentView = {
+        "attempts": whole["attempts"], "unmeasured": whole["unmeasured"], "unpriced": whole["unpriced"],
+    }  # fmt: skip
+    if "cost_usd" in whole:
+        view["cost_usd"] = whole["cost_usd"]
+    return view
 
 
 def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> WebhooksView:
@@ -198,7 +256,8 @@ def webhook_health(jobs: Iterable[EndedJob], since_ms: int, now_ms: int) -> Webh
 
 
 def period_of(span_ms: int) -> int:
-    """The shortest round period such that `PERIODS_MAX` of them cover the span."""
+    """The shortest round period such that `PERIODS_MAX` of them cover the span, but for `ASKED_WITHIN_MS`."""
+    span_ms = max(0, span_ms - ASKED_WITHIN_MS)
     longest_ms = PERIODS_MS[-1]
     weeks = math.ceil(span_ms / (PERIODS_MAX * longest_ms)) * longest_ms
     return next((period_ms for period_ms in PERIODS_MS if span_ms <= PERIODS_MAX * period_ms), weeks)

@@ -9,7 +9,19 @@ from backstop.readmodel.budgets import MEAN_DAYS, Budget, BudgetSpent, question_
 from backstop.readmodel.costs import PRICED_BY, SUMS_MAX, CostQuestion, CostsView, Tally, columns_of, costs, priced
 from backstop.readmodel.database import Connection
 from backstop.readmodel.in_lists import in_lists
-from backstop.readmodel.spending import COUNTS, DAY_MS, GROUP, NO_TERMS, NO_USAGE, About, Ledger, Spend, SpendKey
+from backstop.readmodel.spending import (
+    COUNTS,
+    DAY_MS,
+    GROUP,
+    MINUTE_MS,
+    NO_TERMS,
+    NO_USAGE,
+    About,
+    Ledger,
+    Spend,
+    SpendKey,
+    minute_name,
+)
 from schemas.base import Terms, Usage
 from schemas.codec import canonical
 from schemas.statuses import OpenJobStatus
@@ -21,16 +33,17 @@ IN_FLIGHT: Final[tuple[OpenJobStatus, ...]] = ("submitting", "running", "unknown
 SPENDS_MAX: Final = 500
 """Spends of one job per answer. A normal job has one or two."""
 
-SPEND_COLUMNS: Final = "job_id, attempt, response_id, day, outcome, reported, detail"
+SPEND_COLUMNS: Final = "job_id, attempt, response_id, minute, outcome, reported, detail"
 _COLUMN_OF: Final = {"window": "win", "long": "is_long"}
 """Fields of a group whose names are words of SQL."""
 COST_KEY: Final = "about, tenant, day, model, served, tier, win, is_long, outcome, cache_policy, name"
+_SUMS: Final = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in COUNTS)
 _KEYS: Final = tuple(_COLUMN_OF.get(name, name) for name in GROUP)
 COST_COLUMNS: Final = ", ".join((*_KEYS, *COUNTS))
 
 _SPEND_KEY: Final = "job_id, attempt, response_id"
 _SPEND_SET: Final = (
-    "day = excluded.day, outcome = excluded.outcome, reported = excluded.reported, detail = excluded.detail"
+    "minute = excluded.minute, outcome = excluded.outcome, reported = excluded.reported, detail = excluded.detail"
 )
 _UPSERT_SPEND: Final = (
     f"INSERT INTO spends ({SPEND_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -84,14 +97,31 @@ def sums_between(
 
     `tenant`: None for all tenants, for operators only.
     """
-    names = ", ".join(_COLUMN_OF.get(name, name) for name in by)
-    sums = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in COUNTS)
+    names = _names(by)
     where, params = ("", ()) if tenant is None else ("AND tenant = ? ", (tenant,))
     return conn.rows(
-        f"SELECT {names}, {sums} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "
+        f"SELECT {names}, {_SUMS} FROM costs WHERE about = ? {where}AND day >= ? AND day <= ? "
         f"GROUP BY {names} ORDER BY {names} LIMIT ?",
         (about, *params, first_day, last_day, limit),
     )
+
+
+def spent_by_period(
+    conn: Connection, tenant: str, since_ms: int, period_ms: int, prices: Prices
+) -> dict[int, Tally]:  # fmt: skip
+    """What the tenant's attempts cost, by the start of the period in which the provider took them. `since_ms`: its
+    minute counts whole. `period_ms`: whole minutes.
+    """
+    names, minutes = _names(PRICED_BY), period_ms // MINUTE_MS
+    rows = conn.rows(
+        f"SELECT CAST(name AS BIGINT) / {minutes:d}, {names}, {_SUMS} FROM costs "
+        f"WHERE about = 'minute' AND tenant = ? AND day >= ? AND name >= ? GROUP BY 1, {names} LIMIT ?",
+        (tenant, since_ms // DAY_MS, minute_name(since_ms // MINUTE_MS), SUMS_MAX),
+    )
+    found: dict[int, Tally] = {}
+    for period, *row in rows:
+        found.setdefault(period * period_ms, Tally()).add(*priced(PRICED_BY, row), prices)
+    return found
 
 
 def ask_costs(conn: Connection, asked: CostQuestion, prices: Prices) -> CostsView:
@@ -135,19 +165,23 @@ def _reserved(conn: Connection, tenant: str, prices: Prices, today: int) -> int:
     return reserved(running, known, prices, today)
 
 
+def _names(by: Iterable[str]) -> str:
+    return ", ".join(_COLUMN_OF.get(name, name) for name in by)
+
+
 def _values(spend: Spend) -> tuple[Any, ...]:
     detail = {
         "usage": spend.usage.model_dump(mode="json"), "terms": spend.terms.model_dump(exclude_none=True),
         "model": spend.model,
     }  # fmt: skip
     return (
-        spend.job_id, spend.attempt, spend.response_id, spend.day, spend.outcome, spend.reported, canonical(detail),
+        spend.job_id, spend.attempt, spend.response_id, spend.minute, spend.outcome, spend.reported, canonical(detail),
     )  # fmt: skip
 
 
 def _spend(values: Sequence[Any]) -> Spend:
-    job_id, attempt, response_id, day, outcome, reported, detail = values
+    job_id, attempt, response_id, minute, outcome, reported, detail = values
     parts = orjson.loads(bytes(detail))
     usage = Usage.model_validate(parts["usage"]) if reported else NO_USAGE
     terms = Terms.model_validate(parts["terms"]) if parts["terms"] else NO_TERMS
-    return Spend(job_id, attempt, response_id, day, outcome, reported, usage, terms, parts.get("model", ""))
+    return Spend(job_id, attempt, response_id, minute, outcome, reported, usage, terms, parts.get("model", ""))

@@ -13,6 +13,7 @@ from backstop.readmodel.database import Connection
 from backstop.readmodel.figures import EndedJob
 from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.ledger import COST_COLUMNS, COST_KEY, SPEND_COLUMNS
+from backstop.readmodel.minutes import REFUSAL_COLUMNS, REFUSAL_KEY
 from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownSubmission, LateUsage, Position, TimelineEntry
 from backstop.readmodel.store import DEAD_LETTER_COLUMNS, JOB_COLUMNS, dead_letter_from, row_from
 from schemas.base import Body, Usage
@@ -45,11 +46,15 @@ _DIGESTED = (
     ),
     ("spends", SPEND_COLUMNS, "job_id, attempt, response_id"),
     ("costs", COST_COLUMNS, COST_KEY),
+    ("refusals", REFUSAL_COLUMNS, REFUSAL_KEY),
 )
+_WITHOUT_JOBS = frozenset({"held_results", "costs", "refusals"})
+"""Tables whose rows are not those of a job, or only until it is known."""
 _KEPT = (
     "EXISTS (SELECT 1 FROM jobs AS kept WHERE kept.job_id = {table}.job_id "
     "AND COALESCE(kept.finished_at_ms, {before}) >= {before})"
 )
+_MINUTES_KEPT = {"costs": "(about <> 'minute' OR name >= '{before:08}')", "refusals": "minute >= {before}"}
 _DIGEST_PAGE = 1_000
 
 IDS_MAX = 500
@@ -294,10 +299,11 @@ def late_usage_of(conn: Connection, job_id: str) -> list[LateUsage]:
     ]  # fmt: skip
 
 
-def digest(conn: Connection, ended_before_ms: int = 0) -> str:
+def digest(conn: Connection, ended_before_ms: int = 0, minutes_before: int = 0) -> str:
     """SHA-256 over the content in key order: equal for two read models that took the same records, in whatever batches.
 
-    Omits jobs that ended before `ended_before_ms`: one read model may have removed more of them than the other.
+    Omits jobs that ended before `ended_before_ms`, and minutes before `minutes_before`: one read model may have removed
+    more of them than the other.
     """
     total = hashlib.sha256()
     for table, columns, order in _DIGESTED:
@@ -307,8 +313,10 @@ def digest(conn: Connection, ended_before_ms: int = 0) -> str:
         after: Sequence[Any] | None = None
         while True:
             conditions = [f"({order}) > ({marks})"] if after is not None else []
-            if ended_before_ms and table not in ("held_results", "costs"):
+            if ended_before_ms and table not in _WITHOUT_JOBS:
                 conditions.append(_KEPT.format(table=table, before=int(ended_before_ms)))
+            if minutes_before and table in _MINUTES_KEPT:
+                conditions.append(_MINUTES_KEPT[table].format(before=int(minutes_before)))
             where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
             page = conn.rows(
                 f"SELECT {order}, {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",

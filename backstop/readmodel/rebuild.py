@@ -15,6 +15,7 @@ from typing import Literal
 from backstop.readmodel import store
 from backstop.readmodel.batch import ParsedRecord, RecordFailedError
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError
+from backstop.readmodel.minutes import minutes_before
 from backstop.readmodel.parse import parse
 from backstop.readmodel.projector import TOPICS
 from backstop.readmodel.queries import digest
@@ -52,6 +53,8 @@ class _Live:
     digest: str
     removable: Removable
     """Jobs that retention may have removed from it; they are not compared."""
+    minutes_before: int
+    """The same of minutes."""
 
 
 async def rebuild(settings: ProjectionSettings, database: Database, *, accept_differences: bool = False) -> Rebuilt:
@@ -70,7 +73,10 @@ async def rebuild(settings: ProjectionSettings, database: Database, *, accept_di
             records = await _Replay(reader, rebuilt, live).run()
         removable = live.removable if live else Removable()
         await _remove_ended(rebuilt, removable)
-        after = await rebuilt.read(partial(digest, ended_before_ms=removable.ended_before_ms))
+        before = live.minutes_before if live else 0
+        after = await rebuilt.read(
+            partial(digest, ended_before_ms=removable.ended_before_ms, minutes_before=before)
+        )  # fmt: skip
         build = rebuilt.build
         verdict: Verdict = "not_compared" if live is None else "equal" if live.digest == after else "different"
         swapped = verdict != "different" or accept_differences
@@ -94,8 +100,8 @@ async def _snapshot(database: Database) -> _Live | None:
 
 
 def _live(conn: Connection) -> _Live:
-    removable = removable_of(conn)
-    return _Live(store.offsets(conn), digest(conn, removable.ended_before_ms), removable)
+    removable, before = removable_of(conn), minutes_before(conn)
+    return _Live(store.offsets(conn), digest(conn, removable.ended_before_ms, before), removable, before)
 
 
 async def _remove_ended(database: Database, removable: Removable) -> None:

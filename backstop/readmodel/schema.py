@@ -8,7 +8,7 @@ from typing import Literal
 
 from schemas.statuses import JOB_OUTCOMES, JOB_STATUSES, OPEN_JOB_STATUSES
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 
 def texts(values: Iterable[str]) -> str:
@@ -83,7 +83,7 @@ _TABLES = (
     ) {CLUSTERED}""",
     """CREATE INDEX late_usage_by_time ON late_usage (tenant, at_ms, input_tokens, output_tokens)""",
     """CREATE TABLE spends (
-        job_id TEXT NOT NULL, attempt {BIG} NOT NULL, response_id TEXT NOT NULL, day {BIG} NOT NULL,
+        job_id TEXT NOT NULL, attempt {BIG} NOT NULL, response_id TEXT NOT NULL, minute {BIG} NOT NULL,
         outcome TEXT NOT NULL, reported {BIG} NOT NULL, detail {BYTES} NOT NULL,
         PRIMARY KEY (job_id, attempt, response_id)
     ) {CLUSTERED}""",
@@ -97,6 +97,10 @@ _TABLES = (
         reasoning_tokens {BIG} NOT NULL, web_search_calls {BIG} NOT NULL, file_search_calls {BIG} NOT NULL,
         containers {BIG} NOT NULL,
         PRIMARY KEY (about, tenant, day, model, served, tier, win, is_long, outcome, cache_policy, name)
+    ) {CLUSTERED}""",
+    """CREATE TABLE refusals (
+        tenant TEXT NOT NULL, minute {BIG} NOT NULL, cause TEXT NOT NULL, creates {BIG} NOT NULL,
+        PRIMARY KEY (tenant, minute, cause)
     ) {CLUSTERED}""",
     """CREATE TABLE unclaimed (
         response_id TEXT NOT NULL, at_ms {BIG} NOT NULL, topic TEXT NOT NULL, part {BIG} NOT NULL,

@@ -8,6 +8,7 @@ Rules:
 - An attempt of unknown outcome counts as `unknown`. Its response replaces that, and a refusal removes it.
 - Sums are kept by all that decides a price and all that a question may group by, and change by the difference between
   a spend before and after a fact. A spend without usage counts as an attempt, and not as measured.
+- Sums by minute are for the course over time; they are kept for some days (`backstop.readmodel.minutes`).
 - Prices are not part of the ledger: they apply when it is read (`streams.policy.prices`).
 """
 
@@ -34,6 +35,7 @@ from streams.fold.job_states import Spec
 from streams.policy.prices import LONG_INPUT_TOKENS, Used
 
 DAY_MS: Final = 86_400_000
+MINUTE_MS: Final = 60_000
 NAME_CHARS_MAX: Final = 200
 NO_USAGE: Final = Usage()
 NO_TERMS: Final = Terms()
@@ -45,8 +47,10 @@ RANK: Final[dict[SpendOutcome, int]] = {
     "unknown": 0, "running": 1, "missing": 2, "stuck": 3, "cancelled": 4, "failed": 5, "incomplete": 6, "completed": 7,
 }  # fmt: skip
 
-About = Literal["all", "tag", "cache_key"]
-"""Sums of all spends; sums by tag, in which a job counts once for each of its tags; sums by `prompt_cache_key`."""
+About = Literal["all", "tag", "cache_key", "minute"]
+"""Sums of all spends; sums by tag, in which a job counts once for each of its tags; sums by `prompt_cache_key`; sums by
+the minute of the first fact.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,8 @@ class Spend:
     job_id: str
     attempt: int
     response_id: str
-    day: int
-    """Days since 1970-01-01, UTC."""
+    minute: int
+    """Of the first fact: minutes since 1970-01-01."""
     outcome: SpendOutcome
     reported: int = 0
     """0: no usage is known; 1: an estimate; 2: the provider's figures."""
@@ -83,6 +87,11 @@ class Spend:
     @property
     def key(self) -> tuple[int, str]:
         return self.attempt, self.response_id
+
+    @property
+    def day(self) -> int:
+        """Days since 1970-01-01, UTC."""
+        return self.minute * MINUTE_MS // DAY_MS
 
     @property
     def measured(self) -> bool:
@@ -111,7 +120,7 @@ class Group(NamedTuple):
 
     about: About
     name: str
-    """The tag or the `prompt_cache_key`; empty for all, and for jobs without one."""
+    """The tag, the `prompt_cache_key` or the minute (`minute_name`); empty for all, and for jobs without one."""
     tenant: str
     day: int
     model: str
@@ -166,7 +175,7 @@ def _told(
         case AttemptRejected():
             return _outcome_unknown(before, after, fact, without=fact.attempt), [(fact.attempt, "")]
         case ResponseAdopted() if taken:
-            return [Spend(fact.job_id, 1, fact.response_id, fact.at_ms // DAY_MS, "running")], []
+            return [Spend(fact.job_id, 1, fact.response_id, fact.at_ms // MINUTE_MS, "running")], []
         case AdoptionRefused() if taken:
             return [], [(_attempt_of(before, fact.response_id) or 1, fact.response_id)]
         case _:
@@ -199,7 +208,7 @@ def _spend(
     terms: Terms | None, reported: int = 2,
 ) -> Spend:  # fmt: skip
     return Spend(
-        fact.job_id, fact.attempt, fact.response_id, fact.at_ms // DAY_MS, outcome,
+        fact.job_id, fact.attempt, fact.response_id, fact.at_ms // MINUTE_MS, outcome,
         0 if usage is None else reported, usage or NO_USAGE, terms or NO_TERMS,
     )  # fmt: skip
 
@@ -212,8 +221,8 @@ def _outcome_unknown(before: JobState, after: JobState, fact: JobFact, without: 
     elif isinstance(after, Finished) and isinstance(before, Active | BackingOff):
         # The job ended: a report that is still missing comes late, and corrects this.
         numbers = _numbers(before.attempts, Submitting, OutcomeUnknown, Abandoned)
-    day = fact.at_ms // DAY_MS
-    return [Spend(fact.job_id, number, "", day, "unknown") for number in numbers if number != without]
+    minute = fact.at_ms // MINUTE_MS
+    return [Spend(fact.job_id, number, "", minute, "unknown") for number in numbers if number != without]
 
 
 def _numbers(attempts: Attempts, *kinds: type) -> list[int]:
@@ -225,7 +234,7 @@ def merged(one: Spend, other: Spend) -> Spend:
     richer = max(one, other, key=_certainty)
     return replace(
         richer,
-        day=min(one.day, other.day),
+        minute=min(one.minute, other.minute),
         outcome=max(one.outcome, other.outcome, key=RANK.__getitem__),
         terms=_merged_terms(one.terms, other.terms),
         model=max(one.model, other.model),
@@ -312,12 +321,17 @@ def add(sums: Sums, spend: Spend, owner: SpendOwner, sign: Literal[1, -1]) -> No
 
 
 def _groups(spend: Spend, owner: SpendOwner) -> list[Group]:
-    """The sums to which a spend belongs: of all, of its `prompt_cache_key`, and of each tag."""
+    """The sums to which a spend belongs: of all, of its minute, of its `prompt_cache_key`, and of each tag."""
     of_all = group_of(spend, owner)
     rest = of_all[2:]
-    named: list[tuple[About, str]] = [("cache_key", _clean(owner.cache_key))]
+    named: list[tuple[About, str]] = [("minute", minute_name(spend.minute)), ("cache_key", _clean(owner.cache_key))]
     named += [("tag", _clean(tag)) for tag in dict.fromkeys(owner.tags) or ("",)]
     return [of_all, *(Group(about, name, *rest) for about, name in named)]
+
+
+def minute_name(minute: int) -> str:
+    """The name of a minute's sums: names are in the order of time until the year 2160."""
+    return f"{minute:08}"
 
 
 def group_of(spend: Spend, owner: SpendOwner) -> Group:

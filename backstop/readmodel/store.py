@@ -11,6 +11,7 @@ from backstop.readmodel.database import Connection, FencedError
 from backstop.readmodel.dead_letters import dead_letter_name
 from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.ledger import load_spends, write_ledger
+from backstop.readmodel.minutes import write_refusals
 from backstop.readmodel.rows import DeadLetterRow, HeldResult, JobRow, Position, UnclaimedEntry, Wait
 from backstop.readmodel.view import job_view
 from schemas.codec import canonical
@@ -263,6 +264,7 @@ def _write(conn: Connection, writes: Writes) -> None:
         [(e.job_id, e.at_ms, *_place(e.position), e.kind, e.summary) for e in writes.timeline],
     )
     write_ledger(conn, writes.ledger)
+    write_refusals(conn, writes.refusals)
     conn.execute_many(_BOOK_USAGE, [_usage_values(fact) for fact in writes.booked])
     conn.execute_many(_INSERT_DEAD_LETTER, [dead_letter_values(row) for row in writes.letters])
     conn.execute_many(

@@ -13,6 +13,7 @@ from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database, DatabaseAwayError
 from backstop.readmodel.ledger import ask_spent
 from backstop.readmodel.metrics import ProjectionMetrics
+from backstop.readmodel.minutes import trim_minutes
 from backstop.readmodel.retention import BEGINNING, DAY_MS, TURNS_MAX, Removable, remove_ended
 from backstop.readmodel.schema import texts
 from backstop.readmodel.store import trim, trim_dead_letters
@@ -183,6 +184,7 @@ class Sweeper:
         kept = self._kept
         trim(conn, kept.changes_max, now_ms - kept.changes_keep_ms, kept.unclaimed_keep_ms)
         trim_dead_letters(conn, kept.dead_letters_max)
+        trim_minutes(conn, now_ms)
 
     def _publish(self, found: Findings, now_ms: int) -> None:
         metrics = self._metrics

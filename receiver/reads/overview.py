@@ -12,8 +12,19 @@ from aiohttp import web
 
 from backstop.readmodel.budgets import Spending
 from backstop.readmodel.database import Connection, Database
-from backstop.readmodel.figures import FAILED, EndedJob, StatsView, stats, webhook_health, webhooks_since_ms
-from backstop.readmodel.ledger import ask_spent
+from backstop.readmodel.figures import (
+    FAILED,
+    Creates,
+    EndedJob,
+    StatsView,
+    counted_from_ms,
+    period_of,
+    stats,
+    webhook_health,
+    webhooks_since_ms,
+)
+from backstop.readmodel.ledger import ask_spent, spent_by_period
+from backstop.readmodel.minutes import KEPT_MS, refused_by_period
 from backstop.readmodel.queries import (
     DeadLetterFilter,
     count_dead_letters,
@@ -45,6 +56,7 @@ from receiver.reads.system_text import (
     unassigned_sentences,
 )
 from schemas.job_ids import own_job_id
+from streams.policy.prices import NO_PRICES
 
 HOUR_MS = 3_600_000
 STATS_SPAN_MS = 24 * HOUR_MS
@@ -167,7 +179,8 @@ class _Overview:
         def count(conn: Connection) -> StatsView:  # in the database's thread: it would block the event loop
             ended = ended_since(conn, tenant, since_ms, STATS_JOBS_MAX)
             begun = submitted_since(conn, tenant, since_ms, STATS_JOBS_MAX)
-            return stats(ended, since_ms, now_ms, STATS_JOBS_MAX, begun)
+            from_ms = counted_from_ms(ended, since_ms, STATS_JOBS_MAX)
+            return stats(ended, since_ms, now_ms, STATS_JOBS_MAX, begun, self._creates(conn, tenant, from_ms, now_ms))
 
         return problems.answer(await self._database.read(count))
 
@@ -195,6 +208,16 @@ class _Overview:
         if len(letters) == wanted.limit:
             page["next_cursor"] = page_mark(letters[-1].at_ms, letters[-1].dead_letter_id)
         return problems.answer(page)
+
+    def _creates(self, conn: Connection, tenant: str, from_ms: int, now_ms: int) -> Creates:
+        spending, period_ms = self._beside.spending, period_of(now_ms - from_ms)
+        since_ms = max(from_ms, now_ms - KEPT_MS)
+        prices = NO_PRICES if spending is None else spending.prices
+        return Creates(
+            refused_by_period(conn, tenant, since_ms, period_ms),
+            spent_by_period(conn, tenant, since_ms, period_ms, prices),
+            since_ms if since_ms > from_ms else 0,
+        )
 
     def _paused(self, tenant: str) -> Paused:
         lanes = self._beside.lanes

@@ -126,8 +126,9 @@ GET_ATTENTION: Final = Route(
 )  # fmt: skip
 GET_STATS: Final = Route(
     "GET", "/v1/stats", name="getStats", access="read", query=StatsQuery, problems=AWAY,
-    says="How long jobs took, by model, and how their ends were found.\n\nAt most the 10,000 jobs that ended last are "
-    "counted. `truncated` tells whether that limit was reached, `since_ms` the start of the period that is counted.",
+    says="How long jobs took, by model, how their ends were found, and the course over time.\n\nAt most the 10,000 "
+    "jobs that ended last are counted. `truncated` tells whether that limit was reached, `since_ms` the start of the "
+    "period that is counted. The course also has the creates that the provider refused, and what attempts cost.",
     answers=(Answer(200, "The figures.", StatsView),),
 )  # fmt: skip
 GET_REASONS: Final = Route(

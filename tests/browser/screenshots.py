@@ -19,7 +19,8 @@ from tests.support.waiting import wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
 FAULTS = """{"base": "demo",
-  "rates": {"webhook_lost": 0.25, "run_failed": 0.1, "create_503_overloaded": 0.1, "create_accept_close": 0.05},
+  "rates": {"webhook_lost": 0.25, "run_failed": 0.1, "create_503_overloaded": 0.1, "create_accept_close": 0.05,
+    "create_429_requests": 0.1},
   "models": {"*": {}, "o4-deep-research": {"run": {"kind": "lognormal", "median_s": 400, "sigma": 0.6}}}}"""
 KINDS = (
     ("invoice", "gpt-5.2-mini", "billing", ("finance", "nightly")),

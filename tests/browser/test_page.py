@@ -1,6 +1,7 @@
 """The page: untrusted content stays text, and the page works by keyboard, on a phone and in the dark, with contrast."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Tab
-from tests.browser.system import Running
+from tests.browser.system import SLOW, Running
 from tests.support.waiting import wait_until
 
 CANARY = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -92,6 +93,42 @@ def test_costs_are_told_by_group_and_what_is_not_known_is_named(tab: Tab, filled
     expect(page.locator(".costs th[scope=row]", has_text="failed")).to_be_visible()
     page.get_by_label("Period").select_option("1")
     expect(page.locator(".hint", has_text="backstop costs --by outcome --csv")).to_be_visible()
+
+
+def test_refusals_and_costs_are_shown_over_time_and_unknown_costs_are_named(tab: Tab, running: Running) -> None:
+    refused = [
+        running.submit(model="gpt-5.2", metadata={"sim_fault": f"{fault}*1"})
+        for fault in ("create_429_requests", "create_503_overloaded")
+    ]
+    running.submit(SLOW)
+    for job_id in (*refused, running.submit()):  # The model of the last one has no price.
+        running.ended(job_id)
+
+    def stats() -> Any:
+        course = running.ask("/v1/stats")["course"]
+        told = [each["spent"]["unmeasured"] for each in course if each["spent"]["unmeasured"]]
+        return course if told else None
+
+    course = wait_until(stats, 20, "a running attempt in the course", poll_s=0.1)
+    assert sum(each["refused"]["limited"] for each in course) > 0
+    assert sum(each["refused"]["overloaded"] for each in course) > 0
+    page = tab.sign_in(at="#/health")
+    expect(page.locator(".plot h2", has_text="Refused creates")).to_be_visible()
+    cost = page.locator(".plot", has=page.get_by_role("heading", name="Cost", exact=True))
+    expect(cost.locator(".legend")).to_contain_text(re.compile(r"\d+ attempts? of unknown cost, not in the line"))
+    expect(cost.locator("rect.doubt title").first).to_have_text(re.compile(r"^\d+ attempts? of unknown cost$"))
+    assert cost.locator("path.line").get_attribute("d") != ""
+    table = page.locator("details", has_text="The course as a table")
+    table.locator("summary").click()
+    heads = table.locator("th[scope=col]").all_text_contents()
+    rows = [row.locator("th, td").all_text_contents() for row in table.locator("tbody tr").all()]
+    shown = {head: [row[at] for row in rows] for at, head in enumerate(heads)}
+    for head, kind in (("Rate limit (429)", "limited"), ("Overloaded", "overloaded"), ("Other refusals", "other")):
+        assert sum(map(int, shown[head])) == sum(each["refused"][kind] for each in course), head
+    for told, doubt in zip(shown["Cost"], shown["Of unknown cost"], strict=True):
+        assert told.startswith("$") or (told, doubt != "0") == ("unknown", True)
+        assert told != "$0.00" or doubt == "0", "what is not known is not shown as 0"
+    assert any(told.startswith("$0.0") for told in shown["Cost"] if told != "$0.00")
 
 
 def test_dead_letters_are_decided_by_a_plan_and_a_reason(tab: Tab, filled: dict[str, str], running: Running) -> None:

@@ -40,7 +40,7 @@ from schemas.webhook_endpoints import EVENT_TYPES
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "backstop" / "page" / "static"
 
-TABLES_OF_VERSION = {9: "ed48f3b898345d18"}
+TABLES_OF_VERSION = {10: "c881ec4f385d89b5"}
 """Digest of the statements that make the tables. A new digest needs a new version: older databases lack the change."""
 
 

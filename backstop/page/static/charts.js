@@ -2,7 +2,7 @@
 import { s } from "./dom.js";
 import { span } from "./words.js";
 
-const [LEFT, BOTTOM, TOP] = [42, 20, 8];
+const [LEFT, BOTTOM, TOP] = [50, 20, 8];
 const MARKS = [100, 1_000, 10_000, 60_000, 600_000, 3_600_000];
 
 /** Cumulative share by duration for each of `series` (counts between `edges`), on a logarithmic axis. */
@@ -42,6 +42,11 @@ export function ecdf(series, edges, width, label) {
   return picture;
 }
 
+const hatched = (id) => s("defs", {}, s("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse",
+  patternTransform: "rotate(45)" },
+  s("rect", { class: "missed-ground", width: 6, height: 6 }),
+  s("rect", { class: "missed-line", width: 2.5, height: 6 })));
+
 /** Ends by period: by webhook, by a poll with a webhook, by a poll without. */
 export function bars(found, from, to, width) {
   const height = 150;
@@ -52,10 +57,7 @@ export function bars(found, from, to, width) {
   const tall = (n) => (n / most) * (height - TOP - BOTTOM);
   const picture = s("svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": "Ends by how they were found, over time" });
-  picture.append(s("defs", {}, s("pattern", { id: "missed", width: 6, height: 6, patternUnits: "userSpaceOnUse",
-    patternTransform: "rotate(45)" },
-    s("rect", { class: "missed-ground", width: 6, height: 6 }),
-      s("rect", { class: "missed-line", width: 2.5, height: 6 }))));
+  picture.append(hatched("missed"));
   for (const part of [0, most]) {
     picture.append(s("line", { class: "grid", x1: LEFT, x2: width - 8, y1: height - BOTTOM - tall(part),
       y2: height - BOTTOM - tall(part) }),
@@ -85,14 +87,15 @@ function timeAxis(picture, first, to, whole_ms, width, height) {
   }
 }
 
-/** Values over time, a stepped line for each of `series` ({name, of}). Periods that `course` leaves out count as 0, or
- * where `gaps` is set as not known. */
-export function lines(course, series, { from, to, period_ms, width, label, told, gaps = false }) {
+/** Values over time, a stepped line for each of `series` ({name, of}); null is not known, and leaves a gap. Periods
+ * that `course` leaves out count as 0, or where `gaps` is set as not known. `doubt` tells of a period what is not known
+ * of it: such periods have a hatched foot. */
+export function lines(course, series, { from, to, period_ms, width, label, told, gaps = false, doubt }) {
   const height = 150;
   const first = Math.floor(from / period_ms) * period_ms;
   const periods = Math.max(1, Math.ceil((to - first) / period_ms));
   const step = (width - LEFT - 8) / periods;
-  const most = Math.max(...course.flatMap((period) => series.map(({ of }) => of(period) ?? 0)), 1);
+  const most = Math.max(...course.flatMap((period) => series.map(({ of }) => of(period) ?? 0)), 0) || 1;
   const y = (value) => height - BOTTOM - (value / most) * (height - TOP - BOTTOM);
   const picture = s("svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": label });
@@ -101,6 +104,12 @@ export function lines(course, series, { from, to, period_ms, width, label, told,
       s("text", { class: "axis", x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, value ? told(value) : "0"));
   }
   const by = new Map(course.map((period) => [(period.from_ms - first) / period_ms, period]));
+  if (doubt) picture.append(hatched("doubt"));
+  for (const [place, period] of by) {
+    const text = doubt?.(period);
+    if (text) picture.append(s("rect", { class: "part doubt", x: LEFT + place * step, y: y(0) - 6, height: 6,
+      width: step }, s("title", {}, text)));
+  }
   series.forEach(({ of }, number) => {
     let [path, pen] = ["", "M"];
     for (let place = 0; place < periods; place++) {

@@ -34,14 +34,15 @@ export function costsView({ query, onLeave, fail }) {
   return [h("div", { class: "head" }, h("h1", {}, "Costs"), h("div", { class: "filters" }, groups, period)), body];
 }
 
-/** An amount of dollars: exact in the title, shown with the digits that matter. */
-export function money(usd) {
-  if (usd === undefined) return h("data", { class: "hint" }, "unknown");
-  const amount = Number(usd);
+/** An amount of dollars, with the digits that matter. */
+export function usd(amount) {
   const digits = amount >= 1 || amount === 0 ? 2 : Math.min(8, 1 - Math.floor(Math.log10(amount)));
-  return h("data", { value: usd, title: `$${usd}` }, `$${amount.toLocaleString("en", { minimumFractionDigits: 2,
-    maximumFractionDigits: Math.max(2, digits) })}`);
+  return `$${amount.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: Math.max(2, digits) })}`;
 }
+
+/** The same, exact in the title. */
+export const money = (told) => (told === undefined ? h("data", { class: "hint" }, "unknown")
+  : h("data", { value: told, title: `$${told}` }, usd(Number(told))));
 
 /** The budgets of the tenant as they stand now, whatever days are chosen. */
 function budgetsTable(budgets) {

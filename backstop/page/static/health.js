@@ -1,6 +1,7 @@
 // Durations by model, and how ends were found, of the jobs that ended in a period.
 import { ask, every } from "./api.js";
 import { bars, ecdf, lines } from "./charts.js";
+import { money, usd } from "./costs.js";
 import { h, put } from "./dom.js";
 import { ago, badge, count, now, number, share, span } from "./words.js";
 
@@ -14,6 +15,12 @@ const PLOTS = [
   ["detection", "Seen", "from the end at the provider until Backstop saw it, by webhook or poll"],
 ];
 
+const ROUND = { 60_000: "minute", 3_600_000: "hour", 86_400_000: "day" };
+const NONE_REFUSED = { limited: 0, overloaded: 0, other: 0 };
+const NOTHING_SPENT = { cost_usd: "0", attempts: 0, unmeasured: 0, unpriced: 0 };
+const unknown = ({ spent }) => (spent ? spent.unmeasured + spent.unpriced : 0);
+const ofUnknown = (n) => n > 0 && `${count(n, "attempt")} of unknown cost`;
+
 const COURSES = [
   ["Jobs", "Submitted, ended and failed, each PERIOD", number, [{ name: "submitted", of: (each) => each.submitted },
     { name: "ended", of: (each) => each.ended }, { name: "failed", of: (each) => each.failed }]],
@@ -23,6 +30,13 @@ const COURSES = [
     [{ name: "tokens", of: (each) => each.tokens }]],
   ["Open jobs", "Accepted and not ended, at the end of each PERIOD", number,
     [{ name: "open", of: (each) => each.open }]],
+  ["Refused creates", "Creates that the provider refused, each PERIOD", number,
+    [{ name: "rate limit (429)", of: (each) => each.refused?.limited ?? null },
+      { name: "overloaded", of: (each) => each.refused?.overloaded ?? null },
+      { name: "other", of: (each) => each.refused?.other ?? null }]],
+  ["Cost", "Of attempts by when the provider took them, each PERIOD", usd,
+    [{ name: "known cost", of: ({ spent }) => (spent?.cost_usd === undefined ? null : Number(spent.cost_usd)) }],
+    false, (each) => ofUnknown(unknown(each))],
 ];
 
 /** The stats with a `course` of every period, each with the jobs that were open at its end: from those that are open
@@ -30,7 +44,8 @@ const COURSES = [
 function withOpen(stats, openNow) {
   const { course, since_ms: from, until_ms: to, truncated, webhooks: { period_ms: step } } = stats;
   const by = new Map(course.map((each) => [each.from_ms, each]));
-  const none = { submitted: 0, ended: 0, failed: 0, running_p50_ms: null, running_p95_ms: null, tokens: 0 };
+  const none = { submitted: 0, ended: 0, failed: 0, running_p50_ms: null, running_p95_ms: null, tokens: 0,
+    refused: NONE_REFUSED, spent: NOTHING_SPENT };
   const whole = [];
   for (let [at, open] = [Math.floor(to / step) * step, openNow]; at > from - step; at -= step) {
     const each = by.get(at) ?? { from_ms: at, ...none };
@@ -59,7 +74,8 @@ export function healthView({ query, onLeave, fail }) {
     }
   }
 
-  const show = () => seen && put(body, seen.ended ? figures(seen)
+  const happened = (each) => each.ended || Object.values(each.refused ?? {}).some(Boolean);
+  const show = () => seen && put(body, seen.course.some(happened) ? figures(seen)
     : h("p", { class: "empty" }, "No job ended in this time. Choose a longer period above."));
   let width = 0;
   const watcher = new ResizeObserver(() => body.clientWidth !== width && (width = body.clientWidth) && show());
@@ -83,20 +99,25 @@ export function healthView({ query, onLeave, fail }) {
     ];
   }
 
-  /** The course over time: four charts, and the same as a table. */
+  /** The course over time: charts, and the same as a table. */
   function over({ course, since_ms: from, until_ms: to, webhooks: { period_ms } }) {
-    const chart = ([title, meaning, told, series, gaps]) => h("section", { class: "card plot" }, h("h2", {}, title),
-      h("p", { class: "hint" }, meaning.replace("PERIOD", span(period_ms))),
-      lines(course, series, { from, to, period_ms, told, gaps, width: plotWidth(body), label: `${title} over time` }),
+    const doubts = ofUnknown(course.reduce((sum, each) => sum + unknown(each), 0));
+    const chart = ([title, meaning, told, series, gaps, doubt]) => h("section", { class: "card plot" },
+      h("h2", {}, title), h("p", { class: "hint" }, meaning.replace("PERIOD", ROUND[period_ms] ?? span(period_ms))),
+      lines(course, series, { from, to, period_ms, told, gaps, doubt, width: plotWidth(body),
+        label: `${title} over time` }),
       h("div", { class: "legend" }, series.map(({ name }, n) => h("span", { class: `series s${n}` }, h("i", {}),
-        name))));
+        name)), doubt && doubts && h("span", { class: "key missed" }, h("i", {}), `${doubts}, not in the line`)));
     return h("div", {}, h("div", { class: "plots" }, COURSES.map(chart)),
       h("details", {}, h("summary", {}, "The course as a table"), h("div", { class: "scroll" },
-        table(["From", "Submitted", "Ended", "Failed", "Run p50", "Run p95", "Tokens", "Open"], course.map((each) => [
+        table(["From", "Submitted", "Ended", "Failed", "Run p50", "Run p95", "Tokens", "Open", "Rate limit (429)",
+          "Overloaded", "Other refusals", "Cost", "Of unknown cost"], course.map((each) => [
           new Date(each.from_ms).toLocaleString("en-GB"), number(each.submitted), number(each.ended),
           number(each.failed), each.running_p50_ms === null ? "–" : span(each.running_p50_ms),
           each.running_p95_ms === null ? "–" : span(each.running_p95_ms), number(each.tokens),
-          each.open === null ? "–" : number(each.open)])))));
+          each.open === null ? "–" : number(each.open),
+          ...["limited", "overloaded", "other"].map((kind) => (each.refused ? number(each.refused[kind]) : "–")),
+          each.spent ? money(each.spent.cost_usd) : "–", each.spent ? number(unknown(each)) : "–"])))));
   }
 
   function plot(name, title, meaning, stats, models) {

@@ -106,6 +106,7 @@ def wipe(conn: Connection) -> None:
         "unclaimed",
         "spends",
         "costs",
+        "refusals",
         "consumer_offsets",
     ):
         conn.execute(f"DELETE FROM {table}")

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backstop.readmodel.figures import (
+    ASKED_WITHIN_MS,
     EDGES_MS,
     MODELS_MAX,
     OTHER,
@@ -95,4 +96,8 @@ def test_a_missed_webhook_is_one_that_had_not_come_when_a_poll_found_the_end() -
 
 @given(st.integers(0, 600 * 86_400_000))
 def test_a_span_has_a_bounded_number_of_periods(span_ms: int) -> None:
-    assert span_ms <= PERIODS_MAX * period_of(span_ms)
+    assert span_ms <= PERIODS_MAX * period_of(span_ms) + ASKED_WITHIN_MS
+
+
+def test_the_last_hour_is_told_by_the_minute_though_the_question_takes_a_moment() -> None:
+    assert [period_of(3_600_000 + late_ms) for late_ms in (0, 1_500, 20_000)] == [60_000, 60_000, 300_000]

@@ -230,7 +230,8 @@ def test_figures_are_a_tenants_own_and_of_the_time_asked_for(with_api: Any) -> N
         assert seen["course"] == [
             {
                 "from_ms": 0, "submitted": 3, "ended": 3, "failed": 0, "running_p50_ms": 6_000,
-                "running_p95_ms": 6_000, "tokens": 36,
+                "running_p95_ms": 6_000, "tokens": 36, "refused": {"limited": 0, "overloaded": 0, "other": 0},
+                "spent": {"attempts": 3, "unmeasured": 0, "unpriced": 3},
             }
         ]  # fmt: skip
         assert (await api.get(f"/v1/stats?since={ENDED_MS + 1}"))["ended"] == 0

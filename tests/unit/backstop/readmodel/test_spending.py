@@ -162,7 +162,8 @@ terms = st.builds(
     window=st.sampled_from([None, "8h"]), web_search_calls=st.sampled_from([None, 2]),
 )  # fmt: skip
 views = st.builds(
-    Spend, st.just("j"), st.just(1), st.just("resp_1"), st.integers(20_660, 20_662), st.sampled_from(SPEND_OUTCOMES),
+    Spend, st.just("j"), st.just(1), st.just("resp_1"), st.integers(20_660 * 1_440, 20_662 * 1_440),
+    st.sampled_from(SPEND_OUTCOMES),
     st.integers(0, 2), usages, terms,
 )  # fmt: skip
 owners = st.builds(
@@ -198,8 +199,8 @@ def read(sums: Sums, by: Sequence[By]) -> CostsView:
     return costs(asked, rows(asked.about, columns_of(by)), rows("all", PRICED_BY), read_prices(SHIPPED_PRICES))
 
 
-SEARCHED = Spend("j", 1, "resp_1", 20_660, "unknown", 0, NO_USAGE, Terms(web_search_calls=2))
-ANSWERED = Spend("j", 1, "resp_1", 20_660, "running", 0, Usage(output_tokens=1), Terms())
+SEARCHED = Spend("j", 1, "resp_1", 20_660 * 1_440, "unknown", 0, NO_USAGE, Terms(web_search_calls=2))
+ANSWERED = Spend("j", 1, "resp_1", 20_660 * 1_440, "running", 0, Usage(output_tokens=1), Terms())
 
 
 @given(st.lists(st.tuples(views, owners), max_size=8), st.lists(st.sampled_from(BYS), unique=True, min_size=1))
