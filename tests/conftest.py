@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 from hypothesis.internal.conjecture import providers
 
 from backstop.dev.broker import BrokerError, Owned, chain, docker, node, owned, processes, ready
@@ -28,8 +28,13 @@ os.environ |= asked_directly(os.environ)
 # start and 3,000 records, one at a time, Java 17, Kafka 4.1: 3.3 to 4 s of CPU without it, 6.5 to 9.6 s with it.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
+SEARCHING = "BACKSTOP_TEST_SEARCH" in os.environ
+"""The long form draws other examples each time. In the short form a change alone makes a test fail."""
+
 # The time to draw and to run an example depends on the machine: other processes run beside this one.
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "suite", deadline=None, derandomize=not SEARCHING, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("suite")
 
 # A seed is the same run whatever else the process has imported. Hypothesis would also draw from the constants of all
@@ -49,6 +54,10 @@ LONGEST_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    if SEARCHING:
+        for item in items:
+            if isinstance(item, pytest.Function) and is_hypothesis_test(item.obj):
+                item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(autouse=True)

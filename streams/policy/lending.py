@@ -65,7 +65,7 @@ def first_part(parts: Sequence[Part], whole: float) -> float:
 def _all_wanted(parts: Sequence[Part], whole: float) -> list[float]:
     wanted = [max(part.holds, part.wants) for part in parts]
     left, bases = max(0.0, whole - sum(wanted)), sum(part.base for part in parts)
-    return [want + (left * part.base / bases if bases else 0.0) for want, part in zip(wanted, parts, strict=True)]
+    return [want + (left * (part.base / bases) if bases else 0.0) for want, part in zip(wanted, parts, strict=True)]
 
 
 def _level(parts: Sequence[Part], whole: float) -> float | None:

@@ -6,7 +6,7 @@ Decision 0042 states the bound: for each time that a share is taken back, `FRESH
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.base import Priority
@@ -23,6 +23,7 @@ parts = st.builds(Part, st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.2))
 
 
 @given(st.lists(parts, min_size=1, max_size=8), st.floats(0, 1))
+@example([Part(5e-324, 0.25)], 1.0)  # a product with it is rounded to it
 def test_what_is_divided_is_the_whole_at_most_unless_more_is_in_flight(of: list[Part], whole: float) -> None:
     divided = divide(of, whole)
     held = sum(part.holds for part in of)
