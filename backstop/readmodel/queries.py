@@ -15,6 +15,7 @@ from backstop.readmodel.in_lists import in_lists
 from backstop.readmodel.ledger import COST_COLUMNS, COST_KEY, SPEND_COLUMNS
 from backstop.readmodel.minutes import REFUSAL_COLUMNS, REFUSAL_KEY
 from backstop.readmodel.rows import Change, DeadLetterRow, JobRow, KnownSubmission, LateUsage, Position, TimelineEntry
+from backstop.readmodel.spending import minute_name
 from backstop.readmodel.store import DEAD_LETTER_COLUMNS, JOB_COLUMNS, dead_letter_from, row_from
 from schemas.base import Body, Usage
 from schemas.statuses import OPEN_JOB_STATUSES
@@ -54,7 +55,7 @@ _KEPT = (
     "EXISTS (SELECT 1 FROM jobs AS kept WHERE kept.job_id = {table}.job_id "
     "AND COALESCE(kept.finished_at_ms, {before}) >= {before})"
 )
-_MINUTES_KEPT = {"costs": "(about <> 'minute' OR name >= '{before:08}')", "refusals": "minute >= {before}"}
+_MINUTES_KEPT = {"costs": "(about <> 'minute' OR name >= '{name}')", "refusals": "minute >= {before}"}
 _DIGEST_PAGE = 1_000
 
 IDS_MAX = 500
@@ -316,7 +317,9 @@ def digest(conn: Connection, ended_before_ms: int = 0, minutes_before: int = 0) 
             if ended_before_ms and table not in _WITHOUT_JOBS:
                 conditions.append(_KEPT.format(table=table, before=int(ended_before_ms)))
             if minutes_before and table in _MINUTES_KEPT:
-                conditions.append(_MINUTES_KEPT[table].format(before=int(minutes_before)))
+                conditions.append(
+                    _MINUTES_KEPT[table].format(before=int(minutes_before), name=minute_name(minutes_before))
+                )
             where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
             page = conn.rows(
                 f"SELECT {order}, {columns} FROM {table} {where}ORDER BY {order} LIMIT {_DIGEST_PAGE}",

@@ -27,6 +27,7 @@ from backstop.runtime.http.keys import (
     load_last_used,
     parse_token,
     proves,
+    steps,
     write_private,
 )
 from backstop.runtime.process.clock import NowMs, monotonic_s
@@ -75,16 +76,13 @@ class _NotTaken:
 
 async def between_others(work: InSteps[T]) -> T:
     """The result of `work`, done between other work of the loop."""
+    found: list[T] = []
     began_s = monotonic_s()
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            found: T = done.value
-            return found
+    for _ in steps(work, found):
         if monotonic_s() - began_s >= STEPS_S:
             await asyncio.sleep(0)
             began_s = monotonic_s()
+    return found[0]
 
 
 class KeyRing:

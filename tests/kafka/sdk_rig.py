@@ -20,6 +20,7 @@ from backstop.dev.fast_provider import BRISK
 from backstop.dev.system import Shape, System
 from backstop.runtime.http.keys import Scope, TenantLimits
 from tests.kafka.held import held
+from tests.support.accepted import UNACKNOWLEDGED
 from tests.support.api_keys import write_keys
 from tests.support.waiting import wait_until
 
@@ -63,7 +64,7 @@ def ask(url: str, body: dict[str, Any] | None = None, key: str = "") -> str:
         method = "GET" if body is None else "POST"
         async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url, json=body) as answer:
             text = await answer.text()
-            return None if "log_unavailable" in text and answer.status == 503 else (answer.status, text)
+            return None if UNACKNOWLEDGED in text and answer.status == 503 else (answer.status, text)
 
     status, text = wait_until(lambda: asyncio.run(story()), 60, f"the log's acknowledgement of {url}")
     assert status in (200, 202), text

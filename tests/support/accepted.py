@@ -1,5 +1,6 @@
 """Requests over HTTP as clients make them: again, while the log does not acknowledge them in time."""
 
+import io
 from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError
@@ -11,6 +12,8 @@ from backstop.runtime.http.api_client import ApiError, submit
 from tests.support.waiting import eventually, wait_until
 
 WITHIN_S = 60.0
+UNACKNOWLEDGED = "log_unavailable"
+"""The code of the one refusal that is repeated."""
 
 
 async def accepted(session: aiohttp.ClientSession, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,7 +23,7 @@ async def accepted(session: aiohttp.ClientSession, body: Mapping[str, Any]) -> d
         try:
             return await submit(session, body)
         except ApiError as error:
-            return None if error.status == 503 else error
+            return None if error.code == UNACKNOWLEDGED else error
 
     answer = await eventually(asked, WITHIN_S, f"the acceptance of {body['job_id']}")
     if isinstance(answer, ApiError):
@@ -31,7 +34,7 @@ async def accepted(session: aiohttp.ClientSession, body: Mapping[str, Any]) -> d
 def answered(request: Request) -> bytes:
     """The body of the answer to a request that is harmless to repeat.
 
-    :raises HTTPError: another refusal than 503.
+    :raises HTTPError: another refusal.
     """
 
     def asked() -> tuple[bytes, HTTPError | None] | None:
@@ -39,10 +42,11 @@ def answered(request: Request) -> bytes:
             with urlopen(request, timeout=30) as answer:
                 return answer.read(), None
         except HTTPError as error:
-            if error.code == 503:
-                error.close()
+            with error:
+                said = error.read()
+            if UNACKNOWLEDGED.encode() in said:
                 return None
-            return b"", error
+            return b"", HTTPError(error.url, error.code, error.msg, error.headers, io.BytesIO(said))
 
     body, refused = wait_until(asked, WITHIN_S, f"an answer to {request.full_url}")
     if refused is not None:

@@ -205,14 +205,17 @@ InSteps = Generator[None, None, T]
 """Work that can be interrupted after each step, which takes about a millisecond at most."""
 
 
+def steps(work: InSteps[T], found: list[T]) -> Iterator[None]:
+    """The steps of `work`, whose result is then in `found`."""
+    found.append((yield from work))
+
+
 def at_once(work: InSteps[T]) -> T:
     """The result of `work`, without interruption."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            found: T = done.value
-            return found
+    found: list[T] = []
+    for _ in steps(work, found):
+        pass
+    return found[0]
 
 
 class KeysReader:
