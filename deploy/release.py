@@ -4,8 +4,8 @@ DRY=1`).
 1. Refuses unless the tree is clean, pyproject.toml has VERSION, CHANGELOG.md has a section for it, and the tag is free.
 2. Builds wheel and sdist of the committed tree, with the commit's time in them.
 3. Writes the SBOM (CycloneDX) of the locked packages that the image is made of.
-4. Where a container engine answers: resolves the base images to digests, builds the image from those, and records all
-   digests in images.txt.
+4. Where a container engine answers: builds the image from the base image's digest, and records all digests in
+   images.txt. An image that is named by its tag alone is resolved first.
 5. Writes SHA256SUMS over everything, and tags the commit. It uploads and pushes nothing.
 
 A rehearsal does 1 to 4 and tags nothing; reasons for a refusal are printed, and it goes on. Standard library only; the
@@ -106,7 +106,7 @@ def image(into: Path, version: str) -> None:
     """Build the image, and record it and its bases by digest. Prints a warning where no engine answers."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:  # noqa: S603
-        told("NO IMAGE: no container engine answers here. Base images stay unpinned, and images.txt is not written.")
+        told("NO IMAGE: no container engine answers here. images.txt is not written.")
         return
     python = found(PYTHON_IMAGE, "deploy/Dockerfile")
     pinned = {name: by_digest(docker, name) for name in (python, found(KAFKA_IMAGE, "docker-compose.kafka.yml"))}

@@ -58,7 +58,7 @@ class Reader:
             return json.loads(text)
         if text in {"true", "false"}:
             return text == "true"
-        if re.fullmatch(r"[\w./:-]+", text):
+        if re.fullmatch(r"[\w./:@-]+", text):
             return int(text) if text.isdigit() else text
         raise ValueError(f"not in the subset: {text!r}")
 

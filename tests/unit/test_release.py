@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from backstop.dev.broker import docker
+
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = runpy.run_path(str(ROOT / "deploy" / "release.py"))
 SCAN = runpy.run_path(str(ROOT / "deploy" / "scan.py"))
@@ -50,6 +52,33 @@ def test_a_release_of_another_version_than_the_project_has_is_refused() -> None:
     against = RELEASE["reasons_against"]("99.0.0")
     assert f"pyproject.toml says {RELEASE['project']()['version']}, the release is to be 99.0.0" in against
     assert "CHANGELOG.md has no section `## 99.0.0`" in against
+
+
+FOREIGN_IMAGE = re.compile(r"(?m)^(?: *image: |ARG PYTHON_IMAGE=|IMAGE = \")([a-z][^\s\"]*)")
+"""In Dockerfile, compose file and the local broker's module."""
+OWN_IMAGES = {"backstop"}
+NAMES_IMAGES = ("deploy/Dockerfile", "docker-compose.kafka.yml", "backstop/dev/broker/docker.py")
+
+
+@pytest.mark.parametrize("path", NAMES_IMAGES)
+def test_images_of_others_are_named_by_digest_beside_their_tag(path: str) -> None:
+    named = set(FOREIGN_IMAGE.findall((ROOT / path).read_text())) - OWN_IMAGES
+    assert named
+    for image in named:
+        assert re.fullmatch(r"[a-z0-9/]+:[a-z0-9.-]+@sha256:[0-9a-f]{64}", image), image
+
+
+def test_compose_and_the_local_broker_run_one_kafka() -> None:
+    images = {RELEASE["found"](RELEASE["KAFKA_IMAGE"], "docker-compose.kafka.yml"), docker.IMAGE}
+    assert len(images) == 1
+
+
+def test_actions_of_others_are_named_by_commit_beside_their_version() -> None:
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        used = re.findall(r"(?m)^ *- uses: (.*)$", path.read_text())
+        assert used, path
+        for action in used:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", action), action
 
 
 def test_the_images_that_a_release_pins_are_found_where_they_are_named() -> None:

@@ -12,7 +12,7 @@ from backstop.dev.broker.errors import BrokerFailedError, BrokerMissing
 from backstop.dev.broker.node import DEVELOPMENT, HOST, NODE_ID, draw_ports
 
 WAY = "Docker"
-IMAGE = "apache/kafka:4.1.1"
+IMAGE = "apache/kafka:4.1.1@sha256:0bc1bb2478f45b6cea78864df86acdc11e8df2c5172477819a4d12942cbe5d40"
 PROBE_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 60.0
 PULL_TIMEOUT_S = 600.0

@@ -58,7 +58,7 @@ def test_three_nodes_keep_three_copies_and_two_must_have_each_record(services: d
         assert one["KAFKA_TRANSACTION_STATE_LOG_MIN_ISR"] == "2"
         assert one["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
     for name in KAFKA:
-        assert services[name]["image"] == "apache/kafka:4.1.1"
+        assert services[name]["image"] == docker.IMAGE
         assert services[name]["healthcheck"]["test"][0] == "CMD"
     assert len({one["KAFKA_ADVERTISED_LISTENERS"] for one in told}) == 3
     assert len({volume for name in KAFKA for volume in services[name]["volumes"]}) == 3
