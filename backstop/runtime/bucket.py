@@ -9,6 +9,7 @@ prefixes, because lifecycle rules select by prefix: `bodies/`, `marks/`, `claims
 import asyncio
 import re
 from collections.abc import Awaitable
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
@@ -19,7 +20,7 @@ from pydantic import SecretStr
 
 from backstop.runtime.blobs import Removal, is_mark
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
-from backstop.runtime.process.clock import monotonic_s
+from backstop.runtime.process.clock import NowMs, make_clock, monotonic_s
 from backstop.runtime.process.logs import get_logger
 from schemas.codec import sha256_hex
 
@@ -41,6 +42,8 @@ OBJECT_BYTES_MAX: Final = 1 << 30
 CLAIM_S: Final = 2.0
 PROBE_S: Final = 10.0
 PROBE: Final = "probe"
+YOUNG_MS: Final = 3_600_000
+"""A body that was put within this time need not be put again: lifecycle rules count days."""
 HASH_CHARS: Final = 64
 
 Trouble = Literal["clock", "region", "denied", "no_bucket", "throttled", "unreachable", "failed"]
@@ -82,6 +85,10 @@ def _said(error: Exception) -> str:
     return str(error).partition("Debug source")[0]  # the rest quotes settings of the client
 
 
+class ThrottledError(BlobStoreError):
+    """The bucket asks for fewer requests."""
+
+
 class Patience(NamedTuple):
     """How often a request is repeated, and how long its answer is waited for, without the time of its bytes."""
 
@@ -98,7 +105,7 @@ class BucketClient:
     def __init__(
         self, bucket: str, prefix: str, *, endpoint: str | None = None, region: str | None = None,
         key_id: str | None = None, secret_key: SecretStr | None = None, azure: bool = False,
-        patience: Patience = USUAL,
+        patience: Patience = USUAL, now_ms: NowMs | None = None,
     ) -> None:  # fmt: skip
         below = prefix.strip("/") or None
         client: ClientConfig = {
@@ -119,6 +126,7 @@ class BucketClient:
             s3 = _s3(endpoint, region, key_id, secret_key)
             self.store = S3Store(bucket, prefix=below, config=s3, client_options=client, retry_config=retry)
         self._answer_s = patience.answer_s
+        self._now_ms = make_clock() if now_ms is None else now_ms
         self._troubles: dict[str, tuple[Trouble, float]] = {}
         """The latest failure by operation (get, put), with its time. A success removes it."""
 
@@ -143,6 +151,7 @@ class BucketClient:
     async def put(self, key: str, data: bytes | memoryview, *, create: bool = False) -> bool:
         """Whether the data was written; with `create`, False if the key exists already.
 
+        :raises ThrottledError: it was not written.
         :raises BlobStoreError: it was not written, or the outcome is unknown.
         """
         mode: Literal["create", "overwrite"] = "create" if create else "overwrite"
@@ -181,6 +190,19 @@ class BucketClient:
             return "absent"
         return "removed"
 
+    async def has_young(self, key: str) -> bool:
+        """Whether it was put within `YOUNG_MS`: what a refused put was for is then done.
+
+        :raises BlobStoreError: the outcome is unknown.
+        """
+        try:
+            young = self._now_ms() - await self._put_ms(key) <= YOUNG_MS
+        except FileNotFoundError:
+            return False
+        if young:
+            self._troubles.pop("put", None)
+        return young
+
     async def _put_ms(self, key: str) -> float:
         """When it was put. The answer ends with this call: MinIO removes nothing of which it still sends bytes."""
         return (await self._found(key)).meta["last_modified"].timestamp() * 1000
@@ -216,7 +238,8 @@ class BucketClient:
         self._troubles[what] = (trouble, monotonic_s())
         first_line = str(error).partition("\n")[0][:300]
         told = "; ".join((first_line, *_WORDS.findall(_said(error))[:2]))
-        return BlobStoreError(f"{what}: {SENTENCES[trouble]} ({told})")
+        kind = ThrottledError if trouble == "throttled" else BlobStoreError
+        return kind(f"{what}: {SENTENCES[trouble]} ({told})")
 
 
 def _is_of_the_store(missing: FileNotFoundError) -> bool:
@@ -260,11 +283,19 @@ class BucketBlobs:
     async def put(self, data: bytes | memoryview) -> str:
         sha256 = await asyncio.to_thread(sha256_hex, data)
         place = "marks" if is_mark(data, len(data)) else "bodies"
-        await self._bucket.put(_key(place, sha256), data)
+        await self._put(_key(place, sha256), data)
         return sha256
 
     async def put_as(self, name: str, data: bytes | memoryview) -> None:
-        await self._bucket.put(_key("bodies", name), data)
+        await self._put(_key("bodies", name), data)
+
+    async def _put(self, key: str, data: bytes | memoryview) -> None:
+        """R2 and Google take one write a second of one name: of equal bodies at one time, the first is stored."""
+        try:
+            await self._bucket.put(key, data)
+        except ThrottledError:
+            if not await self._bucket.has_young(key):
+                raise
 
     async def get_as_it_is(self, name: str) -> memoryview:
         try:
@@ -306,10 +337,11 @@ class BucketClaims:
         key = _key("claims", sha256_hex(job_id.encode()))
         try:
             async with asyncio.timeout(self._within_s):
-                if await self._bucket.put(key, sha256.encode(), create=True):
-                    return sha256
+                with suppress(ThrottledError):  # as is a rival's at one time, whose claim is then there
+                    if await self._bucket.put(key, sha256.encode(), create=True):
+                        return sha256
                 first = bytes(await self._bucket.get(key)).decode("ascii", "replace")
-        except FileNotFoundError:  # it has just expired
+        except FileNotFoundError:  # it has just expired, or never was
             return None
         except (BlobStoreError, TimeoutError) as error:
             log.warning("claim_not_stored", job_id=job_id, reason=str(error) or "no answer in time")

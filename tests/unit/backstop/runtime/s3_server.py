@@ -1,6 +1,7 @@
 """moto's S3 server on loopback, and a server that answers always the same."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -14,18 +15,29 @@ from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from backstop.runtime.bucket import ANSWER_S, BucketClient, Patience
+from backstop.runtime.process.clock import NowMs
 
 NAME = "bodies-of-tests"
 KEY_ID, SECRET = "test-key", "test-secret"
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
-    """The address of a server with the empty bucket `NAME`."""
+def s3_server(writes_of_a_name_max: int | None = None) -> Iterator[str]:
+    """The address of a server with the empty bucket `NAME`. It takes so many writes of one name, and answers 429 to
+    more, as R2 does to a second one within a second.
+    """
     moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+    writes: Counter[str] = Counter()
 
     def one_at_a_time(environ: Any, start_response: Any) -> Iterable[bytes]:
         with lock:  # its puts of one key at one time close each other's files
+            of_an_object = environ["PATH_INFO"].count("/") > 1
+            if writes_of_a_name_max is not None and of_an_object and environ["REQUEST_METHOD"] == "PUT":
+                writes[environ["PATH_INFO"]] += 1
+                if writes[environ["PATH_INFO"]] > writes_of_a_name_max:
+                    environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+                    start_response("429 Too Many Requests", [("Content-Type", "application/xml")])
+                    return [b"<Error><Code>SlowDown</Code><Message>one write of a name a second</Message></Error>"]
             return list(moto(environ, start_response))
 
     server = make_server("127.0.0.1", 0, one_at_a_time, threaded=True)
@@ -48,7 +60,13 @@ def client(endpoint: str) -> "boto3.client":
     )
 
 
-def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one", answer_s: float = ANSWER_S) -> BucketClient:
+def bucket(
+    endpoint: str,
+    name: str = NAME,
+    prefix: str = "deployment/one",
+    answer_s: float = ANSWER_S,
+    now_ms: NowMs | None = None,
+) -> BucketClient:
     return BucketClient(
         name,
         prefix,
@@ -57,6 +75,7 @@ def bucket(endpoint: str, name: str = NAME, prefix: str = "deployment/one", answ
         key_id=KEY_ID,
         secret_key=SecretStr(SECRET),
         patience=Patience(1, answer_s),
+        now_ms=now_ms,
     )
 
 
