@@ -108,7 +108,7 @@ def take_all(browser: Browser, running: Running, job_id: str, folder: Path) -> N
         for width in (1280, 390):
             for theme in ("light", "dark"):
                 page = opened(browser, running, scene, width, theme)
-                (folder / f"{scene.name}-{width}-{theme}.png").write_bytes(page.screenshot(full_page=True))
+                (folder / f"{scene.name}-{width}-{theme}.png").write_bytes(page.screenshot(full_page=True, scale="css"))
                 page.context.close()
 
 

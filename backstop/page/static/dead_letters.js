@@ -49,7 +49,7 @@ function deadLetterRow(letter, scopes) {
       h("span", { class: "origin id" }, origin), h("span", { class: "detail" }, letter.detail),
         h("span", { class: "when" }, ago(letter.at_ms))),
     h("dl", { class: "summary" }, [
-      ["Id", h("code", {}, letter.id)], ["Set aside by", letter.component], ["Key", letter.key],
+      ["Id", h("code", {}, letter.id)], ["Refused by", letter.component], ["Key", letter.key],
         ["Tenant", letter.tenant ?? "unknown"],
       ["Size", letter.size_bytes !== undefined && size(letter.size_bytes)],
         ["Decision", letter.resolution ?? "none yet"],
