@@ -21,15 +21,17 @@ from backstop.dev.broker.errors import BrokerMissing
 from backstop.dev.ports import Ports
 from backstop.dev.system import asked_directly
 from tests.support.installed import Installed, installed_once
+from tests.support.search import SEARCHING
 
 os.environ |= asked_directly(os.environ)
+
+# No test trusts a certificate of the system. All of such a file are parsed at the import of aiohttp, so by each process
+# that a test starts: a tenth of a second of processor time, a sixth of the simulator's start.
+os.environ.pop("SSL_CERT_FILE", None)
 
 # A broker of a test lives for seconds: the JVM's second compiler costs it more time than it saves. Measured over a
 # start and 3,000 records, one at a time, Java 17, Kafka 4.1: 3.3 to 4 s of CPU without it, 6.5 to 9.6 s with it.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
-
-SEARCHING = "BACKSTOP_TEST_SEARCH" in os.environ
-"""The long form draws other examples each time. In the short form a change alone makes a test fail."""
 
 # The time to draw and to run an example depends on the machine: other processes run beside this one.
 settings.register_profile(

@@ -2,8 +2,6 @@
 `backstop jobs` does not wait for Faust's import.
 """
 
-import backstop.runtime.process.structlog_alone  # noqa: F401, I001 - before all others
-
 import errno
 import logging
 import sys
@@ -16,12 +14,11 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from backstop.cli.output import CANNOT, DIFFERS
-from backstop.dev.broker.errors import BrokerError
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.process.files import private_umask
 from backstop.runtime.process.garbage import imports_uncollected
 from backstop.runtime.process.leaving import left_at_once
-from backstop.runtime.process.logs import redact
+from backstop.runtime.process.redaction import redact
 from backstop.runtime.release import release
 from schemas.text import printable_lines
 
@@ -71,6 +68,7 @@ class _Subcommands(TyperGroup):
         if cmd_name not in SUBCOMMANDS:
             return None
         with imports_uncollected():
+            import_module("backstop.runtime.process.structlog_alone")  # Before anything that imports structlog.
             module = import_module(f"backstop.cli.{cmd_name}")
         found = getattr(module, "app", None)
         if found is None:
@@ -111,7 +109,7 @@ def _run() -> None:
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     try:
         app()
-    except (BackstopError, BrokerError) as error:
+    except BackstopError as error:
         _complain(f"backstop: {error}")
         sys.exit(CANNOT)
     except OSError as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import orjson
 import typer
 
-from backstop.runtime.process.logs import redact
+from backstop.runtime.process.redaction import redact
 from schemas.text import printable, printable_json, printable_lines
 
 DONE = 0

@@ -5,6 +5,7 @@ BackstopError
 ├── ConfigurationError       the operator's: the process does not start, and says what to set
 ├── BlobMissingError         the job's: its body can't be read; the job fails with that reason, other jobs go on
 ├── BlobStoreError           passing or the operator's: the blob store can't be used now; callers try again
+├── BrokerError              the developer's: no broker can be started here (`backstop.dev.broker.errors`)
 └── InvariantError           a bug of Backstop: stop before anything is acknowledged
 """
 

@@ -14,8 +14,6 @@ import aiohttp
 import httpx2
 import structlog
 from multidict import CIMultiDict
-from openai._vendor.httpx_aiohttp import AiohttpTransport
-from openai._vendor.httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 
 from schemas.shape import ShapeLimits
 from streams.answer_memory import FREE_BYTES, AnswerMemory, Hold, cost_bytes
@@ -24,6 +22,7 @@ from streams.openai.broken_http import RawAnswer, raw_answer
 from streams.openai.foreign_json import parse
 from streams.openai.kept_handler import KeptAnswer, kept_of
 from streams.openai.large_reader import Large, LargeReader
+from streams.openai.sdk import AiohttpResponseStream, AiohttpTransport, map_aiohttp_exceptions
 from streams.openai.sse import EventTooLargeError
 from streams.openai.unpacking import Unpacker, packing_of
 from streams.provider import CallLimits

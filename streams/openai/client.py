@@ -17,7 +17,6 @@ import aiohttp
 import httpx2
 import orjson
 import structlog
-from openai import AsyncOpenAI
 
 from backstop.runtime.process.clock import monotonic_s
 from backstop.runtime.traces import traceparent_now
@@ -40,6 +39,7 @@ from streams.openai.bounded import (
 from streams.openai.foreign_json import NOT_JSON, beginning, error_of_event, parse, unwrapped
 from streams.openai.large_reader import Large
 from streams.openai.requests import RequestSender
+from streams.openai.sdk import AsyncOpenAI
 from streams.openai.sse import EventReader, EventTooLargeError
 from streams.openai.transport import HttpClient, tls_context, watched
 from streams.provider import CallLimits, CallMetrics, Operation

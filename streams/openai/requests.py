@@ -10,9 +10,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
 import httpx2
-from openai import AsyncOpenAI
-from openai._models import FinalRequestOptions
 
+from streams.openai.sdk import AsyncOpenAI, FinalRequestOptions
 from streams.openai.unpacking import CODINGS
 
 Method = Literal["GET", "POST", "DELETE"]

@@ -17,13 +17,13 @@ from typing import Any, Final
 
 import aiohttp
 import httpx2
-from openai import DefaultAioHttpClient
 from yarl import URL
 
 from backstop.runtime.errors import ConfigurationError
 from streams.answer_memory import holding
 from streams.openai.bounded import AnswerLimits, BoundedTransport, Reading
 from streams.openai.kept_handler import KeptHandler
+from streams.openai.sdk import DefaultAioHttpClient
 
 KEEPALIVE_S = 5.0
 """The SDK's default. If longer, more creates would meet a connection that the server is closing: unknown outcomes."""

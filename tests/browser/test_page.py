@@ -229,7 +229,7 @@ def test_everything_goes_by_keyboard(tab: Tab, filled: dict[str, str]) -> None:
     expect(page.locator("li.letter details").first).to_have_attribute("open", "")
 
 
-@pytest.mark.parametrize("width", [360, 390])
+@pytest.mark.parametrize("width", [360, pytest.param(390, marks=pytest.mark.long)])
 def test_nothing_is_wider_than_a_phone(open_tab: Callable[..., Tab], filled: dict[str, str], width: int) -> None:
     tab = open_tab(viewport={"width": width, "height": 740}, is_mobile=True, has_touch=True)
     page = tab.sign_in()
@@ -273,7 +273,7 @@ CONTRASTS = """() => {
 }"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_all_text_can_be_read(open_tab: Callable[..., Tab], filled: dict[str, str], scheme: Any) -> None:
     page = (tab := open_tab(color_scheme=scheme)).sign_in()
     assert brightness(page) == scheme

@@ -4,7 +4,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backstop.runtime.kafka.dead_letters import dead_letter
@@ -16,6 +16,7 @@ from schemas.dead_letters import DEAD_LETTER
 from schemas.requests import REQUEST
 from schemas.unreadable import Unreadable
 from tests.hostile.batches import CODECS, GZIP, LZ4, NONE, SNAPPY, Batch, Headers, Read, compress, message, record
+from tests.support.search import examples
 
 BAD_NAME: Headers = ((b"\xff", b"x"),)
 NULLS: Headers = ((b"a", None), (b"", b""))
@@ -232,7 +233,7 @@ def test_offsets_that_no_log_reaches_are_one_stand_in(base: int, codec: int, crc
         assert decode(DEAD_LETTER, encode(letter)) == letter
 
 
-@settings(max_examples=1_000, deadline=None)
+@examples(1_000, 200)
 @given(fetched(), st.integers(0, 10))
 def test_no_bytes_stop_a_reader_and_each_makes_a_dead_letter_that_fits(data: bytes, offset: int) -> None:
     read = Once(data, offset, aborted=[(1, 0), (2, 5)])
@@ -249,7 +250,7 @@ def test_no_bytes_stop_a_reader_and_each_makes_a_dead_letter_that_fits(data: byt
             assert decode(DEAD_LETTER, encode(letter)) == letter
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300, 80)
 @given(st.lists(st.tuples(st.none() | st.binary(), st.none() | st.binary()), min_size=1, max_size=8), st.integers(0, 4))
 def test_what_was_written_is_what_is_read(pairs: list[tuple[bytes | None, bytes | None]], codec: int) -> None:
     records = tuple(record(value, key, offset=n) for n, (key, value) in enumerate(pairs))

@@ -151,7 +151,7 @@ class Stopped(NeverNow):
         """Nothing begins."""
 
 
-@pytest.mark.parametrize("chunks", [DENSE_LINES_MIN // 2, 160])
+@pytest.mark.parametrize("chunks", [DENSE_LINES_MIN // 2, pytest.param(160, marks=pytest.mark.long)])
 def test_short_reads_of_short_lines_take_turns_too(chunks: int) -> None:
     """One of them costs little. But a pass of the loop would have one of each connection, also without a key."""
     held, clients, each_pass = Held(), 100, []

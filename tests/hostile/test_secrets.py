@@ -22,6 +22,7 @@ from backstop.readmodel.settings import ProjectionSettings
 from backstop.runtime.errors import ConfigurationError
 from backstop.runtime.process import logs
 from backstop.runtime.process.apart import Apart
+from backstop.runtime.process.redaction import redact
 from backstop.runtime.read_settings import read
 from backstop.runtime.secret_files import environment_names, is_secret
 from backstop.runtime.settings import RuntimeSettings
@@ -116,8 +117,8 @@ def test_no_command_line_of_ours_holds_a_secret(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_no_password_of_a_url_is_in_a_log_line_or_a_traceback(text: str) -> None:
-    assert PASSWORD not in logs.redact(text)
-    assert "oyster" not in logs.redact(text)
+    assert PASSWORD not in redact(text)
+    assert "oyster" not in redact(text)
     out = io.StringIO()
     before = logging.getLogger().handlers[:], logging.getLogger().level
     try:
@@ -142,7 +143,7 @@ def test_no_password_of_a_url_is_in_a_log_line_or_a_traceback(text: str) -> None
     ],
 )  # fmt: skip
 def test_what_holds_no_password_stays(text: str) -> None:
-    assert logs.redact(text) == text
+    assert redact(text) == text
 
 
 def test_a_command_that_fails_says_no_password() -> None:

@@ -179,6 +179,7 @@ def test_ports_that_somebody_else_has_are_reported_and_nothing_is_left(local_kaf
         _ = node.folder
 
 
+@pytest.mark.long
 def test_a_second_node_on_a_folder_is_refused_and_the_first_goes_on(local_kafka: LocalKafka, tmp_path: Path) -> None:
     with Broker(local_kafka, tmp_path) as first:
         with pytest.raises(BrokerError, match=f"in use by a node with pid {first.pid}"):

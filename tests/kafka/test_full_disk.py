@@ -162,6 +162,7 @@ def test_a_full_disk_ends_the_worker_and_loses_nothing(scene: Scene, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_file_that_may_not_grow_ends_the_worker_and_loses_nothing(scene: Scene, tmp_path: Path) -> None:
     log, folder = tmp_path / "worker.log", tmp_path / "data"
     with scene.worker(folder, log) as worker:

@@ -73,6 +73,7 @@ def creates(running: Running) -> Counter[str]:
     return Counter(line["job"].partition(":")[2] for line in lines(running.system.ledgers / "creates.jsonl"))
 
 
+@pytest.mark.long
 def test_a_stuck_response_is_overtaken_by_a_second_attempt(running: Running) -> None:
     jobs = [submit(running, f"usual-{number}") for number in range(ENDED)]
     for job_id in jobs:
@@ -113,6 +114,7 @@ def _cancelled(running: Running, job_id: str) -> Counter[str] | None:
     return kinds if late or booked else None
 
 
+@pytest.mark.long
 def test_a_worker_that_was_killed_knows_the_run_times_of_before(running: Running) -> None:
     """It has seen fewer than 100 ends since, and permits a hedge: the log tells of the others."""
     worker = running.system.supervisor.pid("worker")
@@ -131,6 +133,7 @@ def test_a_worker_that_was_killed_knows_the_run_times_of_before(running: Running
     assert ask(running, f"/v1/jobs/{slow}")["result"]["hedge"]["won"] == "hedge"
 
 
+@pytest.mark.long
 def test_the_audit_proves_a_log_that_holds_hedges(running: Running) -> None:
     system = running.system
     environment = {
@@ -142,6 +145,7 @@ def test_the_audit_proves_a_log_that_holds_hedges(running: Running) -> None:
     assert "proved" in done.stdout
 
 
+@pytest.mark.long
 def test_a_hedge_that_would_do_harm_is_refused_with_the_reason(running: Running) -> None:
     body = {"job_id": "c", "hedge": True, "request": {"model": MODEL, "input": "Hi.", "conversation": "conv_1"}}
     with pytest.raises(HTTPError) as refused:

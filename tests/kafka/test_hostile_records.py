@@ -108,7 +108,9 @@ def results_by_librdkafka(system: System, *job_ids: str) -> dict[str, list[str]]
         consumer.close()
 
 
-@pytest.mark.parametrize("codec", CODECS.values())
+@pytest.mark.parametrize(
+    "codec", [codec if codec == "none" else pytest.param(codec, marks=pytest.mark.long) for codec in CODECS.values()]
+)
 def test_librdkafkas_codecs_and_null_headers_are_taken_and_its_consumer_sees_one_result_each(
     system: System, codec: str
 ) -> None:

@@ -48,9 +48,8 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(
-    "how", ["is killed", *(pytest.param(how, marks=pytest.mark.long) for how in ("ends", "is interrupted"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["is killed", "ends", "is interrupted"])
 def test_a_session_with_a_system_leaves_nothing_running(tmp_path: Path, how: str) -> None:
     here, scratch = tmp_path / "here", tmp_path / "scratch"
     here.mkdir()

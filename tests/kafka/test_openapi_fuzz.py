@@ -38,11 +38,11 @@ FUZZED_ONLY = "fuzzing"
 FUZZED_WITHIN_S = {FUZZED_ONLY: 200.0, SINGLE: 900.0}
 """By phases. Each create without `background` lasts as long as its run."""
 
-EXAMPLES = {SINGLE: 5, FUZZED_ONLY: 3}
+EXAMPLES = {SINGLE: 5, FUZZED_ONLY: 1}
 """By phases: of each operation, beside the cases at the edges."""
 CHAINED = {SINGLE: 2, FUZZED_ONLY: 1}
 """Of chains of operations."""
-PARTS = {SINGLE: 5, FUZZED_ONLY: 2}
+PARTS = {SINGLE: 5, FUZZED_ONLY: 1}
 """Processes that share the operations, as most of the time is waiting; CPython 3.11 parses in one thread only."""
 
 UNDECIDABLE = {

@@ -163,6 +163,7 @@ async def metric(port: int, line: str) -> float:
     return float(found[0].split()[-1]) if found else 0.0
 
 
+@pytest.mark.long
 def test_two_processes_share_the_work_and_one_that_is_killed_leaves_it_to_the_other(
     broker: Owned, prefix: str, tmp_path: Path
 ) -> None:

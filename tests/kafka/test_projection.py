@@ -208,6 +208,7 @@ def test_a_rebuild_equals_what_it_replaces_and_the_projection_goes_on_in_it(rig:
     assert_is_the_fold_of(rig, first + second)
 
 
+@pytest.mark.long
 def test_a_rebuild_that_differs_is_not_swapped_unless_told(rig: Rig) -> None:
     facts = jobs(3)
     rig.publish(facts)

@@ -160,6 +160,7 @@ def rules(watched: Watched) -> list[dict[str, Any]]:
     return [rule for group in watched.ask("/api/v1/rules")["groups"] for rule in group["rules"]]
 
 
+@pytest.mark.long
 def test_stopped_webhooks_fire_their_alert(watched: Watched) -> None:
     def fires() -> bool:
         watched.submit(2, "webhook_lost")
@@ -168,6 +169,7 @@ def test_stopped_webhooks_fire_their_alert(watched: Watched) -> None:
     wait_until(fires, FIRES_WITHIN_S, "the alert of missing webhooks", poll_s=1.0)
 
 
+@pytest.mark.long
 def test_a_frozen_worker_fires_and_one_that_goes_on_ends_the_alert(watched: Watched) -> None:
     pid = watched.system.supervisor.pid("worker")
     assert pid is not None

@@ -72,7 +72,9 @@ def settings(environment: Mapping[str, str], prefix: str, monkeypatch: pytest.Mo
     return read(RuntimeSettings)
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize(
+    "name", [name if name != "SCRAM-SHA-512" else pytest.param(name, marks=pytest.mark.long) for name in WAYS]
+)
 def test_each_way_to_log_in_makes_topics_writes_reads_and_is_known_to_faust(secured, tokens, name, prefix, monkeypatch):
     given = settings(way(secured, tokens, name, "operator"), prefix, monkeypatch)
     for kind in (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID):

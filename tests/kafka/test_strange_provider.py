@@ -59,7 +59,7 @@ class Scale:
     frozen_s: float
 
 
-SHORT, LONG = Scale(3, 5.0, 5.0), Scale(20, 150.0, 60.0)
+SHORT, LONG = Scale(2, 5.0, 5.0), Scale(20, 150.0, 60.0)
 
 
 @dataclass

@@ -85,7 +85,13 @@ def test_text_comes_before_the_end_and_the_result_is_that_of_any_other_job(runni
         assert [event.type for event in late] == [event.type for event in events]
 
 
-@pytest.mark.parametrize("fault", ["stream_drop=6", "stream_close=7", "stream_twice", "stream_swapped"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "stream_drop=6",
+        *(pytest.param(each, marks=pytest.mark.long) for each in ("stream_close=7", "stream_twice", "stream_swapped")),
+    ],
+)
 def test_a_providers_stream_that_fails_is_read_on_without_a_loss_or_a_repeat(running: Running, fault: str) -> None:
     with running.client("acme") as client:
         events = list(streamed(client, run_s=1, sim_fault=fault))

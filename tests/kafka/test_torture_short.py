@@ -27,7 +27,7 @@ WHOLE_SCHEDULE_MINUTES = 1.5
 @pytest.mark.parametrize(
     ("jobs", "minutes"),
     [
-        pytest.param(110, 0.5, marks=pytest.mark.slow, id="short"),
+        pytest.param(60, 0.3, marks=pytest.mark.slow, id="short"),
         pytest.param(400, 2.0, marks=pytest.mark.long, id="long"),
     ],
 )

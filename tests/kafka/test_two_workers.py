@@ -120,6 +120,7 @@ def test_two_workers_keep_a_limit_together_and_let_classes_go_in_order(running: 
     assert max(places["interactive"]) < max(places["bulk"]), places
 
 
+@pytest.mark.long
 def test_a_worker_at_whose_partitions_all_jobs_lie_uses_the_share_of_the_other_one(running: Running) -> None:
     """Its own share alone would let these jobs begin within 36 s."""
     of_one = (f"lent-{number}" for number in count())
@@ -142,6 +143,7 @@ def in_first_partition(name: str) -> bool:
     return partition_of(f"acme:{name}".encode(), range(4), range(4)) == 0
 
 
+@pytest.mark.long
 def test_a_limit_that_only_the_provider_knows_is_kept_as_its_headers_tell_it(running: Running) -> None:
     limited = {"models": {UNTOLD: {"requests_per_minute": 60, "burst_real_s": 5.0}}}
     ask(f"{running.system.simulator_url}/sim/faults", limited)

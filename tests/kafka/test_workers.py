@@ -133,6 +133,7 @@ def test_submitters_that_come_and_go_under_load_create_everything_once(rig: Call
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_submitters_killed_and_frozen_under_load_create_nothing_twice(rig: Callable[..., Any]) -> None:
     async def scenario() -> None:
         async with rig() as world:

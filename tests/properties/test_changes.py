@@ -10,7 +10,7 @@ from tests.properties.machine import JOBS, Machine, run
 from tests.properties.model import ADOPTING, TENANTS, TIMEOUT_MS
 from tests.support import builders as build
 
-EXAMPLES = 60
+FEW, EXAMPLES = 25, 60
 PRIORITIES: list[Priority | None] = [None, "interactive", "normal", "bulk"]
 
 
@@ -39,10 +39,11 @@ MUST_MEET = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("examples", [FEW, pytest.param(EXAMPLES, marks=pytest.mark.long)], ids=["few", "many"])
 @pytest.mark.timeout(300)
-def test_the_invariants_hold_whatever_operators_change_and_when() -> None:
+def test_the_invariants_hold_whatever_operators_change_and_when(examples: int) -> None:
     coverage = Coverage()
-    run(coverage, examples=EXAMPLES, machine=Changing)
+    run(coverage, examples=examples, machine=Changing)
     met = coverage.met()
     assert set(MUST_MEET) <= set(met)
     assert any("ResponseDeadlineMoved" in line for line in met), sorted(met)[:200]

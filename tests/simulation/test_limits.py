@@ -8,11 +8,11 @@ from bench.limits_course import limited
 from bench.limits_scene import Course, Headers, Scene
 from streams.policy.lending import FRESH_MS
 
-FOUR = pytest.param(4, marks=pytest.mark.long)
-"""Workers. Two take half the time, and share a limit as well."""
+TWO, FOUR = pytest.param(2, marks=pytest.mark.long), pytest.param(4, marks=pytest.mark.long)
+"""Workers. Two share a limit as well; in the short form where all jobs lie at one of them."""
 
 
-@pytest.mark.parametrize("workers", [1, 2, FOUR])
+@pytest.mark.parametrize("workers", [1, TWO, FOUR])
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_limit_is_used_and_few_creates_are_refused(workers: int, seed: int) -> None:
     course = limited(Scene(workers=workers, minutes=10, seed=seed))
@@ -58,7 +58,7 @@ def test_a_limit_that_falls_without_notice_is_followed_within_two_minutes() -> N
     assert course.refusals <= 0.1, course.refused
 
 
-@pytest.mark.parametrize("workers", [1, 2, FOUR])
+@pytest.mark.parametrize("workers", [1, TWO, FOUR])
 @pytest.mark.parametrize("limit", [50_000.0, pytest.param(200_000.0, marks=pytest.mark.long)])
 def test_a_limit_that_changes_without_notice_is_followed_within_a_minute_where_headers_tell_it(
     workers: int, limit: float
@@ -98,7 +98,9 @@ def test_four_workers_find_a_limit_out_together() -> None:
     assert course.refusals <= 0.01, course.refused
 
 
-@pytest.mark.parametrize(("headers", "least"), [("zero", 0.2), ("low", 0.01), ("high", 0.95)])
+@pytest.mark.parametrize(
+    ("headers", "least"), [("zero", 0.2), pytest.param("low", 0.01, marks=pytest.mark.long), ("high", 0.95)]
+)
 def test_headers_that_lie_stop_nothing(headers: Headers, least: float) -> None:
     """Where headers tell less than there is, fewer jobs go; where they tell more, what is set counts."""
     course = limited(Scene(minutes=8, headers=headers))

@@ -34,16 +34,14 @@ def short_form(*kinds: str, of: Sequence[str] = ALL_KINDS) -> list[Any]:
     return [kind if kind in kinds else pytest.param(kind, marks=pytest.mark.long) for kind in of]
 
 
-ONE_OF_EACH = short_form("503", "429_quota")
-"""A kind that closes a lane, and one that closes an account. `test_all_kinds_one_after_the_other` has the others."""
-
-
-@pytest.mark.parametrize("kind", ONE_OF_EACH)
+@pytest.mark.parametrize("kind", short_form("503"))
 def test_an_hour_of_one_kind(kind: str) -> None:
+    """One that closes a lane. Below: one that closes an account, and all of them."""
     check(away(JOBS, (kind,), each_s=HOUR_S))
 
 
-@pytest.mark.parametrize("kind", short_form("503"))
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_several_workers_send_no_more_than_one(kind: str) -> None:
     check(away(JOBS, (kind,), each_s=HOUR_S / 4, workers=4))
 
@@ -73,7 +71,7 @@ def test_a_silence_costs_few_jobs_no_retry(kind: str) -> None:
     assert sum(course.creates_away) <= 2, course  # of the first half minute, in which a poll was heard before
 
 
-@pytest.mark.parametrize("kind", ["502", "529"])
+@pytest.mark.parametrize("kind", short_form("502", of=("502", "529")))
 def test_doubts_outlast_an_hour_while_polls_are_answered(kind: str) -> None:
     """The one job that meets it is each of the lane's probes. Its last doubts are spread up to its deadline."""
     course = away(2, (kind,), each_s=HOUR_S)

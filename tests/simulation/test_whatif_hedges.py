@@ -50,6 +50,7 @@ def test_the_same_hedging_gives_the_counts_of_the_log() -> None:
     assert found.recorded.hedges_won > 0
 
 
+@pytest.mark.long
 def test_hedging_turned_on_gives_what_a_run_with_it_gives() -> None:
     found, truth = replayed(log(None), "all"), recorded_figures(log(SHARE))
     assert_near(found.likely.figures, truth, 0.2)
@@ -60,6 +61,7 @@ def test_hedging_turned_on_gives_what_a_run_with_it_gives() -> None:
     assert means[0] < mean_ms(truth.total_ms) < means[1]
 
 
+@pytest.mark.long
 def test_hedging_turned_off_gives_what_a_run_without_it_gives() -> None:
     found, truth = replayed(log(SHARE), "never"), recorded_figures(log(None))
     assert_near(found.likely.figures, truth, 0.0)

@@ -108,6 +108,7 @@ def test_mypy_reports_each_place_that_lacks_a_new_member(grown: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_comparison_fails_wherever_mypy_does_not_poll(grown: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider"]
     file = path_of(test_closed_sets, Path())

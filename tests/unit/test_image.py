@@ -125,6 +125,7 @@ for name in names:
 """All commands in one process, as each of two dozen would import the same for seconds."""
 
 
+@pytest.mark.long
 def test_every_command_of_the_image_starts_also_where_a_project_has_packages_of_our_names(
     installed: Path, folder: Path
 ) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backstop.runtime.errors import BackstopError
+
 
 @dataclass(frozen=True, slots=True)
 class BrokerMissing:
@@ -13,7 +15,7 @@ class BrokerMissing:
     remedy: str
 
 
-class BrokerError(Exception):
+class BrokerError(BackstopError):
     """A broker could not be found, started or stopped; the message is a sentence for the developer."""
 
 

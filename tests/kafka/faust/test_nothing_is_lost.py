@@ -19,6 +19,7 @@ SLOW = {"record_delay_ms": 4.0, "batch_records_max": 20}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 30 * ROUNDS)]
 
 
+@pytest.mark.long
 def test_workers_that_join_and_leave_under_a_backlog_lose_nothing_and_repeat_nothing(scene: Scene) -> None:
     run(scene.produce(RECORDS))
     first = scene.worker("w1", **SLOW).start()

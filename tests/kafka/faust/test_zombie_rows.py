@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from aiokafka import AIOKafkaProducer
 
 from streams.faust.app import EXIT_FAILED
@@ -47,6 +48,7 @@ def test_the_owner_notices_the_old_rows_with_its_next_write_and_writes_its_own_b
     scene.check(worker)
 
 
+@pytest.mark.long
 def test_the_owner_of_an_idle_partition_notices_them_too(scene: Scene) -> None:
     worker = scene.worker("w1", batch_records_max=20, watch_every_s=0.2).start()
     for _ in range(4):
@@ -58,6 +60,7 @@ def test_the_owner_of_an_idle_partition_notices_them_too(scene: Scene) -> None:
     scene.check(worker)
 
 
+@pytest.mark.long
 def test_a_recovery_takes_no_row_that_is_older_than_the_one_before_it(scene: Scene) -> None:
     worker = scene.worker("w1", batch_records_max=20).start()
     for _ in range(4):

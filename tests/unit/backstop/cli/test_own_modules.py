@@ -45,7 +45,8 @@ def test_every_command_line_that_starts_a_module_of_ours_keeps_the_current_folde
         (path, match)
         for folder in folders
         for path in folder.rglob("*.py")
-        for match in MODULE_RUN.finditer(path.read_text())
+        if '"-m"' in (text := path.read_text())  # The expression takes a hundred times as long.
+        for match in MODULE_RUN.finditer(text)
     ]
     assert len(found) > 10
     assert [f"{path}: {match[0]}" for path, match in found if '"-P"' not in match["flags"]] == []

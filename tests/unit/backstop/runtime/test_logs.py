@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from backstop.runtime.process import logs
+from backstop.runtime.process.redaction import REDACTED, redact
 
 SECRETS = [
     "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -73,7 +74,7 @@ def test_no_secret_reaches_a_line_in_event_field_or_traceback(out: io.StringIO, 
         log.exception("failed")
     assert len(lines(out)) == 3
     assert secret.removeprefix("Bearer ") not in out.getvalue()
-    assert logs.REDACTED in out.getvalue()
+    assert REDACTED in out.getvalue()
 
 
 def test_authorization_in_any_spelling_is_hidden(out: io.StringIO) -> None:
@@ -84,7 +85,7 @@ def test_authorization_in_any_spelling_is_hidden(out: io.StringIO) -> None:
 
 def test_ordinary_words_are_left_alone() -> None:
     text = "task-12345678 of disk-usage in risk-assessment-2024"
-    assert logs.redact(text) == text
+    assert redact(text) == text
 
 
 def test_a_logged_exception_names_its_type(out: io.StringIO) -> None:

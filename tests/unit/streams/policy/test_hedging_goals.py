@@ -70,6 +70,7 @@ def test_correlated_jobs_stop_their_hedges() -> None:
     assert course.wins <= 0.1
 
 
+@pytest.mark.long
 def test_losers_that_count_as_ended_show() -> None:
     """A planted bug: where most hedges win, the slow runs would vanish from the curve, and the age would fall."""
     right, wrong = (
@@ -85,6 +86,7 @@ def test_a_budget_that_is_full_at_the_start_shows() -> None:
     assert right.extra <= 0.02 + 0.001 < wrong.extra
 
 
+@pytest.mark.long
 def test_a_class_whose_hedges_hardly_win_stops_soon_and_one_whose_hedges_pay_goes_on() -> None:
     assert stopped(0.03, 50) >= 0.95
     assert stopped(0.25, 1_000) <= 0.01

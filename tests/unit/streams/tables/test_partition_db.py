@@ -151,7 +151,9 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("kind", ["*.sst", "*.log", "MANIFEST-*", "CURRENT"])
+@pytest.mark.parametrize(
+    "kind", ["*.sst", "*.log", *(pytest.param(each, marks=pytest.mark.long) for each in ("MANIFEST-*", "CURRENT"))]
+)
 def test_a_damaged_file_is_found_or_leaves_an_earlier_state_whole(
     filled: tuple[Path, list[Rows]], tmp_path: Path, kind: str, damage: str
 ) -> None:
