@@ -37,6 +37,9 @@ class CreateResponse(JobMessage):
     """The attempt may be hedged, so its acceptance says when to ask for that."""
     traceparent: Traceparent | None = None
     """Of the attempt's span, for the provider's request. Absent where the submission had none."""
+    beside_grant: Literal[True] | None = None
+    """Written together with its job's `JobAdmitted`, not after it: to be performed only by the process that wrote both
+    and knows that the grant is in the log and begins this attempt."""
 
     @property
     def answer_within_ms(self) -> int:

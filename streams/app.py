@@ -31,6 +31,7 @@ from schemas.base import DEFAULT_TENANT
 from streams import metrics
 from streams.agents.agents import Intake, add_fold_agent, add_intake_agent
 from streams.agents.fold_shell import FoldShell, both, untaken
+from streams.early_creates import EarlyCreates
 from streams.faust.app import FoldApp, end_process, make_app, run_app
 from streams.faust.security import broker_credentials
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold, Folded
@@ -44,6 +45,7 @@ from streams.policy.shared_limits import SharedLimits
 from streams.results import ResultsPublisher
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.grants import GrantsAtOnce
 from streams.scheduler.hedge_runs import HedgeRuns
 from streams.scheduler.hedge_timers import HedgeTimers
 from streams.scheduler.hedges import Hedges
@@ -120,6 +122,7 @@ class Worker:
         self._hedge_runs = HedgeRuns(self._latencies, self._now_ms)
         self._access = replace(self._access, hedge_at=self._hedges.hedge_at_ms)
         self._board = LaneBoard(settings, self._access.lanes, self._publisher, self._now_ms, limits=limits)
+        self._early = EarlyCreates()
         self._pauses = PauseBoard(settings, self._access.pauses, self._now_ms)
         learned = settings.learned_polls()
         self._webhooks = Webhooks(
@@ -249,9 +252,12 @@ class Worker:
 
     def _workers(self) -> tuple[Submitter, Poller]:
         settings = self._settings
-        parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks)
+        parts = WorkerParts(self._access, self._reporting, self._bodies, self._webhooks, self._early)
         limits = settings.submitter_limits(settings.submission.create_timeout_ms)
-        submitter = Submitter(self._group("submissions", "submitter"), parts, limits, self._rules)
+        creates = self._group("submissions", "submitter")
+        self._early.performs = lambda partition: partition in creates.partitions
+        self._publisher.tell("submissions", self._early.written)
+        submitter = Submitter(creates, parts, limits, self._rules)
         return submitter, Poller(self._group("polls", "poller"), parts, settings.poller_limits())
 
     def _group(self, topic: str, group: str) -> CommandGroup:
@@ -320,11 +326,22 @@ class Worker:
             if self._learning is not None:
                 table.watch(self._learning)
         rows = self._follower.beside(streamed) if fold is RESPONSE_FOLD else table
+        held = JobTimers(
+            index,
+            table.get,
+            self._access.lanes.release,
+            self._now_ms,
+            self._admission,
+            self._access.pauses,
+            self._access.lanes.closed,
+        )
         shell = FoldShell(
             fold, rows=rows, publisher=self._publisher, results=self._results, index=index, now_ms=self._now_ms,
             heard=self._webhooks.heard if fold is RESPONSE_FOLD else None,
             taken=self._taken_by(fold),
         )  # fmt: skip
+        if fold is JOB_FOLD:
+            shell.grants = GrantsAtOnce(held, self._early, self._now_ms)
 
         def recovered(active: set[int]) -> None:
             failpoint(f"{fold.name}.recovering")  # type: ignore[arg-type]
@@ -332,6 +349,7 @@ class Worker:
             if fold is JOB_FOLD:
                 self._results.reassigned(active)
                 self._admissions.own(active)
+                self._early.own(active)
             index.own(active)
             if fold is RESPONSE_FOLD:
                 streamed.own(active)
@@ -353,15 +371,7 @@ class Worker:
         if fold is RESPONSE_FOLD:
             polls = partial(response_timer, self._webhooks)
             return Scheduler(fold, index=index, make_timer=HedgeTimers(polls, index, self._hedges), **parts)
-        held = JobTimers(
-            index,
-            table.get,
-            self._access.lanes.release,
-            self._now_ms,
-            self._admission,
-            self._access.pauses,
-            self._access.lanes.closed,
-        )
+        self._publisher.tell(fold.topic, self._early.landed)
         return Scheduler(fold, index=index, make_timer=held, let_go=held.let_go, next_ms=held.next_ms, **parts)
 
 

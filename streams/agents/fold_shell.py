@@ -54,6 +54,38 @@ def untaken(_partition: int, _folded: Folded[Any]) -> None:
     """No part asks for the batches."""
 
 
+class Grants(Protocol):
+    """Decides in the turn of a batch what its jobs need not wait for (`streams.scheduler.grants`)."""
+
+    def of(self, partition: int, records: Sequence[Any], folded: Folded[Any]) -> Sequence[Message]:
+        """Commands and facts to be written with the outputs of `folded`. The keys of facts have no due time then."""
+        ...
+
+    def needed(self, outputs: Sequence[Message]) -> Sequence[Message]:
+        """The outputs of a batch without the commands that were written before, beside the fact that makes them."""
+        ...
+
+    def folded(self, partition: int, records: Sequence[Any], folded: Folded[Any]) -> None:
+        """The outputs of a batch are acknowledged."""
+        ...
+
+
+class NoGrants:
+    """For a fold that grants nothing."""
+
+    def of(self, partition: int, records: Sequence[Any], folded: Folded[Any]) -> Sequence[Message]:  # noqa: ARG002
+        return ()
+
+    def needed(self, outputs: Sequence[Message]) -> Sequence[Message]:
+        return outputs
+
+    def folded(self, partition: int, records: Sequence[Any], folded: Folded[Any]) -> None:
+        pass
+
+
+NO_GRANTS = NoGrants()
+
+
 def both(first: Taken, second: Taken) -> Taken:
     """Two parts ask for the batches."""
 
@@ -74,6 +106,8 @@ class FoldShell:
         """:param heard: called for each batch with a webhook: the poll schedule depends on whether webhooks come.
         :param taken: called with each batch when its outputs are acknowledged.
         """
+        self.grants: Grants = NO_GRANTS
+        """To be set before the first batch."""
         self._taken = taken
         self._fold = fold
         self._rows = rows
@@ -94,16 +128,22 @@ class FoldShell:
         self._count(partition, records, folded)
         if self._heard is not None and any(WEBHOOK_MARK in (record.value or b"") for record in records):
             self._heard()
-        await self._publish(partition, folded)
+        granted = self.grants.of(partition, records, folded)
+        await self._publish(partition, folded, granted)
+        self.grants.folded(partition, records, folded)
         if folded.rows:
             await self._rows.put(partition, folded.rows)
         self._taken(partition, folded)
+        in_the_log = {fact.key.encode() for fact in granted}
         for key, due_ms in folded.dues_ms.items():
-            self._index.put(partition, key, due_ms)
+            self._index.put(partition, key, None if key in in_the_log else due_ms)
 
-    async def _publish(self, partition: int, folded: Folded[FoldRecord]) -> None:
+    async def _publish(
+        self, partition: int, folded: Folded[FoldRecord], granted: Sequence[Message] = ()
+    ) -> None:  # fmt: skip
         results = [output for output in folded.outputs if isinstance(output, JobResult)]
-        others: list[Message] = [output for output in folded.outputs if not isinstance(output, JobResult)]
+        outputs = [output for output in folded.outputs if not isinstance(output, JobResult)]
+        others: list[Message] = [*granted, *self.grants.needed(outputs)]
         now_ms = self._now_ms()
         others += [dead_letter(record, error, self._fold.name, now_ms) for record, error in folded.poisons]
         waits: list[Awaitable[None]] = []

@@ -21,7 +21,8 @@ Rules, before the code:
 - A new attempt begins only while no other one is submitting, unknown or running. Whether and when:
   `streams.policy.retry`.
 - A job that must be admitted is *waiting* until `JobAdmitted`; no attempt begins before. If it can't end before its
-  deadline any more, it ends as expired at once.
+  deadline any more, it ends as expired at once. The command of its first attempt may be written beside the grant; one
+  whose grant did not reach the log is reported as not sent, and counts as that attempt.
 - A change of priority or deadline counts from its place in the log on. A deadline that has passed ends the job. So does
   any timer that is due at the deadline or later, as a log that earlier rules folded may hold no other one.
 - A job with a cap has no further attempt that what it spent leaves no room for: it ends as failed (`cost_cap`), or as
@@ -219,6 +220,10 @@ def _accepted(state: Open, event: AttemptAccepted) -> Step[JobState]:
 
 def _rejected(state: Open, event: AttemptRejected) -> Step[JobState]:
     attempt = state.attempts.get(event.attempt)
+    if isinstance(state, Waiting) and event.cause == "held" and event.attempt == state.attempts.last_number + 1:
+        # Its command was written beside a grant that is not in the log, and not sent. Its id is used up.
+        attempt = Submitting(event.attempt, event.at_ms, event.at_ms)
+        state = replace(state, attempts=state.attempts.begin(attempt))
     if not isinstance(attempt, Submitting | OutcomeUnknown | Abandoned):
         return Step(state, ignored=Ignored.STALE)
     if isinstance(attempt, Abandoned):

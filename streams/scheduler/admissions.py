@@ -95,7 +95,8 @@ class Admissions:
         if isinstance(state, job.Active):
             self._began(partition, key, state)
             return
-        self._over(place, now_ms)
+        if not isinstance(state, job.Waiting):  # What a waiting job holds is a grant on its way into the log.
+            self._over(place, now_ms)
         if isinstance(state, job.Waiting | job.BackingOff):
             self._admission.changed(place, asked_of(state.spec)[1], state.spec.deadline_at_ms)
         else:

@@ -96,6 +96,16 @@ class JobTimers:
         self._paused.forget(place)
         return self._fact(job_id, state, turn, due_ms, now_ms)
 
+    def at_once(self, place: Key, state: job.Waiting, now_ms: int) -> JobAdmitted | None:
+        """The grant of a job that is being folded, if it has its turn now; else it joins the queue, or is due later."""
+        due_ms, job_id = job.due_ms(state), place[1].decode()
+        if due_ms is None or due_ms > now_ms or now_ms >= state.spec.deadline_at_ms:
+            return None
+        if not self._paused.free(state.spec) or self._fallbacks.taken(job_id, state, now_ms) is not None:
+            return None
+        turn = self._turn(place, state, now_ms)
+        return _admitted(job_id, turn, now_ms) if isinstance(turn, Grant) else None
+
     def let_go(self, owned: Collection[int]) -> None:
         """Make due the waiting jobs that have their turn now."""
         now_ms = self._now_ms()
@@ -152,10 +162,7 @@ class JobTimers:
             return JobTimerFired(id=f"{job_id}/timer/{due_ms}", at_ms=now_ms, job_id=job_id, due_ms=due_ms)
         if isinstance(turn, TooLate):
             return JobFoundTooLate(id=f"{job_id}/too_late", at_ms=now_ms, job_id=job_id, needs_ms=turn.needs_ms)
-        return JobAdmitted(
-            id=f"{job_id}/admitted", at_ms=now_ms, job_id=job_id, reserved_tokens=round(turn.tokens),
-            waited_for=turn.waited_for,
-        )  # fmt: skip
+        return _admitted(job_id, turn, now_ms)
 
     def _leaves(self, place: Key, granted: Grant | TooLate | None, now_ms: int) -> None:
         """The job no longer waits for a turn."""
@@ -186,6 +193,13 @@ class JobTimers:
             return row is not None and _turns(JOB_FOLD.decode_state(decode_row(row)[0]))
 
         return waits
+
+
+def _admitted(job_id: str, turn: Grant, now_ms: int) -> JobAdmitted:
+    return JobAdmitted(
+        id=f"{job_id}/admitted", at_ms=now_ms, job_id=job_id, reserved_tokens=round(turn.tokens),
+        waited_for=turn.waited_for,
+    )  # fmt: skip
 
 
 def _turns(state: job.JobState) -> TypeGuard[job.Waiting | job.BackingOff]:

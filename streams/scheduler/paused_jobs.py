@@ -76,6 +76,10 @@ class PausedJobs:
             self._passed[place] = passed  # It may wait for its turn yet, and is not to pass them again.
         return False
 
+    def free(self, spec: Spec) -> bool:
+        """Whether no pause holds such a job."""
+        return not self._pauses.gates(spec.model, spec.tenant, spec.tags)
+
     def forget(self, place: Key) -> None:
         """The job of this row waits for no turn any more. Its place in a queue is passed over when it comes up."""
         self._keys.discard(place)

@@ -160,24 +160,33 @@ class Changelog:
         :returns: the row of each key of a foreign row, as the changelog ends with it now.
         :raises OvertakenError: a foreign row has.
         """
-        last: dict[bytes, bytes | None] = {}
-        for start, end in self._foreign.pop(partition, []):
-            written = await self._read(partition, start, end)
-            ours = {key: current(key) for key in written}
-            foreign_rows = {key: value for key, value in written.items() if value != ours[key]}
-            log.error(
-                "rows of another writer", topic=self._topic(), partition=partition, offset=start, keys=len(written)
-            )
-            if any(value is not None and is_ahead(key, value) for key, value in foreign_rows.items()):
-                raise OvertakenError(
-                    f"partition {partition} of {self._topic()}: another worker owns it and is ahead; this one must end"
-                )
-            rows = {key: ours[key] for key in foreign_rows}
-            if rows:
-                self.reasserted += len(rows)
-                await self.send(partition, rows)
-            last |= ours
+        found, last = self._foreign.pop(partition, []), dict[bytes, bytes | None]()
+        try:
+            for start, end in found:
+                last |= await self._made_good(partition, start, end, current, is_ahead)
+        except BaseException:
+            # A second write that waits for this one must not pass over them: it would end with their offset stored.
+            self._foreign[partition] = found + self._foreign.get(partition, [])
+            raise
         return last
+
+    async def _made_good(
+        self, partition: int, start: int, end: int, current: Callable[[bytes], bytes | None],
+        is_ahead: Callable[[bytes, bytes], bool],
+    ) -> dict[bytes, bytes | None]:  # fmt: skip
+        written = await self._read(partition, start, end)
+        ours = {key: current(key) for key in written}
+        foreign_rows = {key: value for key, value in written.items() if value != ours[key]}
+        log.error("rows of another writer", topic=self._topic(), partition=partition, offset=start, keys=len(written))
+        if any(value is not None and is_ahead(key, value) for key, value in foreign_rows.items()):
+            raise OvertakenError(
+                f"partition {partition} of {self._topic()}: another worker owns it and is ahead; this one must end"
+            )
+        rows = {key: ours[key] for key in foreign_rows}
+        if rows:
+            self.reasserted += len(rows)
+            await self.send(partition, rows)
+        return ours
 
     def _landed(self, partition: int, offset: int, count: int) -> int | None:
         if offset < 0:

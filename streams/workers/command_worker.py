@@ -1,9 +1,10 @@
 """What the submitter and the poller have in common: what they are given."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backstop.runtime.blobs import Bodies
 from backstop.runtime.kafka.reporting import Reporting
+from streams.early_creates import EarlyCreates
 from streams.policy.polls import Webhooks
 from streams.workers.access import ProviderAccess
 from streams.workers.commands import Commands
@@ -19,6 +20,8 @@ class WorkerParts:
     bodies: Bodies
     polls: Webhooks
     """Selects the schedule of polls by whether webhooks arrive."""
+    early: EarlyCreates = field(default_factory=EarlyCreates)
+    """Of this process."""
 
 
 class CommandWorker:

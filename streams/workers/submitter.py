@@ -62,6 +62,10 @@ MEMORY_WAIT_MS = 2_000
 SILENT: Final = Rejected("unsent", "provider_silent", "the provider does not answer, so nothing was sent")
 
 
+UNGRANTED: Final = Rejected("held", "grant_not_known", "it was written beside a grant that did not follow", 1)
+"""The job asks for another turn at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Due:
     command: CreateResponse
@@ -79,6 +83,7 @@ class Submitter(CommandWorker):
     ) -> None:  # fmt: skip
         super().__init__(group, parts)
         self._hedge_at = parts.access.hedge_at
+        self._early = parts.early
         self._limits = limits
         self._rules = rules
         self._slots = Slots(limits.concurrency)
@@ -184,6 +189,9 @@ class Submitter(CommandWorker):
 
     async def _fact(self, item: _Due) -> Message:
         command = item.command
+        if command.beside_grant and not await self._early.granted(command):
+            self._metrics.attempt("held")
+            return self._rejected(command, UNGRANTED)
         if (pause := self._pauses.holding(command)) is not None:
             return self._paused(command, pause)
         with self._memory_of_bodies.share(command.tenant, command.request) as granted, holding():

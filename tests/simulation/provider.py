@@ -87,6 +87,9 @@ class Provider:
     webhook: Webhook
     ledger: list[tuple[str, str, str]] = field(default_factory=list)
     """(job, attempt, response id) of each accepted create, in order."""
+    waits: Callable[[str, str], bool] = lambda _job_id, _attempt: False
+    """Whether the log has no grant for this attempt of a job. Then its create is among `ungranted`."""
+    ungranted: list[str] = field(default_factory=list)
     responses: dict[str, Response] = field(default_factory=dict)
     polls: Counter[str] = field(default_factory=Counter)
     """The number of polls of each response."""
@@ -110,6 +113,8 @@ class Provider:
             response.gone_s = response.ends_s + random.choice((0.0, 5.0))
         chaos.met.add(f"run {end}")
         self.ledger.append((job_id, attempt, response_id))
+        if self.waits(job_id, attempt):
+            self.ungranted.append(job_id)
         self.responses[response_id] = response
         self._plan_webhook(response)
         return response

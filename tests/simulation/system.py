@@ -63,6 +63,10 @@ def spending_of(chaos: Chaos, job_id: str) -> dict[str, Any]:
     return given
 
 
+def _never(_job_id: str, _attempt: str) -> bool:
+    return False
+
+
 class System:
     def __init__(
         self, chaos: Chaos, jobs: int, wrong: Wrong, *, learned: bool = False, operators: bool = False,
@@ -80,7 +84,7 @@ class System:
         random = chaos.random
         self.broker = Broker(chaos, partitions=random.choice((1, 2, 3, 4)))
         chaos.rebalance_any = self.broker.rebalance_any
-        self.provider = Provider(chaos, self._webhook)
+        self.provider = Provider(chaos, self._webhook, waits=self._waits if operators else _never)
         self.blobs = MemoryBlobs()
         self.upstream = Upstream()
         self.handled: set[tuple[str, int, int]] = set()
@@ -98,6 +102,15 @@ class System:
         self._outside = Life(chaos, "outside", 0)
         self._tasks: list[asyncio.Task[None]] = []
         self._settled = False
+
+    def _waits(self, job_id: str, attempt: str) -> bool:
+        """Whether the job must be admitted, and the log has nothing yet that begins its first attempt."""
+        facts = [
+            record for log in self.broker.of_topic("jobs") for record in log.records if record.key == job_id.encode()
+        ]
+        begun = any(record.message_id.startswith((f"{job_id}/admitted", f"{job_id}/timer/")) for record in facts)
+        must = any(b'"waits":true' in (record.value or b"") for record in facts)
+        return attempt == "1" and must and not begun
 
     # -- hosts
 

@@ -16,6 +16,7 @@ from backstop.runtime.kafka.reporting import Reporting
 from schemas.base import DEFAULT_TENANT, Message
 from streams.agents.fold_shell import FoldShell, Taken, both, untaken
 from streams.agents.intake import take_request
+from streams.early_creates import EarlyCreates
 from streams.fold.batch import JOB_FOLD, RESPONSE_FOLD, Fold
 from streams.openai.provider import OpenAIProvider
 from streams.policy.admission import Admission
@@ -24,6 +25,7 @@ from streams.policy.latency import Latencies
 from streams.policy.polls import PollPolicy
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import DueIndex, IndexedRows
+from streams.scheduler.grants import GrantsAtOnce
 from streams.scheduler.hedge_runs import HedgeRuns
 from streams.scheduler.hedge_timers import HedgeTimers
 from streams.scheduler.hedges import Hedges
@@ -98,9 +100,11 @@ class Worker:
         self._board = LaneBoard(
             SETTINGS, lanes, Publisher(life, broker, "lanes"), life.now_ms, partial(TopicReader, life, broker)
         )
+        self._early = wrong.early()
         self._heard = dict.fromkeys(("jobs", "responses"), self._landed)
         self._submissions = Commands(life, broker, "submissions", "submitter", host, wrong)
         self._poll_commands = Commands(life, broker, "polls", "poller", host, wrong)
+        self._early.performs = lambda partition: partition in self._submissions.partitions
         latencies = known_runs(life.now_ms()) if knows_runs else Latencies()
         self._hedges = Hedges(latencies, hedge_share, troubled=lanes.troubled)
         self._hedge_runs = HedgeRuns(latencies, life.now_ms)
@@ -125,7 +129,8 @@ class Worker:
         openai = OpenAIProvider(client, unfollowed, life.now_ms)
         access = ProviderAccess(openai, lanes, rate, hedge_at=self._hedges.hedge_at_ms)
         creating, polling = (
-            WorkerParts(access, self._reporting(who), self._bodies, webhooks) for who in ("submitter", "poller")
+            WorkerParts(access, self._reporting(who), self._bodies, webhooks, self._early)
+            for who in ("submitter", "poller")
         )
         self._submitter = Submitter(self._submissions, creating, SubmitterLimits(concurrency=8, drain_ms=3_000))
         self._poller = Poller(self._poll_commands, polling, PollerLimits(concurrency=8, drain_ms=2_000))
@@ -173,16 +178,23 @@ class Worker:
         return FoldParts(
             self.life, self._broker, self._stores, fold, make_timer, who, self._results, self._wrong, lanes,
             self._learning if fold is RESPONSE_FOLD else None,
-            heard={**self._heard, "submissions": self._submissions.landed, "polls": self._poll_commands.landed},
-            **parts,
+            heard={**self._heard, "submissions": self._written, "polls": self._poll_commands.landed},
+            early=self._early, **parts,
         )  # fmt: skip
 
     def _landed(self, record: Any) -> None:
         self.consumer.landed(record)
+        if record.topic == "jobs":
+            self._early.landed(record)
+
+    def _written(self, record: Any) -> None:
+        self._submissions.landed(record)
+        self._early.written(record)
 
     def _recovered(self, mine: set[int]) -> None:
         self._results.reassigned(mine)
         self._lanes.share = share_of(mine, self._broker.partitions)
+        self._early.own(mine)
         for part in (self.jobs, self.responses):
             part.index.own(mine)
             part.admissions.own(mine)
@@ -207,6 +219,7 @@ class FoldParts:
     def __init__(
         self, life: Life, broker: Broker, stores: LocalStores, fold: Fold[Any], make_timer: MakeTimer | None,
         who: str, results: Results, wrong: Wrong, lanes: Lanes | None, learning: PollLearning | None,
+        early: EarlyCreates,
         heard: Mapping[str, Callable[[Any], None]] | None = None,
         also: Taken = untaken, hedges: Hedges | None = None,
     ) -> None:  # fmt: skip
@@ -222,14 +235,16 @@ class FoldParts:
         if fold is JOB_FOLD:
             self.rows.watch(self.admissions)
         taken = self.admissions.taken if fold is JOB_FOLD else untaken if learning is None else learning.taken
-        self._shell: FoldShell = wrong.shell()(
-            wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name, heard),
-            results=results, index=self.index, now_ms=life.now_ms, taken=both(taken, also),
-        )  # fmt: skip
         self._held = JobTimers(
             self.index, self.rows.get, lanes.release if lanes else lambda _: 0, life.now_ms, self.admission,
             closed=lanes.closed if lanes else lambda _: None,
         )  # fmt: skip
+        self._shell: FoldShell = wrong.shell()(
+            wrong.fold(fold), rows=wrong.rows(self.rows), publisher=Publisher(life, broker, fold.name, heard),
+            results=results, index=self.index, now_ms=life.now_ms, taken=both(taken, also),
+        )  # fmt: skip
+        if fold is JOB_FOLD:
+            self._shell.grants = GrantsAtOnce(self._held, early, life.now_ms)
         if hedges is not None and make_timer is not None:
             make_timer = HedgeTimers(make_timer, self.index, hedges)
         self._scheduler = Scheduler(

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from schemas.commands import CreateResponse
 from schemas.jobs import JobSubmitted
 from streams.agents.fold_shell import FoldRecord, FoldShell
+from streams.early_creates import EarlyCreates
 from streams.fold import job
 from streams.fold.batch import JOB_FOLD, Fold, fold_batch
 from streams.fold.step import Step
@@ -37,6 +39,10 @@ class Wrong:
     rows_unguarded: bool = False
     commits_before_rows: bool = False
     hands_over_past_others: bool = False
+    creates_before_grants: bool = False
+
+    def early(self) -> EarlyCreates:
+        return _Hasty() if self.creates_before_grants else EarlyCreates()
 
     def shell(self) -> type[FoldShell]:
         return _RowsFirst if self.rows_before_outputs else FoldShell
@@ -52,6 +58,13 @@ class Wrong:
 
 RIGHT = Wrong()
 BUGS = tuple(field.name for field in fields(Wrong))
+
+
+class _Hasty(EarlyCreates):
+    """Takes a grant for known that may never reach the log."""
+
+    async def granted(self, command: CreateResponse) -> bool:
+        return True
 
 
 class _RowsFirst(FoldShell):

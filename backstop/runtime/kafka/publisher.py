@@ -1,7 +1,7 @@
 """The idempotent producer: when a send returns, all in-sync replicas have acknowledged it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, Final, Protocol
@@ -75,11 +75,14 @@ class KafkaPublisher:
         self._options: dict[str, Any] = client_options(settings)
         self._producer: AIOKafkaProducer | None = None
         self._renewing = asyncio.Lock()
-        self._heard: dict[str, Landed] = {}
+        self._heard: dict[str, list[Landed]] = {}
 
     def tell(self, topic: str, landed: Landed) -> None:
-        """Call `landed` with each record of `topic` that this producer has written, when it is acknowledged."""
-        self._heard[topic] = landed
+        """Call `landed` with each record of `topic` that this producer has written, when it is acknowledged.
+
+        Several may ask for a topic; they are called in the order in which they asked.
+        """
+        self._heard.setdefault(topic, []).append(landed)
 
     async def start(self) -> None:
         """:raises KafkaError: no broker answers; nothing is started, and the caller may try again."""
@@ -158,10 +161,10 @@ class KafkaPublisher:
         wait: asyncio.Future[Any] = await producer.send(
             f"{self._prefix}{message.topic}", value=value, key=key, headers=headers
         )
-        landed = self._heard.get(message.topic)
-        if landed is not None:
+        heard = self._heard.get(message.topic)
+        if heard is not None:
             # Callbacks run in the order of the offsets.
-            wait.add_done_callback(partial(_tell, landed, key, value, headers))
+            wait.add_done_callback(partial(_tell, heard, key, value, headers))
         return wait
 
     async def _renew_if_dead(self, producer: Any) -> None:
@@ -183,13 +186,15 @@ class KafkaPublisher:
 
 
 def _tell(
-    landed: Landed, key: bytes, value: bytes, headers: list[tuple[str, bytes]], wait: "asyncio.Future[Any]"
+    heard: Iterable[Landed], key: bytes, value: bytes, headers: list[tuple[str, bytes]], wait: "asyncio.Future[Any]"
 ) -> None:  # fmt: skip
     if wait.cancelled() or wait.exception() is not None:
         return
     at = wait.result()
     if at.offset >= 0:
-        landed(Record(at.topic, at.partition, at.offset, at.timestamp, key, value, tuple(headers)))
+        record = Record(at.topic, at.partition, at.offset, at.timestamp, key, value, tuple(headers))
+        for landed in heard:
+            landed(record)
 
 
 def _is_dead(producer: Any) -> bool:

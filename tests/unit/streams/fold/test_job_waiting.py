@@ -121,6 +121,22 @@ def test_no_other_fact_moves_it(fact: Message, reason: Ignored) -> None:
     given_state(WAITING).when(fact).then_ignored(reason)
 
 
+def test_a_command_beside_a_lost_grant_was_not_sent_and_its_number_is_used_up() -> None:
+    held = rejected(AT, cause="held", code="grant_not_known", http_status=None, wait_ms=1)
+    step = given_state(WAITING).when(held).step
+    assert isinstance(step.state, job.BackingOff)
+    assert (step.outputs, step.state.attempts.items, step.state.attempts.last_number) == ((), (), 1)
+    assert (step.state.attempts.rejections, step.state.retry_at_ms <= AT + 2) == (0, True)
+    given_state(step.state).when(admitted(AT + 5)).then_ignored(Ignored.STALE)
+    (command,) = given_state(step.state).when(job_timer(step.state.retry_at_ms, AT + 10)).step.outputs
+    assert isinstance(command, CreateResponse)
+    assert command.attempt == 2
+
+
+def test_a_report_of_a_later_attempt_does_not_move_it() -> None:
+    given_state(WAITING).when(rejected(AT, attempt=2, cause="held")).then_ignored(Ignored.STALE)
+
+
 def test_it_is_due_at_once_or_when_it_may_begin() -> None:
     assert (status(WAITING), due_ms(WAITING)) == ("waiting", T0)
     later = replace(WAITING, spec=replace(SPEC, turn=TURN.model_copy(update={"not_before_ms": T0 + 60_000})))

@@ -9,7 +9,7 @@ from faust.types import TP
 
 from streams.faust.app import make_app
 from streams.tables import fold_table
-from streams.tables.changelog import Changelog
+from streams.tables.changelog import Changelog, OvertakenError
 from streams.tables.fold_table import FoldTable, PartitionNotOwnedError
 
 Rows = Mapping[bytes, bytes | None]
@@ -202,5 +202,18 @@ def test_so_are_those_that_an_idle_owner_finds(tmp_path: Path) -> None:
         await table.watch_changelog()
         assert changelog.sent == []
         assert written(table) == {b"b": b"3"}
+
+    run(tmp_path, scene)
+
+
+def test_a_flush_that_waits_behind_one_that_was_overtaken_stores_nothing_either(tmp_path: Path) -> None:
+    """It would store the offset behind the other worker's rows, and the next recovery would begin there."""
+
+    async def scene(table: FoldTable, _changelog: Acknowledged) -> None:
+        table._changelog = Overtaken({b"b": b"9"})
+        await table.put(0, {b"a": b"1"})
+        ends = await asyncio.gather(table.flush(), table.flush(), return_exceptions=True)
+        assert [type(end) for end in ends] == [OvertakenError, OvertakenError]
+        assert written(table) == {}
 
     run(tmp_path, scene)

@@ -16,6 +16,7 @@ from backstop.runtime.process.clock import NowMs
 from schemas.base import InlineBody
 from schemas.commands import CreateResponse
 from schemas.lanes import CreateFact
+from streams.early_creates import EarlyCreates
 from streams.openai.provider import OpenAIProvider
 from streams.policy.lanes import PROBE_WAIT_MS
 from streams.policy.limits import NO_LIMITS, LimitRules
@@ -116,6 +117,7 @@ async def submitting(
     lanes: Lanes | None = None,
     now_ms: NowMs | None = None,
     rules: LimitRules = NO_LIMITS,
+    early: EarlyCreates | None = None,
     **limits: Any,
 ) -> AsyncIterator[Bench]:
     registry = CollectorRegistry()
@@ -133,6 +135,7 @@ async def submitting(
             Reporting(publisher, metrics, clock),
             Bodies(blobs, 65_536),
             Webhooks(PollPolicy()),
+            early or EarlyCreates(),
         )
         submitter = Submitter(commands, parts, SubmitterLimits(**{"drain_ms": 2_000, **limits}), rules)
         run = asyncio.create_task(submitter.run(stop))
