@@ -265,7 +265,6 @@ def test_a_budget_that_stops_is_exceeded_by_no_more_than_what_runs(running: Runn
     assert ask(running, "/v1/costs", tenant="globex")["total"]["attempts"] == len(made), "what was held cost nothing"
 
 
-@pytest.mark.long
 def test_a_job_goes_on_with_another_model_and_its_cost_is_that_of_the_model_that_ran(running: Running) -> None:
     """One whose model refuses for good, and one whose model's lane is held."""
     faults = {"refused": "create_400@1", "lane": "create_401@1 create_401@2"}

@@ -211,7 +211,6 @@ FAULTS = {
 }
 
 
-@pytest.mark.long
 def test_the_demo_finds_every_invariant_kept_under_its_faults(project: Project) -> None:
     done = project.ask(
         *("demo", "--jobs", "60", "--timeout-s", "25", "--faults", json.dumps(FAULTS), "-o", "json", "-q"),

@@ -73,7 +73,6 @@ def creates(running: Running) -> Counter[str]:
     return Counter(line["job"].partition(":")[2] for line in lines(running.system.ledgers / "creates.jsonl"))
 
 
-@pytest.mark.long
 def test_a_stuck_response_is_overtaken_by_a_second_attempt(running: Running) -> None:
     jobs = [submit(running, f"usual-{number}") for number in range(ENDED)]
     for job_id in jobs:
