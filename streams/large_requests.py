@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import orjson
 
-from backstop.runtime.process.apart import Apart, left, taken
+from backstop.runtime.process.apart import Apart, left, taken_to_empty
+from schemas.long_json import load
+from schemas.long_texts import LARGE_BYTES, whole, written
 
-BYTES_MAX: Final = 2 << 20
-"""The worst request up to this size takes some 30 ms to parse and to write again."""
+BYTES_MAX: Final = LARGE_BYTES
 
 SMALL_BYTES_MAX: Final = 256 << 10
 """A member up to this size is a small one."""
@@ -60,20 +61,19 @@ class LargeRequests:
         return LargeRequest(members, done.text, tuple(names))
 
 
-def split(data: bytes, member: str | None = None) -> tuple[bytes, list[bytes]] | None:
+def split(data: bytes | bytearray, member: str | None = None) -> tuple[bytes, list[bytes]] | None:
     """The small members and the names of the others, as JSON; and the pieces of the object of the others, none if there
-    are none: as one text they would be in memory twice.
+    are none: as one text they would be in memory twice. A `bytearray` is emptied.
     """
-    value = orjson.loads(data)
-    del data
+    value = load(data)
     if member is not None and isinstance(value, dict):
         value = value.get(member)
     if not isinstance(value, dict):
         return None
-    texts = {name: orjson.dumps(each, option=orjson.OPT_SORT_KEYS) for name, each in value.items()}
+    texts = {name: written(each) for name, each in value.items()}
     small: dict[str, Any] = {}
     for name in small_names({name: len(text) for name, text in texts.items()}):
-        small[name] = value[name]
+        small[name] = whole(value[name])
         del texts[name]
     del value
     names = sorted(texts)
@@ -96,7 +96,7 @@ def small_names(sizes: Mapping[str, int]) -> list[str]:
 
 
 def main(given: int, written: int, member: str | None = None) -> int:
-    found = split(taken(given), member)
+    found = split(taken_to_empty(given), member)
     if found is None:
         return NO_OBJECT
     left(written, *found)
