@@ -10,7 +10,8 @@ from backstop.runtime.blobs import BlobStore, get_body, get_data
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from schemas.base import BlobBody, Body
 from schemas.long_texts import whole
-from streams.large_requests import BYTES_MAX, LargeRequest, LargeRequests, small_names
+from streams.large_requests import BYTES_MAX, LargeRequest, LargeRequests
+from streams.large_split import small_names
 
 
 class StoredObjects:

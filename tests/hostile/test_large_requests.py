@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from backstop.runtime.blobs import Bodies, FolderBlobs
-from streams.large_requests import ALWAYS, SMALL_BYTES_MAX, SMALL_BYTES_SUM_MAX, LargeRequests, split
+from streams.large_requests import LargeRequests
+from streams.large_split import ALWAYS, SMALL_BYTES_MAX, SMALL_BYTES_SUM_MAX, split
 from streams.provider import Rejected
 from streams.workers.metrics import WorkerMetrics
 from streams.workers.request_reading import RequestReader
@@ -95,7 +96,7 @@ has it once at that time, or its last process does.
 READING: Final = """
 import sys
 from pathlib import Path
-from streams.large_requests import main
+from streams.large_split import main
 assert main(int(sys.argv[1]), int(sys.argv[2])) == 0
 print("\\n" + Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
