@@ -35,7 +35,7 @@ KINDS = {
 
 
 def resident_bytes(pid: int, parent: bytes = b"") -> tuple[int, ...]:
-    """Of a process and all below it. A child that has its parent's memory, as it has not begun its program, has none."""
+    """Of a process and all below it. A child that has not begun its program is left out: its memory is its parent's."""
     with suppress(OSError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         if command == parent:

@@ -28,8 +28,8 @@ _UNWRITABLE: Final = "\ud800"
 class LongText(str):
     """A string of more than `CHARS_MAX` characters, for checks that look at the type, the length or the beginning.
 
-    As a `str` it is its beginning and a lone surrogate, which has no UTF-8: whoever would write the beginning for the
-    whole gets an error.
+    As a `str` it is its beginning and a lone surrogate, which has no UTF-8: writing the beginning for the whole is an
+    error.
     """
 
     __slots__ = ("_chars", "utf8")

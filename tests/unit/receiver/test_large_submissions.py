@@ -1,4 +1,4 @@
-"""A large body becomes the same fact under the same hash as it would if it were read as a whole, or the same refusal."""
+"""A large body becomes the same fact with the same hash, or the same refusal, as one that is read as a whole."""
 
 import asyncio
 from collections.abc import Callable

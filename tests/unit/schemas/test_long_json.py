@@ -1,4 +1,4 @@
-"""Large JSON that is read with its long strings as bytes is what the parser reads, and is refused as the parser does."""
+"""Large JSON with its long strings as bytes has the value, the canonical form and the errors of the parser."""
 
 from collections.abc import Iterator
 from typing import Any
