@@ -12,8 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from backstop.runtime.authority import owner_now
 from backstop.runtime.shares import Shares
-from receiver.limits import DEAR_COST, PLAIN_COST, Limits
+from receiver.limits import DEAR_BYTES_MAX, DEAR_COST, PLAIN_COST, Limits
 from receiver.problems import Problem, Refusal, field_errors, unavailable
+from schemas.long_json import load
+from schemas.long_texts import LARGE_BYTES, beginnings
 from schemas.requests import FIELDS_MAX
 from schemas.shape import ShapeLimits, beyond
 
@@ -76,8 +78,10 @@ def _count_nothing(_size_bytes: int) -> None:
 
 def parsing_bytes(body: bytes | bytearray) -> int:
     """Peak memory in bytes for parsing `body` and serializing it again, without the body itself."""
-    plain = body.isascii() and b"\\u" not in body
-    return ((PLAIN_COST if plain else DEAR_COST) - 1) * len(body)
+    cost_bytes = PLAIN_COST * len(body)
+    if cost_bytes < DEAR_BYTES_MAX and not (body.isascii() and b"\\u" not in body):
+        cost_bytes = min(DEAR_COST * len(body), DEAR_BYTES_MAX)
+    return cost_bytes - len(body)
 
 
 async def read_body(
@@ -112,7 +116,8 @@ async def read_body(
 
 
 def load_json(data: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX) -> Any:
-    """The JSON value of `data`. Depth and number of values are measured before parsing.
+    """The JSON value of `data`. Depth and number of values are measured before parsing. Large `data` is emptied, and
+    the value has `LongText`s.
 
     :raises NotJsonError: not JSON, nested deeper than `depth_max`, or more than `values_max` values.
     """
@@ -120,7 +125,7 @@ def load_json(data: bytes | bytearray, depth_max: int, values_max: int = SMALL_V
     if too_much is not None:
         raise NotJsonError(too_much)
     try:
-        return orjson.loads(data)
+        return load(data) if len(data) > LARGE_BYTES else orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise NotJsonError(f"not JSON: {error.msg} at {error.pos}") from None
 
@@ -146,6 +151,7 @@ def parse_body(
     model: type[Model], body: bytes | bytearray, depth_max: int, values_max: int = SMALL_VALUES_MAX
 ) -> Model:
     """:raises Refusal: 400 not JSON, 422 not valid for the model."""
+    is_large = len(body) > LARGE_BYTES
     try:
         value = load_json(body, depth_max, values_max)
     except NotJsonError as error:
@@ -155,8 +161,13 @@ def parse_body(
     if len(value) > FIELDS_MAX:
         raise Refusal(Problem(422, "bad_request", f"The body has {len(value)} fields; the limit is {FIELDS_MAX}."))
     try:
-        return model.model_validate(value)
+        return model.model_validate(_without_long_texts(value) if is_large else value)
     except ValidationError as error:
         raise Refusal(
             Problem(422, "bad_request", "The body is not a valid request.", errors=field_errors(error))
         ) from None
+
+
+def _without_long_texts(value: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a submission with no `LongText` outside of its request: no other field takes such a text."""
+    return {name: each if name == "request" else beginnings(each) for name, each in value.items()}

@@ -15,6 +15,11 @@ DEAR_COST = 6
 each.
 """
 
+DEAR_BYTES_MAX = 40 << 20
+"""The most that this adds up to: in a large body only short strings are texts of Python's (`schemas.long_texts`), and
+30,000 of them take 27 MB.
+"""
+
 JSON_DEPTH_MAX = 254
 """The depth that orjson can serialize; the depth limits below must stay under it."""
 

@@ -99,7 +99,8 @@ class ReceiverSettings(WebhookSettings, LimitSettings, PriceSettings):
         le=1 << 36,
         description="Memory of this process for submissions in progress, in bytes. One tenant gets at most half of "
         "it; a submission beyond is answered 503 with Retry-After. A body in plain ASCII counts three times its size, "
-        "any other six times. If unset: 256 MiB or 12 times BACKSTOP_SUBMIT_BYTES_MAX, whichever is more.",
+        "any other six times, but no more than 40 MiB where three times is less. If unset: 256 MiB or 12 times "
+        "BACKSTOP_SUBMIT_BYTES_MAX, whichever is more.",
     )
     keys_file: Path | None = Field(
         default=None,

@@ -9,7 +9,9 @@ import orjson
 from backstop.runtime.blobs import BlobStore, get_body, get_data
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from schemas.base import BlobBody, Body
-from streams.large_requests import BYTES_MAX, LargeRequest, LargeRequests, small_names
+from schemas.long_texts import whole
+from streams.large_requests import BYTES_MAX, LargeRequest, LargeRequests
+from streams.large_split import small_names
 
 
 class StoredObjects:
@@ -55,7 +57,7 @@ def in_short(request: Mapping[str, Any]) -> dict[str, Any]:
     The events of a stream each have all that is shown: with 40 MB of `instructions` each would hold up the event loop.
     """
     names = small_names({name: _held_bytes(value) for name, value in request.items() if name != "input"})
-    return {name: request[name] for name in names}
+    return {name: whole(request[name]) for name in names}
 
 
 def _held_bytes(value: Any) -> int:

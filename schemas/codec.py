@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.base import SCHEMA_VERSION, InlineBody
 from schemas.dead_letters import DeadReason
+from schemas.long_texts import written
 from schemas.sentences import NAME, sentence
 from schemas.unreadable import Unreadable
 
@@ -34,7 +35,7 @@ class PoisonError(Exception):
 
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys: equal values give equal bytes."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return written(value)
 
 
 def encode(message: BaseModel) -> bytes:

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from schemas.long_texts import LongText
+
 PREVIOUS: Final = "previous_response_id"
 
 _LOCAL_IDS: Final = frozenset({"call_id", "approval_request_id"})
@@ -57,6 +59,8 @@ _PROVIDERS_ID: Final = re.compile(
     r"(?:asst|batch|cfile|cntr|conv|file|ftjob|item|msg|part|pmpt|resp|rs|skill|thread|upload|vs|vsfb?)"
     r"[-_][A-Za-z0-9]{12,}"
 )
+_ID_REST: Final = re.compile("[A-Za-z0-9]+")
+_PUBLIC_REST: Final = re.compile("[a-z]+")
 _TUNED: Final = re.compile(r"ft:|[^:]*:ft-", re.IGNORECASE)
 """How the names of fine-tuned models begin, now and in former times."""
 
@@ -94,6 +98,9 @@ def first_foreign(named: Iterable[Named], shared: Sequence[str]) -> Named | None
 
 
 def _covers(pattern: str, named: str) -> bool:
+    if isinstance(named, LongText):
+        begun = named.utf8.startswith(pattern.removesuffix("*").encode())
+        return begun and (pattern.endswith("*") or len(pattern) == len(named))
     return named.startswith(pattern[:-1]) if pattern.endswith("*") else named == pattern
 
 
@@ -120,13 +127,27 @@ def _in_list(path: Path, values: list[Any]) -> Iterator[tuple[Path, Any]]:
 
 
 def _is_name(key: str, value: Any) -> bool:
-    if key == "connector_id" and isinstance(value, str) and _PUBLIC.fullmatch(value):
+    if key == "connector_id" and isinstance(value, str) and _fits(_PUBLIC, _PUBLIC_REST, value):
         return False
     if key in _NAMES or (_ID_FIELD.fullmatch(key) and key not in _LOCAL_IDS):
         return True
     if not isinstance(value, str) or key in _TEXTS:
         return False
-    return (_TUNED.match(value) if key == "model" else _PROVIDERS_ID.fullmatch(value)) is not None
+    return _is_tuned(value) if key == "model" else _fits(_PROVIDERS_ID, _ID_REST, value)
+
+
+def _fits(pattern: re.Pattern[str], rest: re.Pattern[str], value: str) -> bool:
+    """Whether all of `value` fits `pattern`, of which `rest` is what a long text goes on with."""
+    if not isinstance(value, LongText):
+        return pattern.fullmatch(value) is not None
+    return pattern.fullmatch(value.beginning) is not None and all(map(rest.fullmatch, value.after_beginning()))
+
+
+def _is_tuned(model: str) -> bool:
+    if not isinstance(model, LongText):
+        return _TUNED.match(model) is not None
+    colon = max(0, model.utf8.find(b":"))
+    return _TUNED.match(model.beginning) is not None or model.utf8[colon : colon + 4].lower() == b":ft-"
 
 
 def _is_reference(item: dict[str, Any]) -> bool:
@@ -138,6 +159,8 @@ def _is_reference(item: dict[str, Any]) -> bool:
     held_in = _HELD_IN.get(str(kind))
     if held_in is not None:
         held = item.get(held_in)
+        if isinstance(held, LongText):
+            return not any(piece.strip() for piece in held.pieces())
         return not isinstance(held, str) or not held.strip()
     return kind in (None, "message") and not item.get("content")
 

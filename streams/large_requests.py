@@ -1,4 +1,4 @@
-"""Reads large JSON objects apart, in a process of its own: `python -m streams.large_requests IN OUT [MEMBER]`.
+"""Reads large JSON objects apart, in a process of its own (`streams.large_split`).
 
 A create needs a few members of a request (`metadata`, `stream`, `reasoning`, ...), and sends the others as they are; a
 read of a response changes a few and shows the others. So the process gives the small members as a value, and the others
@@ -6,28 +6,17 @@ as JSON text.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from backstop.runtime.process.apart import Apart, left, taken
+from backstop.runtime.process.apart import Apart
+from schemas.long_texts import LARGE_BYTES
+from streams import large_split
+from streams.large_split import NO_OBJECT
 
-BYTES_MAX: Final = 2 << 20
-"""The worst request up to this size takes some 30 ms to parse and to write again."""
-
-SMALL_BYTES_MAX: Final = 256 << 10
-"""A member up to this size is a small one."""
-
-SMALL_BYTES_SUM_MAX: Final = 1 << 20
-"""Of all small members: the smallest ones."""
-
-ALWAYS: Final = frozenset(("background", "metadata", "store", "stream"))
-"""Set or changed by a create, which may not send them twice. A request has been checked: they are small."""
-
-NO_OBJECT: Final = 3
-"""The exit code where the request is not a JSON object."""
+BYTES_MAX: Final = LARGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +31,7 @@ class LargeRequest:
 
 class LargeRequests:
     def __init__(self, python: str = sys.executable) -> None:
-        self._apart = Apart(__name__, python)
+        self._apart = Apart(large_split.__name__, python)
 
     async def read(self, data: bytes | memoryview, member: str | None = None) -> LargeRequest | None:
         """The object in `data`, or in its `member`; None if it is not an object.
@@ -58,50 +47,3 @@ class LargeRequests:
             raise ChildProcessError(f"the reader of a large request ended with exit code {done.code}")
         members, names = orjson.loads(done.head)
         return LargeRequest(members, done.text, tuple(names))
-
-
-def split(data: bytes, member: str | None = None) -> tuple[bytes, list[bytes]] | None:
-    """The small members and the names of the others, as JSON; and the pieces of the object of the others, none if there
-    are none: as one text they would be in memory twice.
-    """
-    value = orjson.loads(data)
-    del data
-    if member is not None and isinstance(value, dict):
-        value = value.get(member)
-    if not isinstance(value, dict):
-        return None
-    texts = {name: orjson.dumps(each, option=orjson.OPT_SORT_KEYS) for name, each in value.items()}
-    small: dict[str, Any] = {}
-    for name in small_names({name: len(text) for name, text in texts.items()}):
-        small[name] = value[name]
-        del texts[name]
-    del value
-    names = sorted(texts)
-    pieces: list[bytes] = []
-    for name in names:
-        pieces += (b"," if pieces else b"{", orjson.dumps(name), b":", texts[name])
-    return orjson.dumps((small, names)), [*pieces, b"}"] if pieces else []
-
-
-def small_names(sizes: Mapping[str, int]) -> list[str]:
-    """The names of the small members of an object, by the sizes of all in bytes."""
-    small: list[str] = []
-    left_bytes = SMALL_BYTES_SUM_MAX
-    for name in sorted(sizes, key=lambda name: (name not in ALWAYS, sizes[name])):
-        if name not in ALWAYS and sizes[name] > min(SMALL_BYTES_MAX, left_bytes):
-            break
-        left_bytes -= sizes[name]
-        small.append(name)
-    return small
-
-
-def main(given: int, written: int, member: str | None = None) -> int:
-    found = split(taken(given), member)
-    if found is None:
-        return NO_OBJECT
-    left(written, *found)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

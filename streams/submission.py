@@ -16,6 +16,7 @@ from schemas.codec import canonical, sha256_hex
 from schemas.fallbacks import FallbackRule, Fallbacks, fallbacks_of
 from schemas.hedges import HedgeMode, acts, unhedgeable
 from schemas.jobs import CancelRequested, JobPolicy, JobRefused, JobSubmitted, RetryOf, Turn
+from schemas.long_texts import whole
 from schemas.project_names import Named, first_foreign, named_in
 from schemas.prompt_cache import CacheRule, policy_of
 from schemas.requests import TIMEOUT_MS_MAX, Cancel, Submit
@@ -302,7 +303,7 @@ async def to_submitted(
     fallback = policy.fallbacks(submit)
     cap = cap_of(submit.request, submit.max_tokens_spent, submit.max_cost_usd, prices, _day_of(at_ms), fallback)
     model, named = str(submit.request["model"]), submit.request.get("prompt_cache_key")
-    key = named if isinstance(named, str) else None
+    key = whole(named) if isinstance(named, str) else None
     cache, sent = policy_of(policy.prompt_cache_rules, job_id=job_id, tenant=tenant, model=model, key=key)
     request, request_json = submit.request, prepared.request_json
     if sent != key:

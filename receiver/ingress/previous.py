@@ -18,6 +18,7 @@ from receiver.problems import FieldError, Problem, Refusal, unavailable
 from receiver.stored_objects import StoredObjects
 from schemas.base import DEFAULT_TENANT
 from schemas.job_ids import own_job_id, qualified_job_id
+from schemas.long_texts import beginnings
 from schemas.project_names import PREVIOUS
 from schemas.requests import Submit
 from schemas.statuses import has_answer
@@ -77,7 +78,7 @@ class PreviousResponses:
 
         :raises Refusal: 422, it is not the tenant's, or deleted; 503, the read model is not reachable.
         """
-        named, pointer = submit.request.get(FIELD), f"#/request/{FIELD}"
+        named, pointer = beginnings(submit.request.get(FIELD)), f"#/request/{FIELD}"
         if named is None:
             return
         if self._reads is None or not isinstance(named, str):

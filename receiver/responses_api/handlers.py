@@ -47,6 +47,7 @@ from receiver.responses_api.waiting import WaitingConnection, WaitingCreates, Wh
 from receiver.responses_api.wire import deleted_object, response_object, shown_bytes, text_of
 from receiver.stored_objects import in_short
 from schemas.job_ids import qualified_job_id
+from schemas.long_texts import beginnings
 from schemas.requests import Cancel
 from streams.large_requests import BYTES_MAX
 from streams.submission import Prepared, prepare
@@ -156,7 +157,7 @@ class ResponsesIngress:
             del body
             asked = await apart(parse)
             del parse
-            given_previous = asked.get(FIELD)
+            given_previous = beginnings(asked.get(FIELD))
             submit = await apart(partial(to_submit, asked, request.headers, may_stream=self._streams is not None))
             streams = bool(submit.request.get("stream"))
             began = _Began(waits(asked) and not streams, asked.get("store") is False, _is_obfuscated(asked))

@@ -7,7 +7,8 @@ from typing import Final, cast
 
 from backstop.runtime.blobs import BlobStore
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
-from backstop.runtime.process.apart import Apart, left, taken
+from backstop.runtime.process.apart import Apart
+from backstop.runtime.process.apart_files import left, taken
 from receiver.responses_api.items import Missing, Order, PageOf, page_of
 from streams.large_requests import BYTES_MAX
 

@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
-from backstop.runtime.process.apart import Apart, left, taken
+from backstop.runtime.process.apart import Apart
+from backstop.runtime.process.apart_files import left, taken
 from schemas.shape import ShapeLimits
 from streams.openai import large_json
 from streams.openai.foreign_json import NOT_JSON, parse

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from schemas.base import Terms, Usage
 from schemas.fallbacks import Fallbacks, asked_instead
+from schemas.long_texts import LongText, whole
 from schemas.spend_caps import PICO, SpendCap, TokenPrices
 from streams.policy.prices import LONG_INPUT_TOKENS, Priced, Prices, dollars
 from streams.policy.sizes import BYTES_PER_TOKEN, OUTPUT_UNKNOWN
@@ -84,7 +85,9 @@ def prices_of(request: Mapping[str, Any], prices: Prices, today: date) -> TokenP
     :raises CapRefusedError: there is no price for the model, its tier or a tool.
     """
     model, tier = str(request.get("model")), request.get("service_tier")
-    found = prices.token_prices(Priced(today, model, tier=tier if isinstance(tier, str) else ""), _tools_of(request))
+    found = prices.token_prices(
+        Priced(today, model, tier=whole(tier) if isinstance(tier, str) else ""), _tools_of(request)
+    )
     if isinstance(found, str):
         raise CapRefusedError(
             "max_cost_usd",
@@ -194,8 +197,8 @@ def _size(value: Any, name: str = "") -> float:
     match value:
         case str() if (name in _FILES and len(value) > FILE_TOKENS) or value.startswith("data:"):
             return FILE_TOKENS * BYTES_PER_TOKEN
-        case str():
-            return len(value.encode(errors="replace")) if name not in ("model", "type", "role") else 0
+        case str() if name not in ("model", "type", "role"):
+            return len(value.utf8 if isinstance(value, LongText) else value.encode(errors="replace"))
         case dict():
             return sum(_size(each, key) for key, each in value.items())
         case list():

@@ -96,18 +96,3 @@ def _write(file: BinaryIO, parts: Iterable[bytes]) -> None:
 def _read(file: BinaryIO) -> bytes:
     file.seek(0)
     return file.read()
-
-
-def taken(given: int) -> bytes:
-    """In the process: the data, whose file is empty then, so that there is one copy."""
-    with os.fdopen(given, "r+b") as file:
-        data = file.read()
-        file.truncate(0)
-    return data
-
-
-def left(written: int, head: bytes, texts: Iterable[bytes]) -> None:
-    """In the process: leave `head`, and `texts` as one text, to the parent."""
-    with os.fdopen(written, "wb") as file:
-        file.writelines(texts)
-    sys.stdout.buffer.write(head)
