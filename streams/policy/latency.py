@@ -159,7 +159,9 @@ class Latencies:
         """A response that began was cancelled, has expired, or is not followed here any more."""
         self._turn(now_ms)
         known = self._open.pop(response_id, None)
-        for each in known.counted if known is not None else ():
+        if known is None:
+            return
+        for each in known.counted:
             self._windows[each].short[-1].leave(max(age_ms, known.entry_ms))
 
     def opened(self, response_id: str) -> Open | None:
