@@ -23,8 +23,8 @@ DRAIN_S_MAX: Final = 30.0
 RETRIES_MAX: Final = 3
 
 LAST_JOBS: Final = 24
-"""Of a run with hedges: jobs that come when all is well again, every sixth of them stuck and every sixth long. A short run on a busy machine
-may have no hedge before that.
+"""Of a run with hedges: jobs that come when all is well again, every sixth of them stuck and every sixth long. A short
+run on a busy machine may have no hedge before that.
 """
 LAST_TIMEOUT_MS: Final = 20_000
 """Their deadline: they keep a run no longer than the jobs before them."""
