@@ -295,7 +295,8 @@ class Worker:
 
         Whatever holds a job back from its turn must be asked here as well.
         """
-        return bool(self._access.pauses.gates(model, tenant, ())) or not self._admissions.room(model, tenant)
+        held = self._access.pauses.holds(model, tenant, self._now_ms())
+        return held or not self._admissions.room(model, tenant)
 
     def _taken_by(self, fold: Fold[Any]) -> Callable[[int, Folded[Any]], None]:
         """What learns from the folded batches."""

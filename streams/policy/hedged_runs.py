@@ -24,7 +24,8 @@ class HedgedRuns:
         match fact:
             case ResponseClaimed():
                 if fact.hedge is not None:
-                    self._began(partition, fact.response_id, fact.hedge.model, fact.at_ms)
+                    # The log tells of all, also of those that have ended: they are seen from their beginning.
+                    self._began(partition, fact.response_id, fact.hedge.model, fact.at_ms, fact.at_ms)
             case ResponseReleased():
                 self._left(fact.response_id, fact.at_ms)
             case ResponseObserved():
@@ -32,9 +33,9 @@ class HedgedRuns:
             case _:
                 pass
 
-    def _began(self, partition: int, response_id: str, model: str, accepted_at_ms: int) -> None:
+    def _began(self, partition: int, response_id: str, model: str, accepted_at_ms: int, seen_at_ms: int) -> None:
         self._partitions[response_id] = partition
-        self._latencies.began(response_id, (model,), accepted_at_ms, self._now_ms())
+        self._latencies.began(response_id, (model,), accepted_at_ms, seen_at_ms)
 
     def _left(self, response_id: str, at_ms: int) -> None:
         self._partitions.pop(response_id, None)

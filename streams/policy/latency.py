@@ -86,6 +86,8 @@ class Open:
     """By our clock. An age is a difference of our own clock, so a skew of the provider's does not matter."""
     counted: tuple[LatencyClass, ...]
     """The classes in which it was counted."""
+    entry_ms: int
+    """Its age when it was first seen. An end before that was not seen from its risk on, and says nothing."""
 
     def age_ms(self, now_ms: int) -> int:
         return max(0, now_ms - self.accepted_at_ms)
@@ -135,24 +137,32 @@ class Latencies:
         self._turn(now_ms)
         if response_id in self._open or len(self._open) >= OPEN_MAX:
             return
-        known = Open(of, accepted_at_ms, tuple(each for each in levels(of) if self._has_room(each)))
-        self._open[response_id] = known
-        for each in known.counted:
-            self._windows[each].short[-1].enter(known.age_ms(now_ms))
+        counted, entry_ms = tuple(each for each in levels(of) if self._has_room(each)), max(0, now_ms - accepted_at_ms)
+        self._open[response_id] = Open(of, accepted_at_ms, counted, entry_ms)
+        for each in counted:
+            self._windows[each].short[-1].enter(entry_ms)
 
     def ended(self, response_id: str, run_ms: int, now_ms: int) -> None:
-        """A response that began has ended."""
+        """A response that began has ended. One that had ended before it was first seen is taken out of the counts."""
         self._turn(now_ms)
-        known = self._open.pop(response_id, None)
-        for each in known.counted if known is not None else ():
+        known = self._open.get(response_id)
+        if known is None:
+            return
+        if bucket(run_ms) < bucket(known.entry_ms):
+            self.left(response_id, known.entry_ms, now_ms)
+            return
+        del self._open[response_id]
+        for each in known.counted:
             self._windows[each].short[-1].end(run_ms)
 
     def left(self, response_id: str, age_ms: int, now_ms: int) -> None:
         """A response that began was cancelled, has expired, or is not followed here any more."""
         self._turn(now_ms)
         known = self._open.pop(response_id, None)
-        for each in known.counted if known is not None else ():
-            self._windows[each].short[-1].leave(age_ms)
+        if known is None:
+            return
+        for each in known.counted:
+            self._windows[each].short[-1].leave(max(age_ms, known.entry_ms))
 
     def opened(self, response_id: str) -> Open | None:
         return self._open.get(response_id)

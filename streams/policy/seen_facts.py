@@ -52,7 +52,8 @@ class SeenFacts:
             match fact:
                 case ResponseClaimed() if not fact.released and not fact.made_elsewhere:
                     of = fact.latency_class or ()
-                    self._began(fact.response_id, of, partition, fact.at_ms, self._now_ms())
+                    # The log tells of all, also of those that have ended: they are seen from their beginning.
+                    self._began(fact.response_id, of, partition, fact.at_ms, fact.at_ms)
                     self._learned.arrived(of)
                 case WebhookReceived():
                     self._heard(fact)

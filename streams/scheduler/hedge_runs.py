@@ -36,7 +36,8 @@ class HedgeRuns(HedgedRuns):
             except ValidationError:
                 continue  # A newer release wrote it; `IndexedRows` counts it.
             if isinstance(state, response.RunningResponse) and state.hedge is not None and state.released_at_ms is None:
-                self._began(partition, key.decode(), state.hedge.model, state.claim.claimed_at_ms)
+                claimed_at_ms = state.claim.claimed_at_ms
+                self._began(partition, key.decode(), state.hedge.model, claimed_at_ms, self._now_ms())
 
     def own(self, partitions: Collection[int]) -> None:
         """Another worker follows the responses of all other partitions."""

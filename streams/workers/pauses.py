@@ -64,6 +64,17 @@ class Pauses:
         """The pauses that a waiting job must pass, one after the other."""
         return self._book.gates(model=model, tenant=tenant, tags=tags, account=self._account)
 
+    def holds(self, model: str, tenant: str, now_ms: int) -> bool:
+        """Whether one more attempt of such a job would have to wait now. To ask takes no place on a ramp.
+
+        A pause that ended holds nothing unless its ramp is full. Pauses of a tag are not asked: they hold the create.
+        """
+        share = self._share()
+        return any(
+            self._book.release(pause_id, self._progress.get(pause_id, ReleaseProgress()), now_ms, share)[1]
+            for pause_id in self.gates(model, tenant, ())
+        )
+
     def release(self, pause_id: str, now_ms: int) -> int:
         """0 if a job that this pause held may go on, else the milliseconds after which to ask again."""
         progress = self._progress.get(pause_id, ReleaseProgress())

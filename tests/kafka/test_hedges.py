@@ -34,7 +34,7 @@ SUBMITTED_AFTER = 90
 @pytest.fixture(scope="module")
 def running(broker: Owned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("system")
-    keys_file, keys = three_tenants(folder / "keys.json")
+    keys_file, keys = three_tenants(folder / "keys.json", "operate")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("BACKSTOP_", "OPENAI_"))}
     shape = Shape(
         folder=folder,
@@ -103,6 +103,14 @@ def test_a_stuck_response_is_overtaken_by_a_second_attempt(running: Running) -> 
     costs = ask(running, f"/v1/jobs/{slow}")["cost"]
     assert costs["attempts"] == 2, costs
     ask(running, f"/v1/jobs/{plain}/cancel", {})
+
+
+def test_after_a_pause_of_an_operator_second_attempts_begin_again(running: Running) -> None:
+    pause = ask(running, "/v1/lanes/pause", {"model": MODEL, "why": "the key is rotated"})
+    ask(running, "/v1/lanes/resume", {"pause_id": pause["id"], "why": "done"})
+    slow = submit(running, "slow-after-a-pause", "run_stuck_in_progress@1")
+    wait_until(partial(is_over, running, slow), 120, slow, poll_s=0.2)
+    assert ask(running, f"/v1/jobs/{slow}")["result"]["hedge"]["won"] == "hedge"
 
 
 def _cancelled(running: Running, job_id: str) -> Counter[str] | None:

@@ -58,6 +58,12 @@ class Log:
         """Kills by failpoint."""
         return Counter(death.failpoint for death in self.deaths if death.how == "failpoint")
 
+    def killed_at_ms(self, kind: Kind, now_ms: int) -> list[int]:
+        """When processes of this kind were killed, by the clock that shows `now_ms` now."""
+        now_s = monotonic_s()
+        killed = [death for death in self.deaths if death.kind == kind and death.how in ("killed", "failpoint")]
+        return [now_ms - round((now_s - death.at_s) * 1000) for death in killed]
+
     def kills(self) -> Counter[str]:
         """SIGKILLs by kind of process, at failpoints and elsewhere."""
         return Counter(death.kind for death in self.deaths if death.how in ("killed", "failpoint"))

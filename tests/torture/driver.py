@@ -40,9 +40,14 @@ LATER_MS_MAX = 10_000
 
 HEDGED = 0.5
 """Of the jobs without partial output, in a run with hedges: they may have a second attempt beside a slow one."""
-STUCK = 0.2
-"""Of those: their first attempt does not end, so that there is something to hedge."""
-STUCK_FAULT = "run_stuck_in_progress@1"
+UNUSUAL = (
+    (0.10, {"sim_fault": "run_stuck_in_progress@1"}),
+    (0.05, {"sim_fault": "run_slow@1"}),
+    (0.05, {"sim_run_s": "100"}),
+)
+"""Of those, the share that runs for unusually long, and how: a first attempt that does not end or is slow, which a
+second one overtakes; and a request that is long by nature, several times the median, whose second one is as long.
+"""
 
 LARGE = 0.01
 LARGE_CHARACTERS = 150_000
@@ -126,7 +131,7 @@ class Driver:
             job_id=f"kafka-{number:06d}" if over_kafka else None,
             request={"model": MODELS[number % len(MODELS)], "input": text}
             | ({"stream": True} if number % STREAMED < 2 else {})
-            | ({"metadata": {"sim_fault": STUCK_FAULT}} if self._stuck(number) else {}),
+            | self._unusual(number),
             timeout_ms=self._plan.timeout_ms,
             retries_max=draw.randrange(RETRIES_MAX + 1),
             hedge=self._hedge(number),
@@ -156,8 +161,8 @@ class Driver:
     async def _last(self, number: int, release: Callable[[], None]) -> None:
         """A job that may be hedged, of one model, as the run times of each model are learned apart."""
         request = {"model": MODELS[0], "input": f"last job {number}"}
-        stuck = {"metadata": {"sim_fault": STUCK_FAULT}} if number % 6 == 0 else {}
-        job = Submit(request=request | stuck, timeout_ms=LAST_TIMEOUT_MS, retries_max=RETRIES_MAX, hedge=True)
+        unusual = {0: {"metadata": UNUSUAL[0][1]}, 3: {"metadata": UNUSUAL[2][1]}}.get(number % 6, {})
+        job = Submit(request=request | unusual, timeout_ms=LAST_TIMEOUT_MS, retries_max=RETRIES_MAX, hedge=True)
         try:
             sent_at_ms = self._now_ms()
             if job_id := await self._over_http(job, f"torture-{number}"):
@@ -170,9 +175,16 @@ class Driver:
         may = self._plan.hedges and number % STREAMED >= 2
         return True if may and random.Random(f"{self._plan.seed} {number} hedge").random() < HEDGED else None
 
-    def _stuck(self, number: int) -> bool:
-        may = self._hedge(number) is not None
-        return may and random.Random(f"{self._plan.seed} {number} stuck").random() < STUCK
+    def _unusual(self, number: int) -> dict[str, Any]:
+        """The field of the request that makes its run unusually long; most have none."""
+        if self._hedge(number) is None:
+            return {}
+        draw, below = random.Random(f"{self._plan.seed} {number} unusual").random(), 0.0
+        for share, metadata in UNUSUAL:
+            below += share
+            if draw < below:
+                return {"metadata": metadata}
+        return {}
 
     def _turn(self, number: int) -> dict[str, Any]:
         """Priority and start time, where the run has limits; drawn apart, so that all else stays the same."""

@@ -106,6 +106,8 @@ class Evidence:
     """When the provider first completed a response of a job."""
     cancelled: set[str] = field(default_factory=set)
     """Responses that the provider cancelled."""
+    worker_kills_ms: list[int] = field(default_factory=list)
+    """When workers were killed."""
     answers: Counter[str] = field(default_factory=Counter)
     """Ids of the facts that polls and cancels brought."""
 
@@ -115,7 +117,7 @@ class Evidence:
 
     @property
     def races(self) -> Races:
-        return races(self.jobs.hedges, self.creates, self.results.first, self.cancelled)
+        return races(self.jobs.hedges, self.creates, self.results.first, self.cancelled, self.worker_kills_ms)
 
 
 async def settle(reader: TopicReader, submitted: Submitted, evidence: Evidence, within_s: float) -> float:

@@ -17,6 +17,7 @@ from streams.fold import job
 class GrantedHedge:
     number: int
     beside: int
+    at_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class HedgeLog:
                 self.permits.add(event.id)
                 if not ignored and isinstance(state, job.Active) and state.attempts.hedge is not None:
                     hedge = state.attempts.hedge
-                    self.granted[event.job_id].append(GrantedHedge(hedge.number, hedge.beside))
+                    self.granted[event.job_id].append(GrantedHedge(hedge.number, hedge.beside, event.at_ms))
             case AttemptSettled(status="completed"):
                 self.completed[event.job_id].append(event.response_id)
             case AttemptAccepted() if event.end is not None and event.end.status == "completed":
@@ -58,30 +59,35 @@ class Races:
     undecided: int = 0
     cancelled: int = 0
     """Of the races that were decided: the provider cancelled the other response."""
+    through_a_kill: int = 0
+    """Of the races: a worker was killed between the permission and the result."""
 
     def as_json(self) -> dict[str, int]:
         return asdict(self)
 
 
 def races(
-    log: HedgeLog, creates: Iterable[Create], results: Mapping[str, JobResult], cancelled: Collection[str]
+    log: HedgeLog, creates: Iterable[Create], results: Mapping[str, JobResult], cancelled: Collection[str],
+    worker_kills_ms: Collection[int] = (),
 ) -> Races:  # fmt: skip
     """:param cancelled: the responses that the provider cancelled."""
     responses = {(create.job_id, create.attempt): create.response_id for create in creates}
     ends: Counter[str] = Counter()
-    raced = stopped = 0
+    raced = stopped = through = 0
     for job_id, hedges in log.granted.items():
         hedge = hedges[0]
         both = {each: responses.get((job_id, each)) for each in (hedge.number, hedge.beside)}
         if None in both.values():
             continue
         raced += 1
-        brief = results[job_id].hedge if job_id in results else None
+        result = results.get(job_id)
+        brief = result.hedge if result is not None else None
+        through += result is not None and any(hedge.at_ms <= kill <= result.at_ms for kill in worker_kills_ms)
         ends[(brief.won if brief is not None else None) or "undecided"] += 1
         if brief is not None and brief.won is not None:
             stopped += both[hedge.beside if brief.won == "hedge" else hedge.number] in cancelled
     granted = sum(len(hedges) for hedges in log.granted.values())
-    return Races(len(log.permits), granted, raced, ends["hedge"], ends["first"], ends["undecided"], stopped)
+    return Races(len(log.permits), granted, raced, ends["hedge"], ends["first"], ends["undecided"], stopped, through)
 
 
 def cancellations(truth: Iterable[Mapping[str, Any]]) -> set[str]:

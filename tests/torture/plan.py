@@ -23,8 +23,8 @@ DRAIN_S_MAX: Final = 30.0
 RETRIES_MAX: Final = 3
 
 LAST_JOBS: Final = 24
-"""Of a run with hedges: jobs that come when all is well again, every sixth of them stuck. A short run on a busy machine
-may have no hedge before that.
+"""Of a run with hedges: jobs that come when all is well again, every sixth of them stuck and every sixth long. A short
+run on a busy machine may have no hedge before that.
 """
 LAST_TIMEOUT_MS: Final = 20_000
 """Their deadline: they keep a run no longer than the jobs before them."""
@@ -56,8 +56,10 @@ SETTINGS: Final[dict[str, str]] = {
 }
 
 
-FIRST_USD: Final = 0.005
-"""The first budget of a run: some tens of its cheap jobs."""
+FIRST_USD: Final = 0.1
+"""The first budget of a run. Before a job has ended, four running ones reserve it: 1,000 tokens in, 2,000 out each. Later
+that many are some hundred of its jobs, or a large one.
+"""
 
 
 def budget_of(usd: float) -> dict[str, str]:

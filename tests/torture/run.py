@@ -12,9 +12,10 @@ from backstop.cli.read_rows import read_model
 from backstop.runtime.kafka.topic_reader import open_reader
 from backstop.runtime.process.clock import make_clock, monotonic_s
 from tests.torture.children import Log
+from tests.torture.coverage import failpoints_missing, hedges_missing, jobs_held
 from tests.torture.driver import Driver, Submitted
 from tests.torture.evidence import Evidence, read_rest, settle
-from tests.torture.failpoint_deck import FAILPOINTS, REBUILD, FailpointDeck
+from tests.torture.failpoint_deck import REBUILD, FailpointDeck
 from tests.torture.judge import Verdict, judge
 from tests.torture.money import Money
 from tests.torture.operators import Operators
@@ -24,14 +25,6 @@ from tests.torture.rig import Rig, running
 from tests.torture.schedule import Done, Schedule, Tell
 
 ROWS_WITHIN_S = 30.0
-COVERAGE_MINUTES = 10.0
-"""A run of this length must have met every failpoint, or it proves less than it says."""
-HEDGED_FAULTS = "demo"
-HEDGES_MET = ("permitted", "raced", "won", "lost", "cancelled")
-"""What a run of this length must have met of hedges if it is calm, or if the provider's faults are those of the demo.
-While processes and lanes are broken under torture's own, the lanes' rest permits none. In a shorter run the machine's
-speed decides which of these come before it ends.
-"""
 VERIFY_SETTLE_S = 20.0
 SUBMIT_WITHIN_S = 120.0
 """How much longer than twice the plan's minutes the driver may take: what was refused while the broker was away is sent
@@ -87,15 +80,13 @@ async def run(plan: Plan, tell: Tell, on_kill: Callable[[Callable[[], None]], No
     outcome.verdict = judge(
         outcome.submitted, outcome.evidence, outcome.audit, outcome.children.drains_s, outcome.verdict.rebuild
     )
-    if plan.hedges:
-        found = outcome.evidence.races.as_json()
-        judged = plan.minutes >= COVERAGE_MINUTES and (not plan.breaks or plan.faults == HEDGED_FAULTS)
-        wanted = HEDGES_MET if judged else ()
-        missing = [name for name in wanted if not found[name]]
-        outcome.verdict.add("coverage", "kinds of hedges that did not happen", missing)
-    if plan.minutes >= COVERAGE_MINUTES and plan.breaks and not (plan.failpoints or plan.large):
-        hit = {*outcome.children.failpoints(), *(REBUILD,) * outcome.broken.rebuild_kills}
-        outcome.verdict.add("coverage", "failpoints that killed no process", sorted(set(FAILPOINTS) - hit))
+    acknowledged = [known.job_id for known in outcome.submitted.acknowledged]
+    begun = {str(create.job_id) for create in outcome.evidence.creates}
+    hit = {*outcome.children.failpoints(), *(REBUILD,) * outcome.broken.rebuild_kills}
+    outcome.verdict.take(
+        *hedges_missing(plan, outcome.evidence.races), *jobs_held(plan, acknowledged, begun),
+        *failpoints_missing(plan, hit),
+    )  # fmt: skip
     return outcome
 
 
@@ -146,6 +137,7 @@ async def _poll(
         began_s = monotonic_s()
         model = await _rows(rig, evidence)
         await read_rest(reader, rig.runtime, rig.ledgers, evidence)
+    evidence.worker_kills_ms = rig.log.killed_at_ms("worker", make_clock()())
     async with open_reader(rig.runtime) as reader:
         audit = await verify(reader, prefix=rig.runtime.topic_prefix, settle_s=VERIFY_SETTLE_S, read_model=model)
     rebuild = await rebuild_says(rig)

@@ -197,6 +197,28 @@ def test_a_response_that_was_open_before_the_window_enters_at_its_age() -> None:
     assert biased > 2_100_000
 
 
+@pytest.mark.parametrize("how", ["ended", "left"])
+def test_an_end_before_the_age_at_which_a_response_was_first_seen_says_nothing(how: str) -> None:
+    """A worker that was away for minutes finds responses that run by their rows and ended long ago. Counted as ends
+    without having been at risk, they took the curve down to nothing.
+    """
+    found, known = Latencies(), Latencies()
+    for into in (found, known):
+        for number in range(100):
+            into.began(f"seen/{number}", LEAF, 0, 0)
+            into.ended(f"seen/{number}", 60_000 + 1_000 * number, 0)
+    for number in range(100):
+        found.began(f"late/{number}", LEAF, -600_000, 0)
+        getattr(found, how)(f"late/{number}", 1_000 * number, 1)
+    curve, expected = found.curve(LEAF, 1), known.curve(LEAF, 1)
+    assert (curve.survival, curve.ends, curve.oldest_end_ms) == (
+        expected.survival,
+        expected.ends,
+        expected.oldest_end_ms,
+    )
+    assert curve.quantile_ms(0.5) == pytest.approx(110_000, rel=0.02)
+
+
 def test_a_curve_takes_the_newest_windows_that_hold_enough_ends() -> None:
     found = Latencies()
     for window, run in enumerate((20_000, 60_000)):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from schemas.base import NEVER_SENT
-from schemas.hedges import HedgePermit
+from schemas.hedges import HedgePermit, HedgeTerms
 from schemas.jobs import JobFact
 from schemas.responses import ResponseTimerFired
 from schemas.results import AttemptBrief, HedgeBrief, JobResult
@@ -23,6 +23,7 @@ from streams.policy.sizes import Asked
 from streams.policy.waiting import Waiter
 from streams.scheduler.admissions import Admissions
 from streams.scheduler.due import Due, DueIndex
+from streams.scheduler.hedge_runs import HedgeRuns
 from streams.scheduler.hedge_timers import HedgeTimers
 from streams.scheduler.hedges import Hedges
 from streams.scheduler.response_timers import response_timer
@@ -36,6 +37,8 @@ from tests.support.builders import (
     T0,
     TENANT,
     accepted,
+    claimed,
+    observed,
     rejected,
     settled,
     submitted,
@@ -97,6 +100,21 @@ def test_a_response_that_is_old_enough_is_permitted_a_hedge_and_says_from_what(r
     assert isinstance(permit, HedgePermit)
     assert (permit.age_ms, permit.share, permit.ended) == (110_000, 0.02, 200)
     assert 96_000 <= permit.after_ms <= 100_000
+
+
+@pytest.mark.parametrize("lag_ms", [0, 3_000, 600_000])
+def test_the_age_does_not_depend_on_how_late_the_log_is_read(lag_ms: int) -> None:
+    """Runs of 1 to 100 s; after an outage their claims are folded together with their ends."""
+    latencies, now_ms = Latencies(), T0
+    runs = HedgeRuns(latencies, lambda: now_ms)
+    for number in range(200):
+        began, ended = T0 + 1_000 * number, T0 + 1_000 * number + 500 * (number + 1)
+        now_ms = began + lag_ms
+        stamps = {"provider_created_at_ms": began, "provider_ended_at_ms": ended}
+        runs.took(0, claimed(began, response_id=f"r{number}", hedge=HedgeTerms(model=MODEL)))
+        now_ms = ended + lag_ms
+        runs.took(0, observed(ended, "completed", response_id=f"r{number}", **stamps))
+    assert latencies.curve((MODEL,), now_ms).quantile_ms(0.5) == pytest.approx(50_000, rel=0.03)
 
 
 def test_a_younger_one_asks_again_at_that_age(rig: Rig) -> None:

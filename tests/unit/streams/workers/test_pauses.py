@@ -181,6 +181,30 @@ def test_what_a_pause_held_begins_along_a_ramp_and_none_is_lost() -> None:
     assert len(timers.timers) == 0
 
 
+def test_a_second_attempt_waits_for_a_pause_and_not_for_one_that_is_over() -> None:
+    pauses = Pauses("0a1b2c3d")
+    held: Callable[..., bool] = lambda at_ms, model="m", tenant="acme": pauses.holds(model, tenant, at_ms)  # noqa: E731
+    pause = paused(model="m")
+    pauses.take(pause, NOW_MS)
+    assert held(NOW_MS + 10 * RAMP_MS)
+    assert not held(NOW_MS, model="m-2")
+    over_ms = NOW_MS + 20 * RAMP_MS
+    pauses.take(resumed(pause, over_ms), over_ms)
+    for _ in range(10 * RAMP_FIRST):
+        assert not held(over_ms), "to ask takes no place on the ramp"
+    while not pauses.release(pause.key, over_ms):
+        """The jobs that waited begin."""
+    assert held(over_ms), "it begins no sooner than jobs that wait"
+    assert not held(over_ms + RAMP_MS), "no later fact of a pause is needed"
+
+
+def test_a_worker_that_starts_long_after_a_pause_holds_no_second_attempt() -> None:
+    pauses, pause = Pauses(), paused()
+    for fact in (pause, resumed(pause)):
+        pauses.take(fact, NOW_MS)
+    assert not pauses.holds("m", "acme", NOW_MS + RAMP_MS)
+
+
 def test_a_paused_job_is_no_probe_of_its_closed_lane() -> None:
     timers = Timers(job_a=row(), job_b=row())
     pause = paused(model=MODEL)
