@@ -57,8 +57,8 @@ SETTINGS: Final[dict[str, str]] = {
 
 
 FIRST_USD: Final = 0.1
-"""The first budget of a run. Before a job has ended, four running ones reserve it: 1,000 tokens in, 2,000 out each. Later
-that many are some hundred of its jobs, or a large one.
+"""The first budget of a run. Before a job has ended, four running ones reserve it: 1,000 tokens in, 2,000 out each.
+Later that many are some hundred of its jobs, or a large one.
 """
 
 
