@@ -2,9 +2,9 @@
 
     python deploy/production_requirements.py runtime | build
 
-`runtime` starts from [project] dependencies and the extras `s3`, `otel` and `encryption`, `build` from [build-system]
-requires. The lock lists the dependents of each package ("# via"), so the needed packages are known without a package
-index. Standard library only.
+`runtime` starts from [project] dependencies and the extras `s3`, `gcs`, `otel` and `encryption`, `build` from
+[build-system] requires. The lock lists the dependents of each package ("# via"), so the needed packages are
+known without a package index. Standard library only.
 """
 
 import re
@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+IN_IMAGE = ("s3", "gcs", "otel", "encryption")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -50,7 +51,7 @@ def roots(project: str, part: str) -> set[str]:
     read = tomllib.loads(project)
     extras = read["project"]["optional-dependencies"]
     asked = {
-        "runtime": read["project"]["dependencies"] + extras["s3"] + extras["otel"] + extras["encryption"],
+        "runtime": read["project"]["dependencies"] + [one for name in IN_IMAGE for one in extras[name]],
         "build": read["build-system"]["requires"],
     }
     return {canonical(one) for one in asked[part]}

@@ -153,6 +153,7 @@ def application(
         claims=storage.claims, folders=folders,
     )  # fmt: skip
     app.on_cleanup.append(lambda _app: endpoints.stop())
+    app.on_cleanup.append(lambda _app: storage.close())
     blobs = app[BLOBS]
     taken = JustTaken(app[SUBMISSIONS].accepted, app[RESPONSES].is_hidden)
     lane_watch = app[LANE_WATCH] = LaneWatch(settings, now_ms)

@@ -198,6 +198,7 @@ class Worker:
             await self._publisher.stop()
             await self._partials.stop()
             await self._access.provider.close()
+            await self._storage.close()
             await server.stop()
             if self._spans is not None:
                 await asyncio.to_thread(self._spans.close)

@@ -80,8 +80,9 @@ class Projection:
             ),
             spending=spending,
         )
+        self._storage = open_storage(settings)
         erasing = ErasingParts(
-            self._database, self._publisher, open_storage(settings).remover, deletes, now_ms,
+            self._database, self._publisher, self._storage.remover, deletes, now_ms,
             acts=lambda: ERASES_WITH in self.projector.owned and self.projector.not_ready() is None,
             store=store_id(settings, random_hex),
         )  # fmt: skip
@@ -102,6 +103,7 @@ class Projection:
         except* Exception as group:
             raise group.exceptions[0] from None
         finally:
+            await self._storage.close()
             await self._database.close()
 
     async def _project(self, stop: asyncio.Event) -> None:

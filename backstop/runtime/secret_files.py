@@ -2,6 +2,7 @@
 `NAME_FILE`, the path of a file that an orchestrator mounts.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ SECRET_BYTES_MAX: Final = 65_536
 
 def secret_of(environment: Mapping[str, str], name: str) -> str:
     """The secret in `name`, or in the file that `name_FILE` names; empty if neither is set. A file's lines are joined
-    by commas.
+    by commas; a JSON object stays as it is.
 
     :raises ConfigurationError: both are set, or the file can't be read. The message holds nothing of its content.
     """
@@ -39,7 +40,14 @@ def secret_of(environment: Mapping[str, str], name: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or len(content) > SECRET_BYTES_MAX:
         raise ConfigurationError(f"{name}{SUFFIX}={path} is empty, or has more than {SECRET_BYTES_MAX} bytes")
-    return ",".join(lines)
+    return text.strip() if _is_object(text) else ",".join(lines)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def is_secret(annotation: Any) -> bool:

@@ -23,9 +23,12 @@ TENANT_CHARS_MAX = 27
 _SEGMENT = r"\.*[A-Za-z0-9_\-][A-Za-z0-9._\-]*"
 """Not empty, and not of dots alone: the store's client refuses such paths."""
 BUCKET = re.compile(
-    r"^(?P<kind>s3|az)://(?P<bucket>[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])"
+    r"^(?P<kind>s3|az|gs)://(?P<bucket>[a-z0-9][a-z0-9._\-]{1,61}[a-z0-9])"
     rf"(?:/(?P<prefix>(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?))?$"
 )
+
+METADATA = "metadata"
+"""As BACKSTOP_BLOBS_KEY_ID: the account of a machine at Google, by its metadata service."""
 
 TENANT = re.compile(rf"[a-z0-9_\-]{{1,{TENANT_CHARS_MAX}}}")
 
@@ -66,14 +69,15 @@ class RuntimeSettings(BrokerSettings):
         default=None,
         pattern=BUCKET.pattern,
         max_length=300,
-        description="Blob store in an S3 bucket (s3://BUCKET/PREFIX) or an Azure container (az://CONTAINER/PREFIX) "
-        "instead of the folder (needs the extra `backstop-jobs[s3]`). Every acceptance of a large body depends on it.",
+        description="Blob store in an S3 bucket (s3://BUCKET/PREFIX), an Azure container (az://CONTAINER/PREFIX; both "
+        "need the extra `backstop-jobs[s3]`) or a bucket of Google Cloud Storage (gs://BUCKET/PREFIX; the extra "
+        "`backstop-jobs[gcs]`) instead of the folder. Every acceptance of a large body depends on it.",
     )
     blobs_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+(/\S*)?$",
         description="Address of an S3 service other than AWS (MinIO, R2, ...); the bucket is named in the path. Of "
-        "Azure: the address of the account, if it is not the public one.",
+        "Azure: the address of the account, if it is not the public one. Of Google: the address of a stand-in.",
     )
     blobs_region: str | None = Field(
         default=None, description="Region of the bucket; AWS_REGION, or us-east-1, if unset."
@@ -82,9 +86,13 @@ class RuntimeSettings(BrokerSettings):
         default=None,
         description="Access key id of the bucket; if unset, AWS's own sources: AWS_ACCESS_KEY_ID, a web identity, "
         "the machine's role. Of Azure: the name of the account; if unset, AZURE_STORAGE_ACCOUNT_NAME and Azure's own "
-        "sources.",
+        "sources. Of Google: `metadata` for the machine's own account, of which its metadata service gives tokens.",
     )
-    blobs_secret_key: SecretStr | None = Field(default=None, description="The secret of BACKSTOP_BLOBS_KEY_ID.")
+    blobs_secret_key: SecretStr | None = Field(
+        default=None,
+        description="The secret of BACKSTOP_BLOBS_KEY_ID. Of Google: the key of a service account, as the JSON "
+        "document that Google made, without BACKSTOP_BLOBS_KEY_ID.",
+    )
     blob_keep_days: int = Field(
         default=0,
         ge=0,
@@ -165,8 +173,28 @@ class RuntimeSettings(BrokerSettings):
                 "BACKSTOP_BLOB_KEEP_DAYS applies to a folder only: unset it, and set lifecycle rules of the bucket "
                 "instead (docs/operating.md)"
             )
-        if (self.blobs_key_id is None) != (self.blobs_secret_key is None):
-            raise ValueError("BACKSTOP_BLOBS_KEY_ID and BACKSTOP_BLOBS_SECRET_KEY go together: set both, or none")
+        return self
+
+    @model_validator(mode="after")
+    def _one_credential_of_the_bucket(self) -> Self:
+        named = BUCKET.fullmatch(self.blobs) if self.blobs is not None else None
+        if named is None or named["kind"] != "gs":
+            if (self.blobs_key_id is None) != (self.blobs_secret_key is None):
+                raise ValueError("BACKSTOP_BLOBS_KEY_ID and BACKSTOP_BLOBS_SECRET_KEY go together: set both, or none")
+            if named is not None and "_" in named["bucket"]:
+                raise ValueError("BACKSTOP_BLOBS: only a bucket of Google may have `_` in its name")
+            return self
+        if self.blobs_key_id not in {None, METADATA}:
+            raise ValueError(f"BACKSTOP_BLOBS_KEY_ID of a bucket of Google is `{METADATA}`, or unset")
+        if self.blobs_key_id is not None and self.blobs_secret_key is not None:
+            raise ValueError(
+                f"BACKSTOP_BLOBS_KEY_ID={METADATA} and BACKSTOP_BLOBS_SECRET_KEY name two accounts of Google: unset one"
+            )
+        if self.blobs_key_id is None and self.blobs_secret_key is None and self.blobs_endpoint is None:
+            raise ValueError(
+                "BACKSTOP_BLOBS=gs://... needs an account: set BACKSTOP_BLOBS_SECRET_KEY_FILE to the key of a service "
+                f"account, or BACKSTOP_BLOBS_KEY_ID={METADATA} for the machine's own"
+            )
         return self
 
     @classmethod

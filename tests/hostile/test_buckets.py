@@ -18,7 +18,8 @@ from backstop.runtime.claims import FolderClaims
 from backstop.runtime.errors import BlobMissingError, BlobStoreError
 from backstop.runtime.process.threads import THREADS_MAX
 from schemas.codec import sha256_hex
-from tests.unit.backstop.runtime.s3_server import bucket
+from tests.unit.backstop.runtime.buckets import PROVIDERS, Clients
+from tests.unit.backstop.runtime.s3_server import NAME
 
 BODY = b"x" * 2_000
 SHA256 = sha256_hex(BODY)
@@ -50,8 +51,22 @@ OTHER_BODIES: dict[str, bytes] = {
     "an error with 200": answer(b"200 OK", b"<Error><Code>InternalError</Code></Error>"),
     "a longer body": answer(b"200 OK", BODY + b"x"),
     "no body": answer(b"200 OK"),
-    "a 404 of the store": answer(b"404 Not Found", b"<Error><Code>NoSuchKey</Code></Error>"),
+    "a 404 of S3": answer(b"404 Not Found", b"<Error><Code>NoSuchKey</Code></Error>"),
+    "a 404 of Google": answer(
+        b"404 Not Found",
+        "".join(
+            f"No such object: {NAME}/deployment/one/{place}/{SHA256[:2]}/{SHA256}\n" for place in ("bodies", "marks")
+        )
+        .encode(),
+    ),
 }  # fmt: skip
+OF_ONE: dict[str, str] = {"a 404 of S3": "s3", "a 404 of Google": "google"}
+"""Answers that are another server's to the other provider's clients."""
+
+
+@pytest.fixture(params=PROVIDERS)
+def clients(request: pytest.FixtureRequest) -> Clients:
+    return Clients(PROVIDERS[request.param])
 
 
 @contextmanager
@@ -85,57 +100,61 @@ def answering(raw: bytes | None) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("raw", FALSE_BODIES.values(), ids=FALSE_BODIES)
-def test_an_answer_that_tells_nothing_of_the_blob_is_trouble_of_the_store(raw: bytes) -> None:
+def test_an_answer_that_tells_nothing_of_the_blob_is_trouble_of_the_store(raw: bytes, clients: Clients) -> None:
     async def story(endpoint: str) -> None:
-        blobs = BucketBlobs(bucket(endpoint))
+        blobs = BucketBlobs(clients(endpoint))
         with pytest.raises(BlobStoreError):
             await blobs.get(SHA256)
         with pytest.raises(BlobStoreError):
             await blobs.has(MARK)  # False would show a deleted response again
 
     with answering(raw) as endpoint:
-        asyncio.run(story(endpoint))
+        clients.run(story(endpoint))
 
 
-@pytest.mark.parametrize("raw", OTHER_BODIES.values(), ids=OTHER_BODIES)
-def test_what_is_not_the_body_is_missing(raw: bytes) -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("told", OTHER_BODIES)
+def test_what_is_not_the_body_is_missing(told: str, provider: str) -> None:
+    clients = Clients(PROVIDERS[provider])
+    missing = OF_ONE.get(told, provider) == provider
+
     async def story(endpoint: str) -> None:
-        with pytest.raises(BlobMissingError):
-            await BucketBlobs(bucket(endpoint)).get(SHA256)
+        with pytest.raises(BlobMissingError if missing else BlobStoreError):
+            await BucketBlobs(clients(endpoint)).get(SHA256)
 
-    with answering(raw) as endpoint:
-        asyncio.run(story(endpoint))
+    with answering(OTHER_BODIES[told]) as endpoint:
+        clients.run(story(endpoint))
 
 
-def test_a_404_that_is_not_the_stores_does_not_tell_that_the_bucket_is_missing() -> None:
+def test_a_404_that_is_not_the_stores_does_not_tell_that_the_bucket_is_missing(clients: Clients) -> None:
     async def story(endpoint: str) -> None:
         with pytest.raises(BlobStoreError, match="can't be reached"):
-            await BucketBlobs(bucket(endpoint)).put(BODY)
+            await BucketBlobs(clients(endpoint)).put(BODY)
 
     with answering(FALSE_BODIES["a 404 that is not the store's"]) as endpoint:
-        asyncio.run(story(endpoint))
+        clients.run(story(endpoint))
 
 
-def test_a_put_that_met_a_conflict_is_not_stored_and_such_a_claim_is_left_to_the_log() -> None:
+def test_a_put_that_met_a_conflict_is_not_stored_and_such_a_claim_is_left_to_the_log(clients: Clients) -> None:
     async def story(endpoint: str) -> None:
         with pytest.raises(BlobStoreError):
-            await BucketBlobs(bucket(endpoint)).put(BODY)
-        assert await BucketClaims(bucket(endpoint)).claim("default:job", SHA256) is None
+            await BucketBlobs(clients(endpoint)).put(BODY)
+        assert await BucketClaims(clients(endpoint)).claim("default:job", SHA256) is None
 
     with answering(answer(b"409 Conflict")) as endpoint:
-        asyncio.run(story(endpoint))
+        clients.run(story(endpoint))
 
 
-def test_a_bucket_that_never_answers_is_given_up_in_time() -> None:
+def test_a_bucket_that_never_answers_is_given_up_in_time(clients: Clients) -> None:
     async def story(endpoint: str) -> None:
-        silent = BucketBlobs(bucket(endpoint, answer_s=0.1))
+        silent = BucketBlobs(clients(endpoint, answer_s=0.1))
         async with asyncio.timeout(30):
             for asking in (silent.get(SHA256), silent.put(BODY), silent.has(MARK)):
                 with pytest.raises(BlobStoreError, match=r"can't be reached.*no answer in time"):
                     await asking
 
     with answering(None) as endpoint:
-        asyncio.run(story(endpoint))
+        clients.run(story(endpoint))
 
 
 def test_a_folder_that_hangs_is_given_up_in_time_and_holds_up_no_other_thread(tmp_path: Path) -> None:

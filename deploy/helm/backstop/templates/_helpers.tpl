@@ -19,7 +19,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "backstop.check" -}}
 {{- if not .Values.kafka.bootstrapServers }}{{ fail "kafka.bootstrapServers is empty: name the brokers, HOST:PORT, comma-separated" }}{{ end -}}
 {{- if not .Values.secrets.name }}{{ fail "secrets.name is empty: name the Secret with the keys of docs/kubernetes.md" }}{{ end -}}
-{{- if not .Values.blobs }}{{ fail "blobs is empty: pods share no folder, so name a bucket (s3://BUCKET/PREFIX or az://CONTAINER/PREFIX)" }}{{ end -}}
+{{- if not .Values.blobs }}{{ fail "blobs is empty: pods share no folder, so name a bucket (s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX)" }}{{ end -}}
 {{- if gt (int .Values.worker.replicas) (int .Values.kafka.partitions) }}{{ fail (printf "worker.replicas is %d, and kafka.partitions is %d: a worker beyond the number of partitions has nothing to do" (int .Values.worker.replicas) (int .Values.kafka.partitions)) }}{{ end -}}
 {{- if gt (int .Values.kafka.minInsyncReplicas) (int .Values.kafka.replicationFactor) }}{{ fail (printf "kafka.minInsyncReplicas is %d, and kafka.replicationFactor is %d: no record could ever be acknowledged" (int .Values.kafka.minInsyncReplicas) (int .Values.kafka.replicationFactor)) }}{{ end -}}
 {{- if and (hasPrefix "SASL" .Values.kafka.securityProtocol) (has .Values.kafka.saslMechanism (list "PLAIN" "SCRAM-SHA-256" "SCRAM-SHA-512")) }}

@@ -14,7 +14,9 @@ from moto.s3.models import s3_backends
 from pydantic import SecretStr
 from werkzeug.serving import make_server
 
-from backstop.runtime.bucket import ANSWER_S, BucketClient, Patience
+from backstop.runtime.bucket import BucketClient
+from backstop.runtime.bucket_obstore import s3_requests
+from backstop.runtime.bucket_requests import ANSWER_S, BucketAddress, Patience
 from backstop.runtime.process.clock import NowMs
 
 NAME = "bodies-of-tests"
@@ -67,16 +69,8 @@ def bucket(
     answer_s: float = ANSWER_S,
     now_ms: NowMs | None = None,
 ) -> BucketClient:
-    return BucketClient(
-        name,
-        prefix,
-        endpoint=endpoint,
-        region="us-east-1",
-        key_id=KEY_ID,
-        secret_key=SecretStr(SECRET),
-        patience=Patience(1, answer_s),
-        now_ms=now_ms,
-    )
+    address = BucketAddress(name, prefix, endpoint, "us-east-1", KEY_ID, SecretStr(SECRET))
+    return BucketClient(s3_requests(address, Patience(1)), answer_s=answer_s, now_ms=now_ms)
 
 
 @dataclass

@@ -16,6 +16,8 @@ from backstop.runtime.settings import RuntimeSettings
 from schemas.base import BlobBody
 from schemas.codec import sha256_hex
 from tests.unit.backstop.runtime.azure_server import ACCOUNT, ACCOUNT_KEY, AZURITE, azurite
+from tests.unit.backstop.runtime.buckets import run
+from tests.unit.backstop.runtime.gcs_server import FAKE_GCS, WITHOUT_GCS, fake_gcs, google_bucket, google_server
 from tests.unit.backstop.runtime.minio_server import MINIO, WITHOUT, minio
 from tests.unit.backstop.runtime.s3_server import KEY_ID, NAME, SECRET, Answers, answering, bucket, client, s3_server
 
@@ -40,8 +42,24 @@ def real() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    with google_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def fake_google() -> Iterator[str]:
+    with fake_gcs() as address:
+        yield address
+
+
 OF_MINIO = pytest.mark.skipif(MINIO is None, reason=WITHOUT)
-STORES = ["folder", "bucket", pytest.param("minio", marks=OF_MINIO), *(["container"] if AZURITE is not None else [])]
+OF_FAKE_GCS = pytest.mark.skipif(FAKE_GCS is None, reason=WITHOUT_GCS)
+STORES = [
+    "folder", "bucket", "google", pytest.param("minio", marks=OF_MINIO), pytest.param("fake_google", marks=OF_FAKE_GCS),
+    *(["container"] if AZURITE is not None else []),
+]  # fmt: skip
 
 
 @pytest.fixture(params=STORES)
@@ -51,10 +69,23 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return open_storage(RuntimeSettings(blobs_key_id=ACCOUNT, blobs_secret_key=SecretStr(ACCOUNT_KEY), **named))
     if request.param == "folder":
         return open_storage(RuntimeSettings(blob_dir=tmp_path))
+    if request.param in {"google", "fake_google"}:
+        return google_storage(request.getfixturevalue(request.param), tmp_path.name)
     address = request.getfixturevalue("real" if request.param == "minio" else "endpoint")
     opened = open_storage(bucket_settings(address, prefix=tmp_path.name))
     # With time for a machine that does much else.
     return replace(opened, claims=BucketClaims(bucket(address, prefix=tmp_path.name), within_s=60))
+
+
+def google_storage(endpoint: str, prefix: str) -> Storage:
+    opened = open_storage(RuntimeSettings(blobs=f"gs://{NAME}/{prefix}", blobs_endpoint=endpoint))
+    patient = google_bucket(endpoint, prefix=prefix)
+
+    async def close() -> None:
+        await opened.close()
+        await patient.close()
+
+    return replace(opened, claims=BucketClaims(patient, within_s=60), close=close)
 
 
 def bucket_settings(endpoint: str, prefix: str = "p", name: str = NAME) -> RuntimeSettings:
@@ -72,7 +103,7 @@ def test_what_was_put_is_there_under_its_hash(storage: Storage) -> None:
             assert await storage.blobs.get(sha256) == data
             assert await storage.blobs.put(data) == sha256
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_a_body_comes_back_as_the_value_that_it_was(storage: Storage) -> None:
@@ -81,7 +112,7 @@ def test_a_body_comes_back_as_the_value_that_it_was(storage: Storage) -> None:
         body = await Bodies(storage.blobs, 0).put(value)
         assert await get_body(storage.blobs, body) == value
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_equal_bodies_at_one_time_are_stored_each_time(storage: Storage) -> None:
@@ -91,7 +122,7 @@ def test_equal_bodies_at_one_time_are_stored_each_time(storage: Storage) -> None
         assert set(puts) == {sha256_hex(data)}
         assert await storage.blobs.get(puts[0]) == data
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_a_blob_that_was_never_put_is_missing(storage: Storage) -> None:
@@ -100,7 +131,7 @@ def test_a_blob_that_was_never_put_is_missing(storage: Storage) -> None:
         with pytest.raises(BlobMissingError, match=gone.sha256):
             await get_body(storage.blobs, gone)
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_a_mark_is_there_once_it_was_put(storage: Storage) -> None:
@@ -110,7 +141,7 @@ def test_a_mark_is_there_once_it_was_put(storage: Storage) -> None:
         assert await storage.blobs.has(MARKED)
         assert not await storage.blobs.has(MARKED + b" ")
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 @pytest.mark.parametrize("size_bytes", [10, MARK_BYTES_MAX])
@@ -122,7 +153,7 @@ def test_a_body_that_begins_like_a_mark_is_read_back(storage: Storage, size_byte
         body = await Bodies(storage.blobs, 0).put(value)
         assert await get_body(storage.blobs, body) == value
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_a_body_that_begins_like_a_mark_is_swept_as_any_other(tmp_path: Path) -> None:
@@ -142,7 +173,7 @@ def test_of_claims_at_one_time_one_stands_for_all(storage: Storage) -> None:
         assert await storage.claims.claim("default:job", hashes[0]) == told[0]
         assert await storage.claims.claim("default:other", hashes[0]) == hashes[0]
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_a_store_that_works_has_no_complaint(storage: Storage) -> None:
@@ -150,7 +181,7 @@ def test_a_store_that_works_has_no_complaint(storage: Storage) -> None:
         await storage.blobs.put(b"x")
         assert storage.complaint() is None
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_a_blob_of_another_content_is_missing_and_no_body(endpoint: str) -> None:
@@ -287,7 +318,7 @@ def test_a_blob_is_removed_unless_it_was_put_again_since(storage: Storage) -> No
         with pytest.raises(BlobMissingError):
             await storage.blobs.get(sha256)
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_a_large_blob_is_removed_without_delay(storage: Storage) -> None:
@@ -296,7 +327,7 @@ def test_a_large_blob_is_removed_without_delay(storage: Storage) -> None:
         async with asyncio.timeout(10):
             assert await storage.remover.remove(sha256, 1 << 60) == "removed"
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_a_removal_that_was_killed_between_its_two_steps_is_finished_by_the_next(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from backstop.runtime.errors import BlobMissingError, ConfigurationError
 from backstop.runtime.settings import RuntimeSettings
 from schemas.base import BlobBody
 from schemas.codec import sha256_hex
+from tests.unit.backstop.runtime.buckets import run
+from tests.unit.backstop.runtime.gcs_server import google_server
 from tests.unit.backstop.runtime.s3_server import KEY_ID, NAME, SECRET, s3_server
 
 TAG_BYTES = 16
@@ -36,14 +38,23 @@ def endpoint() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    with google_server() as address:
+        yield address
+
+
 def encrypted(folder: Path, keys: str = KEYS) -> Storage:
     return open_storage(RuntimeSettings(blob_dir=folder, payload_keys=SecretStr(keys), inline_bytes_max=0))
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", "bucket", "google"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
         return encrypted(tmp_path)
+    if request.param == "google":
+        named = {"blobs": f"gs://{NAME}/{tmp_path.name}", "blobs_endpoint": request.getfixturevalue("google")}
+        return open_storage(RuntimeSettings(payload_keys=SecretStr(KEYS), inline_bytes_max=0, **named))
     return open_storage(
         RuntimeSettings(
             blobs=f"s3://{NAME}/{tmp_path.name}", blobs_endpoint=request.getfixturevalue("endpoint"),
@@ -69,7 +80,7 @@ def test_a_body_of_any_size_comes_back_and_a_repeat_is_the_same_blob(storage: St
             with pytest.raises(BlobMissingError):
                 await storage.blobs.get(body.sha256)
 
-    asyncio.run(story())
+    run(storage, story())
 
 
 def test_the_disk_tells_nothing_and_tenants_share_no_blob(tmp_path: Path) -> None:
