@@ -11,7 +11,10 @@ from typing import Final
 PIECE_BYTES: Final = 1 << 20
 
 _BRACKETS: Final = b"[]{}"
-_OTHERS: Final = bytes(set(range(256)) - set(_BRACKETS))
+_MARKS: Final = b"[{,:"
+"""Each stands before or behind a value of its own."""
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
+_NO_MARKS: Final = bytes(set(range(256)) - set(_BRACKETS + _MARKS))
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
@@ -28,21 +31,26 @@ def beyond(data: bytes | bytearray, limits: ShapeLimits) -> str | None:
 
     The result is arbitrary where `data` is not JSON: the parser that runs next reports that.
     """
-    brackets = data.count(b"[") + data.count(b"{")
-    marks = brackets + data.count(b",") + data.count(b":")
-    if marks < limits.values_max and brackets <= limits.depth_max:
+    counts = {mark: _count(data, mark) for mark in _MARKS}
+    brackets = counts[ord("[")] + counts[ord("{")]
+    if sum(counts.values()) < limits.values_max and brackets <= limits.depth_max:
         return None  # Counted as if no mark were inside a string: an upper bound.
     too_many = f"more than {limits.values_max} values"
-    outside = _outside_texts(data, limits.values_max)
-    if outside is None or sum(map(outside.count, (b"[", b"{", b",", b":"))) >= limits.values_max:
+    marks = _marks_outside_texts(data, limits.values_max)
+    if marks is None or sum(_count(marks, mark) for mark in _MARKS) >= limits.values_max:
         return too_many
-    return f"nested deeper than {limits.depth_max} levels" if _depth(outside) > limits.depth_max else None
+    return f"nested deeper than {limits.depth_max} levels" if _depth(marks) > limits.depth_max else None
 
 
-def _outside_texts(data: bytes | bytearray, values_max: int) -> bytes | None:
-    """The bytes outside of strings; None if there are more strings than `values_max`.
+def _count(data: bytes | bytearray, byte: int) -> int:
+    """How often the byte occurs. One call for all of `data` would hold the interpreter for a nanosecond a byte."""
+    return sum(data.count(byte, begin, begin + PIECE_BYTES) for begin in range(0, len(data), PIECE_BYTES))
 
-    Works piece by piece, so that it never holds a second copy of `data`.
+
+def _marks_outside_texts(data: bytes | bytearray, values_max: int) -> bytes | None:
+    """The marks and brackets outside of strings; None if there are more strings than `values_max`.
+
+    Works piece by piece, so that it never holds a second copy of `data`, and holds the interpreter for a piece only.
     """
     outside: list[bytes] = []
     begin, quotes = 0, 0
@@ -52,7 +60,7 @@ def _outside_texts(data: bytes | bytearray, values_max: int) -> bytes | None:
         if b"\\" in piece:
             piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
         parts = piece.split(b'"', 2 * values_max + 1)
-        outside += parts[quotes % 2 :: 2]
+        outside.append(b"".join(parts[quotes % 2 :: 2]).translate(None, _NO_MARKS))
         quotes += len(parts) - 1
         if quotes > 2 * values_max:
             return None
@@ -67,5 +75,5 @@ def _piece(data: bytes | bytearray, begin: int) -> bytes:
     return piece
 
 
-def _depth(outside: bytes) -> int:
-    return max(accumulate(map(_STEP.__getitem__, outside.translate(None, _OTHERS))), default=0)
+def _depth(marks: bytes) -> int:
+    return max(accumulate(map(_STEP.__getitem__, marks.translate(None, _NO_BRACKETS))), default=0)

@@ -1,10 +1,8 @@
 """A keys file of ten thousand keys: following it holds up no request for long."""
 
 import asyncio
-import gc
 import shutil
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import ip_network
 from itertools import cycle
@@ -13,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from backstop.runtime.http.keys import SCOPES, ApiKey, KeysFile, TenantLimits, make_token, save_keys
-from backstop.runtime.process.garbage import settle_garbage_collector
 from tests.hostile.pauses import least_pause_s
 from tests.unit.receiver.ingress import SUBMIT, Ingress, with_ingress
 from tests.unit.receiver.test_sdk_keys import CREATED, Ring, ring
@@ -51,16 +48,6 @@ def secret(number: int) -> bytes:
 
 def with_key(number: int) -> dict[str, str]:
     return {"Authorization": f"Bearer {make_token(f'{number:012x}', secret(number))[0]}"}
-
-
-@pytest.fixture
-def settled() -> Iterator[None]:
-    """The garbage collector as every process of Backstop has it: its pauses depend on it."""
-    before = gc.get_threshold()
-    settle_garbage_collector()
-    yield
-    gc.set_threshold(*before)
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("changes", ["every key", "no key"])

@@ -81,6 +81,7 @@ def test_a_body_of_twenty_megabytes_costs_little_memory(tmp_path: Path, path: st
 @pytest.mark.parametrize(
     ("path", "content"), [("/v1/jobs", "a photo"), *(("/v1/responses", content) for content in CONTENTS)]
 )
+@pytest.mark.usefixtures("settled")
 def test_a_body_of_forty_megabytes_makes_no_long_pause(tmp_path: Path, path: str, content: str) -> None:
     async def story(ingress: Ingress) -> None:
         async def create() -> None:
