@@ -53,9 +53,10 @@ def test_a_string_is_one_value_whatever_its_content(text: str) -> None:
 def test_the_measure_does_not_depend_on_the_size_of_pieces(value: Any, piece_bytes: int) -> None:
     data = orjson.dumps(value)
     with pytest.MonkeyPatch.context() as patched:
-        whole = shape._outside_texts(data, 1_000)
+        whole = shape._marks_outside_texts(data, 1_000)
         patched.setattr(shape, "PIECE_BYTES", piece_bytes)
-        assert shape._outside_texts(bytearray(data), 1_000) == whole
+        assert shape._marks_outside_texts(bytearray(data), 1_000) == whole
+        assert all(shape._count(data, mark) == data.count(mark) for mark in b"[{,:")
 
 
 @pytest.mark.parametrize(
