@@ -22,17 +22,26 @@ from pathlib import Path
 from typing import Any
 
 from backstop.readmodel import queries
+from backstop.readmodel.ledger import spent_by_period
 from backstop.readmodel.lists import Cursor, JobFilter, list_rows, sights_of
+from backstop.readmodel.log_places import log_places
+from backstop.readmodel.minutes import refused_by_period, write_refusals
+from backstop.readmodel.refusals import CreateRefusal
 from backstop.readmodel.rows import JobRow, Position, Wait
 from backstop.readmodel.search import search
+from backstop.readmodel.settings import ProjectionSettings
+from backstop.readmodel.spending import MINUTE_MS, minute_name
 from backstop.readmodel.sqlite import SqliteConnection, connect, create
 from backstop.readmodel.store import JOB_COLUMNS, row_values
 from backstop.readmodel.sweep import sweep
+from backstop.runtime.read_settings import read
 from schemas.statuses import JobStatus
 
 HOUR_MS = 3_600_000
 NOW_MS = 1_700_000_000_000
 DAY_MS = 24 * HOUR_MS
+WEEK_AGO_MS = NOW_MS - 7 * DAY_MS
+WEEK_MINUTES = 7 * 1_440
 LIST_MS, SEARCH_MS, STATUS_MS = 50.0, 20.0, 100.0
 TENANTS = ("acme", "beta", "gamma", "delta", "default")
 ENDS: tuple[JobStatus, ...] = ("completed", "failed", "cancelled", "expired", "incomplete")
@@ -78,8 +87,29 @@ def fill(raw: sqlite3.Connection, jobs: int) -> None:
             "INSERT INTO claims VALUES (?, ?, ?)",
             [(f"resp_{row.position.offset:08}", row.job_id, row.submitted_at_ms) for row in rows],
         )
+        raw.executemany(
+            "INSERT INTO timeline VALUES (?, ?, 'jobs', ?, ?, 'job_submitted', '{}')",
+            [(row.job_id, row.submitted_at_ms, row.position.partition, row.position.offset) for row in rows],
+        )
         raw.execute("COMMIT")
+    fill_minutes(raw)
     # As `PRAGMA optimize` is not run by the product, no statistics are gathered here either.
+
+
+def fill_minutes(raw: sqlite3.Connection) -> None:
+    """A week in which a tenant was refused and paid in every minute, with two models."""
+    conn, first = SqliteConnection(raw), WEEK_AGO_MS // MINUTE_MS
+    raw.execute("BEGIN")
+    write_refusals(conn, {CreateRefusal("acme", first + minute, "limited"): 3 for minute in range(WEEK_MINUTES)})
+    raw.executemany(
+        f"INSERT INTO costs VALUES ('minute', 'acme', ?, ?, ?, '', '', 0, 'completed', '', ?, {', '.join('5' * 11)})",
+        [
+            ((first + minute) * MINUTE_MS // DAY_MS, model, model, minute_name(first + minute))
+            for minute in range(WEEK_MINUTES)
+            for model in ("gpt-5", "gpt-5-mini")
+        ],
+    )
+    raw.execute("COMMIT")
 
 
 def lists() -> Iterator[tuple[str, JobFilter]]:
@@ -106,7 +136,7 @@ def lists() -> Iterator[tuple[str, JobFilter]]:
 def questions(jobs: int) -> Iterator[tuple[str, float, Ask]]:
     for name, wanted in lists():
         yield f"list: {name}", LIST_MS, partial(_page, wanted=wanted)
-    middle = jobs // 2
+    middle, prices = jobs // 2, read(ProjectionSettings).prices()
     for name, given in {
         "job": f"job-{middle:08}", "response": f"resp_{middle:08}", "session": "s77", "nothing": "nope-nope",
         "beginning of jobs": "job-0", "beginning of responses": "resp_0", "beginning, other tenants'": "resp_00000",
@@ -115,6 +145,9 @@ def questions(jobs: int) -> Iterator[tuple[str, float, Ask]]:
     yield "findings of all tenants", STATUS_MS, lambda conn: sweep(conn, NOW_MS, 90_000)
     yield "findings of one tenant", STATUS_MS, lambda conn: sweep(conn, NOW_MS, 90_000, "acme")
     yield "figures of the last hour", STATUS_MS, lambda conn: queries.ended_since(conn, "acme", NOW_MS - HOUR_MS, 5_000)
+    yield "places of a job", SEARCH_MS, lambda conn: log_places(conn, f"acme:job-{middle:08}")
+    yield "refused creates of a week", STATUS_MS, lambda conn: refused_by_period(conn, "acme", WEEK_AGO_MS, 3 * HOUR_MS)
+    yield "costs of a week", STATUS_MS, lambda conn: spent_by_period(conn, "acme", WEEK_AGO_MS, 3 * HOUR_MS, prices)
     yield "load of a tenant, one day", STATUS_MS, lambda conn: queries.tenant_load(conn, "acme", NOW_MS - DAY_MS, ())
 
 

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from backstop.audit import timeline as history
 from backstop.audit.bundle import TOPICS, Contents, read_bundle, refold_bundle, write_bundle
-from backstop.audit.trace import Fetch, Trace, from_records, from_topics, trace
+from backstop.audit.places import PlacesDifferError
+from backstop.audit.trace import Fetch, Trace, from_places, from_records, from_topics, trace
 from backstop.audit.verify import verify as run_verify
-from backstop.cli.audit_replay import FromBundle, replay
 from backstop.cli.audit_text import (
     ENTRY_COLUMNS,
     PARTITION_COLUMNS,
@@ -26,10 +26,11 @@ from backstop.cli.audit_text import (
     report_lines,
     state_lines,
 )
-from backstop.cli.audit_watch import watch
+from backstop.cli.lazy_commands import LazyCommands
+from backstop.cli.log_places import known_places
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
 from backstop.cli.read_rows import read_model, read_model_url
-from backstop.cli.reading import reading
+from backstop.cli.reading import FromBundle, reading
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
 from backstop.runtime.kafka.topic_reader import TopicReader, open_reader
@@ -37,10 +38,14 @@ from backstop.runtime.process.clock import make_clock
 from backstop.runtime.process.garbage import settle_garbage_collector
 from backstop.runtime.records import Record
 
-app = typer.Typer(help="Histories and proofs, from the topics alone.", no_args_is_help=True, add_completion=False)
 
-app.command()(replay)
-app.command()(watch)
+class _Audits(LazyCommands):
+    modules: ClassVar = {"replay": "backstop.cli.audit_replay", "watch": "backstop.cli.audit_watch"}
+
+
+app = typer.Typer(
+    cls=_Audits, help="Histories and proofs, from the topics alone.", no_args_is_help=True, add_completion=False
+)
 
 SETTLE_S = 10.0
 
@@ -48,6 +53,10 @@ Id = Annotated[str, typer.Argument(help="The id of a job, or of one of its respo
 Everywhere = Annotated[
     bool,
     typer.Option("--everywhere", help="Read all partitions; finds records that a foreign writer put in the wrong one."),
+]  # fmt: skip
+Whole = Annotated[
+    bool,
+    typer.Option("--whole", help="Read whole partitions, not only the places that the read model knows."),
 ]  # fmt: skip
 
 
@@ -91,12 +100,12 @@ def verify(
 
 @app.command()
 def timeline(
-    identifier: Id, bundle: FromBundle = None, everywhere: Everywhere = False, output: Output = Form.TABLE
-) -> None:
+    identifier: Id, bundle: FromBundle = None, whole: Whole = False, everywhere: Everywhere = False,
+    output: Output = Form.TABLE,
+) -> None:  # fmt: skip
     """List the records of a job and its responses by time, each with its place and effect. Exit 1: there are none."""
 
-    async def run(fetch: Fetch) -> int:
-        found = await _traced(identifier, fetch)
+    async def run(found: Trace) -> int:
         entries = history.timeline(found.records)
         if output is Form.TABLE:
             emit([entry_row(entry) for entry in entries], output, ENTRY_COLUMNS)
@@ -104,7 +113,7 @@ def timeline(
             emit([{**entry.as_json(), "place": entry.place} for entry in entries], output, ENTRY_COLUMNS)
         return DONE
 
-    _with_records(run, bundle, everywhere=everywhere)
+    _with_records(identifier, run, bundle, whole=whole, everywhere=everywhere)
 
 
 @app.command()
@@ -114,6 +123,7 @@ def state(
         str, typer.Option(help="ISO time (UTC), unix milliseconds, or how long ago: 90s, 5m, 2h, 1d.")
     ] = "0s",
     bundle: FromBundle = None,
+    whole: Whole = False,
     everywhere: Everywhere = False,
     output: Output = Form.TABLE,
 ) -> None:
@@ -122,8 +132,7 @@ def state(
     """
     at_ms = point_in_time(at, make_clock()())
 
-    async def run(fetch: Fetch) -> int:
-        found = await _traced(identifier, fetch)
+    async def run(found: Trace) -> int:
         states = history.states_at(found.records, at_ms)
         if not states:
             fail(f"{identifier} did not exist at that time: its first record is newer", DIFFERS)
@@ -133,7 +142,7 @@ def state(
             emit([state.as_json() for state in states], output, ("topic", "key", "status"))
         return DONE
 
-    _with_records(run, bundle, everywhere=everywhere)
+    _with_records(identifier, run, bundle, whole=whole, everywhere=everywhere)
 
 
 @app.command()
@@ -179,15 +188,23 @@ def import_(
     raise typer.Exit(DIFFERS if contents.differs else DONE)
 
 
-def _with_records(run: Callable[[Fetch], Awaitable[int]], bundle: Path | None, *, everywhere: bool) -> None:
-    """Run one command on the topics, or on a bundle, then exit with its code."""
+def _with_records(
+    identifier: str, run: Callable[[Trace], Awaitable[int]], bundle: Path | None, *, whole: bool, everywhere: bool
+) -> None:
+    """Run one command on what the topics or a bundle hold of a job or response, then exit with its code."""
 
     async def on_topics() -> int:
+        places = None if whole or everywhere else await known_places(identifier)
         async with open_reader(bootstrap_settings()) as reader:
-            return await run(from_topics(reader, everywhere=everywhere))
+            if places is not None:
+                try:
+                    return await run(await _traced(places.job_id, from_places(reader, places)))
+                except PlacesDifferError as error:
+                    tell(f"{error}: the read model is of other logs, so whole partitions are read")
+            return await run(await _traced(identifier, from_topics(reader, everywhere=everywhere)))
 
     async def on_bundle(file: Path) -> int:
-        return await run(from_records(read_bundle(file)))
+        return await run(await _traced(identifier, from_records(read_bundle(file))))
 
     raise typer.Exit(asyncio.run(on_topics() if bundle is None else on_bundle(bundle)))
 

@@ -15,7 +15,7 @@ from backstop.audit.whatif.figures import Figures
 from backstop.audit.whatif.policy import Policy, PolicyFileError, parse_policy
 from backstop.audit.whatif.recorded import RangeReading, Recorded, ReplayRangeError
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
-from backstop.cli.reading import Tell, reading
+from backstop.cli.reading import FromBundle, Tell, reading
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.times import point_in_time
 from backstop.readmodel.settings import ProjectionSettings
@@ -35,7 +35,6 @@ Since = Annotated[
     str, typer.Option(help="First submission: ISO time (UTC), unix milliseconds, or how long ago: 90s, 5m, 2h, 1d.")
 ]
 Until = Annotated[str, typer.Option(help="Submissions before this time. Forms as of --since.")]
-FromBundle = Annotated[Path | None, typer.Option("--bundle", help="Read a bundle instead of the topics.")]
 
 
 def range_ms(since: str, until: str) -> tuple[int, int]:

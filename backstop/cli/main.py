@@ -6,17 +6,14 @@ import errno
 import logging
 import sys
 import traceback
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 import typer
-from typer.core import TyperGroup
-from typer.main import get_command
 
+from backstop.cli.lazy_commands import LazyCommands
 from backstop.cli.output import CANNOT, DIFFERS
 from backstop.runtime.errors import BackstopError
 from backstop.runtime.process.files import private_umask
-from backstop.runtime.process.garbage import imports_uncollected
 from backstop.runtime.process.leaving import left_at_once
 from backstop.runtime.process.redaction import redact
 from backstop.runtime.release import release
@@ -60,23 +57,8 @@ PATH_ERRORS = frozenset(
 FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class _Subcommands(TyperGroup):
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class names it
-        return list(SUBCOMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the base class names it
-        if cmd_name not in SUBCOMMANDS:
-            return None
-        with imports_uncollected():
-            import_module("backstop.runtime.process.structlog_alone")  # Before anything that imports structlog.
-            module = import_module(f"backstop.cli.{cmd_name}")
-        found = getattr(module, "app", None)
-        if found is None:
-            found = typer.Typer(add_completion=False)
-            found.command(cmd_name)(getattr(module, cmd_name))
-        command = get_command(found)
-        command.name = cmd_name
-        return command
+class _Subcommands(LazyCommands):
+    modules: ClassVar = {name: f"backstop.cli.{name}" for name in SUBCOMMANDS}
 
 
 app = typer.Typer(name="backstop", cls=_Subcommands, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -1,9 +1,12 @@
-"""Progress of reading topics, on stderr: a bar on a terminal, otherwise a line every few seconds."""
+"""Reading topics, or a bundle instead. Progress on stderr: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -11,6 +14,8 @@ from backstop.cli.output import tell
 from backstop.runtime.process.clock import monotonic_s
 
 LINE_EVERY_S = 10.0
+
+FromBundle = Annotated[Path | None, typer.Option("--bundle", help="Read a bundle instead of the topics.")]
 
 Tell = Callable[[str, int, int], None]
 

@@ -24,10 +24,10 @@ from backstop.audit.latency.page import page
 from backstop.audit.latency.rows import LOGS, LatencyReading, ReportRangeError
 from backstop.audit.latency.statistics import Interval
 from backstop.audit.latency.summary import FEW, Misses, Summary, summarize
-from backstop.cli.audit_replay import FromBundle, Since, Until, cost_of, range_ms, range_of
+from backstop.cli.audit_replay import Since, Until, cost_of, range_ms, range_of
 from backstop.cli.foreground import ask_twice
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, emit_one, fail, say, tell
-from backstop.cli.reading import reading
+from backstop.cli.reading import FromBundle, reading
 from backstop.cli.settings import bootstrap_settings
 from backstop.readmodel.settings import ProjectionSettings
 from backstop.runtime.kafka.topic_reader import open_reader

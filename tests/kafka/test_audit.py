@@ -1,6 +1,9 @@
 """The audit on a real broker: what the system really did is proved, and what is planted into it is found."""
 
 import asyncio
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from backstop.dev.broker import Owned
-from tests.kafka.recorded import JOBS, PARTITIONS, Recorded, record
+from tests.kafka.recorded import JOBS, PARTITIONS, Ran, Recorded, record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -55,7 +58,37 @@ def test_a_timeline_shows_where_each_record_of_a_job_stands(history: Recorded) -
     assert "prompt 3" not in ran.out
     response_id = next(entry["summary"]["response_id"] for entry in entries if entry["kind"] == "attempt_accepted")
     assert history.backstop("audit", "timeline", response_id, "-o", "json", "--everywhere").json == entries
+    assert history.backstop("audit", "timeline", response_id, "-o", "json").json == entries
     assert history.backstop("audit", "timeline", "unknown").code == 1
+
+
+def test_a_history_by_places_is_that_of_whole_partitions(history: Recorded, tmp_path: Path) -> None:
+    def told(job_id: str, *options: str, **environment: str) -> Ran:
+        ran = history.backstop("audit", "timeline", job_id, "-o", "json", *options, **environment)
+        assert ran.code == 0, ran.err
+        return ran
+
+    for job_id in ("job-4", "job-9"):
+        by_places, whole = told(job_id), told(job_id, "--whole")
+        assert (by_places.json, by_places.err) == (whole.json, "")
+    # What the read model has not applied yet is read as well, and places of other logs are noticed.
+    lagging, foreign = tmp_path / "lagging", tmp_path / "foreign"
+    for folder, change in (
+        (lagging, "DELETE FROM timeline WHERE topic <> 'jobs'"),
+        (foreign, "UPDATE timeline SET log_offset = log_offset + 1"),
+    ):
+        folder.mkdir()
+        for file in history.folder.glob("readmodel*"):
+            shutil.copy(file, folder, follow_symlinks=False)
+        with closing(sqlite3.connect(folder / "readmodel.db")) as db, db:
+            db.execute(change)
+            db.execute("UPDATE consumer_offsets SET next_offset = 0 WHERE topic <> 'jobs'")
+    expected = told("job-3", "--whole").json
+    behind = told("job-3", BACKSTOP_DATA_DIR=str(lagging))
+    assert (behind.json, behind.err) == (expected, "")
+    differs = told("job-3", BACKSTOP_DATA_DIR=str(foreign))
+    assert differs.json == expected
+    assert "the read model is of other logs, so whole partitions are read" in differs.err
 
 
 def test_the_state_as_of_a_time_is_that_of_the_time(history: Recorded) -> None:

@@ -62,7 +62,19 @@ def test_columns_that_an_update_leaves_out_never_change(facts: Sequence[Fact]) -
     assert row.terminal
 
 
-LARGE = {"jobs", "other", "claims", "job_tags", "timeline", "changes", "requests", "spends", "unclaimed"}
+LARGE = {
+    "jobs",
+    "other",
+    "claims",
+    "job_tags",
+    "timeline",
+    "changes",
+    "requests",
+    "spends",
+    "unclaimed",
+    "costs",
+    "refusals",
+}
 """Tables, and another name of one, that grow with the number of jobs."""
 
 
