@@ -46,7 +46,7 @@ def test_nothing_is_lost_or_done_twice_or_stuck_whatever_is_killed(
     )
     said: list[str] = []
     outcome = asyncio.run(run(plan, said.append, lambda _kill: None))
-    report = asyncio.run(as_json(outcome, local_kafka))
+    report = asyncio.run(as_json(outcome, local_kafka, "make test"))
     (tmp_path / "report.json").write_text(json.dumps(report, indent=2))
     where = f"seed {seed}; logs, ledgers and topics: {tmp_path}\n" + "\n".join(said)
     assert report["violations"] == [], where

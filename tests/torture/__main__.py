@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -16,7 +17,7 @@ import orjson
 from backstop.cli.interrupts import OnKill, run_interruptible
 from backstop.dev.broker import BrokerError, local_kafka
 from tests.torture.plan import Plan, rate_per_s, usual_limits
-from tests.torture.report import as_json, as_markdown
+from tests.torture.report import as_json, as_markdown, command
 from tests.torture.run import run
 
 HELD, VIOLATED, NOT_RUN = 0, 1, 2
@@ -36,7 +37,7 @@ def main() -> int:
 
     async def torture(on_kill: OnKill) -> int:
         outcome = await run(plan, _tell, on_kill)
-        report = await as_json(outcome, local_kafka(os.environ))
+        report = await as_json(outcome, local_kafka(os.environ), command(vars(arguments), vars(_arguments([]))))
         text = as_markdown(report)
         if arguments.report:
             arguments.report.write_text(text)
@@ -73,7 +74,7 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=sys.modules[__name__].__doc__)
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=1.5, help="how long things are broken")
@@ -100,7 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calm", action="store_true", help="break nothing but the provider, for comparison")
     parser.add_argument("--report", type=Path, help="Markdown; the JSON goes beside it")
     parser.add_argument("--keep", type=Path, help="keep logs, ledgers and topics here")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -20,9 +21,25 @@ from tests.torture.run import Outcome
 PACKAGES = ("faust-streaming", "aiokafka", "rocksdict", "openai", "aiohttp", "uvloop")
 ROOT = Path(__file__).parents[2]
 COLUMNS_MAX = 120
+NOT_REPEATED = ("jobs", "minutes", "seed", "report", "keep")
+"""Options that the call names otherwise, or that change nothing in the run."""
 
 
-async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
+def command(asked: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """The call that repeats a run: `asked` and `usual` are the values of all options by name."""
+    options: list[str] = []
+    for name, value in asked.items():
+        if name in NOT_REPEATED or value == usual[name]:
+            continue
+        if isinstance(value, bool):
+            options.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            options += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    more = f' TORTURE="{shlex.join(options)}"' if options else ""
+    return f"make torture JOBS={asked['jobs']} MINUTES={asked['minutes']:g} SEED={asked['seed']}{more}"
+
+
+async def as_json(outcome: Outcome, kafka: LocalKafka, command: str) -> dict[str, Any]:
     plan, evidence, children = outcome.plan, outcome.evidence, outcome.children
     failpoints = children.failpoints()
     failpoints[REBUILD] += outcome.broken.rebuild_kills
@@ -36,6 +53,7 @@ async def as_json(outcome: Outcome, kafka: LocalKafka) -> dict[str, Any]:
     broken_s = outcome.seconds["broken"]
     return {
         "ok": not outcome.verdict.violations,
+        "command": command,
         "plan": {
             "jobs": plan.jobs, "minutes": plan.minutes, "seed": plan.seed, "workers": plan.workers,
             "projections": plan.projections, "partitions": plan.partitions, "faults": plan.faults,
@@ -144,12 +162,11 @@ def _filled(text: str) -> str:
 
 
 def _lines(report: Mapping[str, Any], title: str) -> Iterator[str]:
-    plan, jobs, kills, machine_ = report["plan"], report["jobs"], report["kills"], report["machine"]
+    jobs, kills, machine_ = report["jobs"], report["kills"], report["machine"]
     yield f"# {title}"
     yield ""
-    yield f"`make torture JOBS={plan['jobs']} MINUTES={plan['minutes']:g} SEED={plan['seed']}`: " + (
-        "every invariant held." if report["ok"] else "**an invariant was violated.**"
-    )
+    held = "every invariant held." if report["ok"] else "**an invariant was violated.**"
+    yield _filled(f"`{report['command']}`: {held}")
     yield ""
     seconds = report["seconds"]
     yield _filled(
