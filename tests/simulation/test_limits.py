@@ -2,6 +2,8 @@
 `python -m bench.limits`.
 """
 
+from statistics import fmean
+
 import pytest
 
 from bench.limits_course import limited
@@ -93,9 +95,10 @@ def test_a_limit_that_nothing_tells_is_found_out_within_five_minutes() -> None:
 
 @pytest.mark.long
 def test_four_workers_find_a_limit_out_together() -> None:
-    course = limited(Scene(workers=4, minutes=12, told_limit=None))
-    assert course.share(5, 12) >= 0.95, course.used
-    assert course.refusals <= 0.01, course.refused
+    """On average: where only refusals tell a limit, single runs use 89 to 101 % of it, with one worker as with four."""
+    courses = [limited(Scene(workers=4, minutes=12, told_limit=None, seed=seed)) for seed in range(1, 6)]
+    assert fmean(course.share(5, 12) for course in courses) >= 0.95, [course.used for course in courses]
+    assert fmean(course.refusals for course in courses) <= 0.01, [course.refused for course in courses]
 
 
 @pytest.mark.parametrize(
