@@ -209,12 +209,10 @@ bench-hedging: install ## check the goals of hedging against the theory, in virt
 bench-limits: install ## how much of a limit is used, and who waits, in virtual time (minutes)
 	$(BIN)/python -m bench.limits --svg docs/limits-used.svg
 
-bench: install ## measure the whole system on this machine (minutes; needs an idle machine)
-	$(BIN)/python bench/system.py start
-	$(BIN)/python bench/system.py latency
-	$(BIN)/python bench/system.py burst
-	$(BIN)/python bench/system.py memory
-	$(BIN)/python -m bench.takeover
+bench: install ## measure Backstop on this idle machine and judge it (BENCH="--only burst,idle --repeats 3")
+	$(BIN)/python -m bench --page docs/benchmarks.md $(BENCH)
+
+bench-readers: install ## measure the readers: sink of the read model, GET, live events, sizes (minutes)
 	$(BIN)/python -m bench.sizes
 	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000
 	$(BIN)/python -m bench.readmodel_sink sink --jobs 20000 --postgres
@@ -233,7 +231,7 @@ $(PEERS)/node_modules/.installed: $(PEERS)/package-lock.json
 	@cd $(PEERS) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-.PHONY: bench bench-paired bench-peers bench-polling bench-hedging bench-limits
+.PHONY: bench bench-readers bench-paired bench-peers bench-polling bench-hedging bench-limits
 
 simulate: install ## simulate the system in virtual time with SEEDS seeds (100000: hours)
 	$(BIN)/python -m tests.simulation --seeds 0:$(or $(SEEDS),100000) --must-meet

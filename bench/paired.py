@@ -2,8 +2,7 @@
 
     python -m bench.paired --other ../before [--rounds 4] [--within 3]
 
-A is the other checkout, with its own `.venv`; B is this one. Each round runs `bench/system.py latency` and `burst` in
-both. Prints the medians of each figure and the change in percent. Exit 1: a figure that must not grow grew by more than
+A is the other checkout, with its own `.venv`; B is this one. Each round runs the scenes `steady` and `burst` in both. Prints the medians of each figure and the change in percent. Exit 1: a figure that must not grow grew by more than
 `--within`. Run it on an idle machine.
 """
 
@@ -13,35 +12,27 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from bench.judging import flat
 
 HERE = Path(__file__).parents[1]
 RUN_WITHIN_S = 900
+SCENES = ("steady", "burst")
 NOT_MORE = (
-    "latency.webhook_sent_to_result_ms.p50", "latency.request_to_create_accepted_ms.p50",
-    *(f"{what}.cpu_ms_a_job.{ours}" for what in ("latency", "burst") for ours in ("worker", "serve", "projection")),
+    "steady.at_50.added_ms.p50", "steady.at_50.submission_ms.p50",
+    *(f"{what}.of.{ours}" for what in ("steady.at_50", "burst") for ours in ("worker", "serve", "projection")),
 )  # fmt: skip
 """Figures that must not grow."""
 NOT_LESS = ("burst.jobs_per_s",)
 
 
-def figures(found: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in found.items():
-        where = f"{path}.{name}" if path else name
-        if isinstance(value, Mapping):
-            yield from figures(value, where)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield where, float(value)
-
-
-def measured(checkout: Path, what: Sequence[str]) -> dict[str, float]:
+def measured(checkout: Path, scene: str) -> dict[str, float]:
     done = subprocess.run(
-        [checkout / ".venv/bin/python", "bench/system.py", *what],
+        [checkout / ".venv/bin/python", "-m", "bench", "--scene", scene],
         cwd=checkout, stdout=subprocess.PIPE, text=True, timeout=RUN_WITHIN_S, check=True,
     )  # fmt: skip
-    return {f"{what[0]}.{name}": value for name, value in figures(json.loads(done.stdout))}
+    return {f"{scene}.{name}": value for name, value in flat(json.loads(done.stdout.splitlines()[-1]))}
 
 
 def main() -> int:
@@ -53,9 +44,9 @@ def main() -> int:
     found: dict[str, dict[str, list[float]]] = {"A": defaultdict(list), "B": defaultdict(list)}
     for number in range(given.rounds):
         for side, checkout in (("A", given.other.resolve()), ("B", HERE)):
-            for what in (["latency"], ["burst"]):
-                print(f"round {number + 1} {side} {what[0]}", file=sys.stderr, flush=True)
-                for name, value in measured(checkout, what).items():
+            for scene in SCENES:
+                print(f"round {number + 1} {side} {scene}", file=sys.stderr, flush=True)
+                for name, value in measured(checkout, scene).items():
                     found[side][name].append(value)
     worse: list[str] = []
     print(f"{'figure':44} {'A':>12} {'B':>12} {'change':>8}")

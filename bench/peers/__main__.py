@@ -3,7 +3,7 @@
     make bench-peers [BENCH="--runs 1 --only backstop,Restate --scenario burst"]
 
 The work: accept a job, create a response in background mode, hear of its end by a signed webhook (a poll where none
-comes), read it, and make one result visible. Each run starts everything anew, on empty disks. Contestants take turns
+comes), read it, and make one result visible. Each round starts everything anew, on empty disks. Contestants take turns
 within each round, so that the machine's load affects all. Prints one JSON object a run, then the page of medians. Exit
 1: a goal was missed. Run it on an idle machine.
 """
@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.paired import figures
+from bench.judging import flat
 from bench.peers.contestants import CONTESTANTS, Work
-from bench.peers.measure import SCENARIOS, Run, now_ms
+from bench.peers.measure import SCENARIOS, TOGETHER, Run, now_ms
 
 PLAIN, RESTATE = "FastAPI and PostgreSQL", "Restate"
 Runs = Mapping[tuple[str, str, str], Sequence[float]]
@@ -53,14 +53,21 @@ MEANING = """
 """
 
 
-async def one(contestant: str, scenario: str) -> dict[str, Any]:
-    asked = SCENARIOS[scenario]
-    run = {"kind": "fixed", "s": asked.run_s}
-    profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.0}, "run": run}}}
+async def several(contestant: str, scenarios: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The figures of scenarios with runs of the same length, one after the other on one system."""
+    asked = [SCENARIOS[scenario] for scenario in scenarios]
+    (run_s,) = {each.run_s for each in asked}
+    profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.0}, "run": {"kind": "fixed", "s": run_s}}}}
+    found: dict[str, dict[str, Any]] = {}
+    ended = 0
     with tempfile.TemporaryDirectory(prefix="backstop-peers-") as folder:
-        work = Work(Path(folder), profile, each=asked.rate_per_s is not None)
+        work = Work(Path(folder), profile, each=asked[0].rate_per_s is not None)
         async with CONTESTANTS[contestant](work, now_ms) as running:
-            return await Run(running, asked).figures()
+            for number, scenario in enumerate(scenarios):
+                run = Run(running, SCENARIOS[scenario], f"job{number}", ended)
+                found[scenario] = await run.figures()
+                ended = run.ended
+    return found
 
 
 def judged(runs: Runs) -> tuple[list[str], list[str]]:
@@ -108,14 +115,16 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="the page to write")
     given = parser.parse_args()
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for scenario in given.scenario.split(","):
-        for _ in range(given.runs):
+    asked = given.scenario.split(",")
+    for together in (tuple(each for each in group if each in asked) for group in TOGETHER):
+        for _ in range(given.runs if together else 0):
             for contestant in given.only.split(","):
-                result = asyncio.run(one(contestant, scenario))
-                load = round(os.getloadavg()[0], 2)
-                print(json.dumps({"scenario": scenario, "contestant": contestant, "load": load, **result}), flush=True)
-                for name, value in figures(result):
-                    found[scenario, name, contestant].append(value)
+                for scenario, result in asyncio.run(several(contestant, together)).items():
+                    load = round(os.getloadavg()[0], 2)
+                    line = {"scenario": scenario, "contestant": contestant, "load": load, **result}
+                    print(json.dumps(line), flush=True)
+                    for name, value in flat(result):
+                        found[scenario, name, contestant].append(value)
     text = page(found, "make bench-peers")
     print(text)
     if given.page:

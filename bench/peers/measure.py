@@ -8,15 +8,14 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from bench.peers.contestants import Contestant
+from bench.processes import below, cpu_s, pss_mib
 from bench.system import ledger, spread
 
 WARM_JOBS, WARM_RATE_PER_S = 1_500, 50.0
@@ -44,6 +43,9 @@ SCENARIOS = {
     "kill": Scenario(1_000, 50.0, 1.0, 10.0),
 }
 
+TOGETHER = (("50 jobs/s", "10 jobs/s", "kill"), ("burst",))
+"""Scenarios that one warm system runs one after the other."""
+
 
 def now_ms() -> float:
     return time.time_ns() / 1e6
@@ -52,25 +54,33 @@ def now_ms() -> float:
 class Run:
     """A scenario on a contestant. For one use."""
 
-    def __init__(self, contestant: Contestant, scenario: Scenario) -> None:
+    def __init__(self, contestant: Contestant, scenario: Scenario, name: str = "job", before: int = 0) -> None:
+        """:param before: jobs of this contestant that ended in earlier runs. Without any it is warmed up first.
+        :param name: with which the ids of the jobs begin.
+        """
         self._contestant = contestant
         self._scenario = scenario
+        self._name = f"{name}-"
+        self._before = before
         self._posted_ms: dict[str, float] = {}
 
     async def figures(self) -> dict[str, Any]:
         """:raises TimeoutError: results are missing after `GIVE_UP_S`."""
         contestant, scenario = self._contestant, self._scenario
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            await self._load(session, "warm", WARM_JOBS, WARM_RATE_PER_S)
-            await self._all(WARM_JOBS)
-            busy_s, began_ms = cpu_s(self._roots()), now_ms()
+            if not self._before:
+                await self._load(session, "warm-", WARM_JOBS, WARM_RATE_PER_S)
+                self._before = WARM_JOBS
+                await self._all(self._before)
+            busy_s, began_ms = self._busy_s(), now_ms()
             killed = asyncio.create_task(self._kill())
-            await self._load(session, "job", scenario.jobs, scenario.rate_per_s)
-            await self._all(WARM_JOBS + scenario.jobs)
+            await self._load(session, self._name, scenario.jobs, scenario.rate_per_s)
+            self._before += scenario.jobs
+            await self._all(self._before)
             ended_ms = now_ms()
             killed_ms = await killed
-            spent_s = cpu_s(self._roots()) - busy_s
-        creates = [line for line in await ledger(contestant.simulator_url, "creates") if line["job"][:3] == "job"]
+            spent_s = {name: spent - busy_s[name] for name, spent in self._busy_s().items()}
+        creates = [line for line in await ledger(contestant.simulator_url, "creates") if self._own(line)]
         accepted = {line["job"]: line["at_ms"] for line in reversed(creates)}
         found = {
             "jobs": scenario.jobs,
@@ -80,12 +90,29 @@ class Run:
             "submission_ms": spread(accepted[job] - self._posted_ms[job] for job in accepted),
         }
         if killed_ms is None:
-            found["cpu_ms_a_job"] = round(1_000 * spent_s / scenario.jobs, 2)
+            found["cpu_ms_a_job"] = round(1_000 * sum(spent_s.values()) / scenario.jobs, 2)
+            found["of"] = {name: round(1_000 * spent / scenario.jobs, 2) for name, spent in spent_s.items()}
         else:
             found["kill_to_last_result_s"] = round((ended_ms - killed_ms) / 1_000, 1)
         if scenario.rate_per_s is not None and killed_ms is None:
             found["added_ms"] = spread(await self._added_ms())
         return found
+
+    @property
+    def ended(self) -> int:
+        """How many jobs of the contestant have ended."""
+        return self._before
+
+    def _own(self, line: dict[str, Any]) -> bool:
+        return str(line["job"]).startswith(self._name)
+
+    def _busy_s(self) -> dict[str, float]:
+        """Processor seconds by process, and of the servers together."""
+        contestant = self._contestant
+        own = {name: contestant.supervisor.pid(name) for name in contestant.app}
+        return {
+            **{name: cpu_s([pid]) for name, pid in own.items() if pid is not None}, "servers": cpu_s(contestant.servers)
+        }  # fmt: skip
 
     def _roots(self) -> list[int]:
         """The pids of what is measured."""
@@ -98,7 +125,7 @@ class Run:
 
             async def lane() -> None:
                 for number in numbers:
-                    await self._submit(session, f"{name}-{number}")
+                    await self._submit(session, f"{name}{number}")
 
             await asyncio.gather(*(lane() for _ in range(LANES)))
             return
@@ -106,7 +133,7 @@ class Run:
         async with asyncio.TaskGroup() as group:
             for number in range(jobs):
                 await asyncio.sleep(max(0.0, began_s + number / rate_per_s - time.monotonic()))
-                group.create_task(self._submit(session, f"{name}-{number}"))
+                group.create_task(self._submit(session, f"{name}{number}"))
 
     async def _submit(self, session: aiohttp.ClientSession, job_id: str) -> None:
         """A caller repeats its submission, with the same id, until it is accepted."""
@@ -142,42 +169,7 @@ class Run:
         """From the first attempt at the webhook until the result could be read."""
         sent: dict[str, float] = {}
         for line in await ledger(self._contestant.simulator_url, "deliveries"):
-            sent.setdefault(line["job"], line["at_ms"] - line["took_ms"])
+            if self._own(line):
+                sent.setdefault(line["job"], line["at_ms"] - line["took_ms"])
         seen = self._contestant.seen
-        return [seen[job] - at_ms for job, at_ms in sent.items() if job[:3] == "job" and job in seen]
-
-
-def below(root: int) -> list[int]:
-    """The pids of all processes below this one."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with suppress(OSError):
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(folder.name))
-    found, left = [], [root]
-    while left:
-        left += (more := children.get(left.pop(), []))
-        found += more
-    return found
-
-
-def cpu_s(roots: Iterable[int]) -> float:
-    """Processor seconds so far, of these processes and all below them, ended ones included."""
-    ticks = 0
-    for root in roots:
-        for pid in (root, *below(root)):
-            with suppress(OSError):
-                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def pss_mib(roots: Iterable[int]) -> float:
-    """Memory of these processes and all below them; what they share is counted once."""
-    kib = 0
-    for root in roots:
-        for pid in (root, *below(root)):
-            with suppress(OSError):
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                kib += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return kib / 1024
+        return [seen[job] - at_ms for job, at_ms in sent.items() if job in seen]

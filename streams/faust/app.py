@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from faust.sensors import Monitor
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.types import TP
-from mode import CrashingSupervisor
+from mode import CrashingSupervisor, Service
 
 from backstop.runtime.errors import InvariantError
 from backstop.runtime.process.identity import own_name
@@ -126,6 +127,12 @@ class _Recovery(Recovery):  # type: ignore[misc]  # faust is untyped
         await super().on_recovery_completed(generation_id)
 
 
+class _NoMonitor(Monitor):  # type: ignore[misc]  # faust is untyped
+    @Service.task  # type: ignore[untyped-decorator]  # faust is untyped
+    async def _sampler(self) -> None:
+        """Off: it wakes each second, and nothing reads its averages."""
+
+
 class _TableManager(TableManager):  # type: ignore[misc]  # faust is untyped
     _recovery: Recovery | None
 
@@ -192,6 +199,7 @@ def make_app(
         topic_replication_factor=replication_factor,
         table_standby_replicas=0,
         TableManager=_TableManager,
+        Monitor=_NoMonitor,
         agent_supervisor=CrashingSupervisor,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=PARTITION_FETCH_BYTES_MAX,

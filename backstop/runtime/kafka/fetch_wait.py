@@ -23,7 +23,9 @@ from typing import Any
 from backstop.runtime.process.clock import monotonic_s
 
 BUSY_WAIT_MS = 20
-IDLE_WAIT_MS = 500
+IDLE_WAIT_MS = 1_000
+"""A partition that is assigned, sought or resumed meanwhile waits for so long, as its broker answers one request of a
+connection after the other. Each fetch costs an idle process four turns of its loop."""
 IDLE_AFTER_S = 3.0
 HOLD_MS = 100
 """Of a reader whose partitions may be assigned, sought or resumed at any time: until the held fetch ends, they wait.
