@@ -169,10 +169,11 @@ class Hops:
         await self._consumer.stop()
 
 
-async def burst(jobs: int) -> dict[str, Any]:
+async def burst(jobs: int, more: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """:param more: settings of all processes."""
     run = {"kind": "uniform", "low_s": 0.5, "high_s": 1.5}
     profile = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.1}, "run": run}}}
-    settings = {"BACKSTOP_POLL_RATE_MAX_PER_S": "2000"}
+    settings = {"BACKSTOP_POLL_RATE_MAX_PER_S": "2000", **(more or {})}
     async with system_of(profile, settings, 1) as system:
         downstream = Downstream(system)
         reading = asyncio.create_task(downstream.run())
