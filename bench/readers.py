@@ -36,7 +36,9 @@ from backstop.readmodel.opening import database_at
 from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
+from schemas.base import DEFAULT_TENANT
 from schemas.codec import encode
+from schemas.job_ids import qualified_job_id
 from tests.unit.backstop.readmodel.logs import accepted, claimed, observed, result_of, settled, submitted, webhook
 
 PARTITIONS = 8
@@ -148,11 +150,13 @@ def answers(url: str) -> Any:
     return ask
 
 
-def job(number: int, session_id: str, at_ms: int) -> tuple[list[Fact], list[Fact]]:
+def job(
+    number: int, session_id: str, at_ms: int, tenant: str = DEFAULT_TENANT
+) -> tuple[list[Fact], list[Fact]]:  # fmt: skip
     """The facts of a completed job: those of its beginning, and those of its end."""
-    job_id, response_id = f"bench-{number:07}", f"resp_{number:07}"
+    job_id, response_id = qualified_job_id(tenant, f"bench-{number:07}"), f"resp_{number:07}"
     due_ms = at_ms + HOUR_MS
-    first = submitted(job_id, at_ms=at_ms, session_id=session_id, deadline_at_ms=due_ms)
+    first = submitted(job_id, at_ms=at_ms, session_id=session_id, deadline_at_ms=due_ms, tenant=tenant)
     taken = accepted(job_id, at_ms=at_ms, response_id=response_id).model_copy(update={"poll_at_ms": due_ms})
     claim = claimed(job_id, response_id, at_ms=at_ms).model_copy(update={"poll_at_ms": due_ms})
     end = settled(job_id, at_ms=at_ms + 1_000, response_id=response_id, output=OUTPUT)

@@ -1,4 +1,4 @@
-"""`backstop topics create | check | list`: creates the topics of the table, and compares them with it."""
+"""`backstop topics create | check | list | move`: creates the topics of the table, and compares them with it."""
 
 import asyncio
 from dataclasses import asdict, replace
@@ -10,11 +10,13 @@ import typer
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, say, tell
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.topic_exports import strimzi, terraform
+from backstop.cli.topics_move import move
 from backstop.runtime.kafka.topics import TopicDifference, check_topics, create_topics, rows, wanted_topics
 from backstop.runtime.settings import RuntimeSettings
 from schemas.topics import BY_NAME, CHANGELOGS, FOR_EVER_MS, HOUR_MS, TOPICS
 
 app = typer.Typer(help="Backstop's Kafka topics.", no_args_is_help=True, add_completion=False)
+app.command()(move)
 
 Patience = Annotated[float, typer.Option(help="How many seconds to wait for a broker.")]
 DIFFERENCE_COLUMNS = ("topic", "setting", "found", "wanted", "fatal", "advice")

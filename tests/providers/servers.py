@@ -15,6 +15,7 @@ from tests.providers.stub import MODEL
 from tests.support.waiting import wait_until
 
 UP_WITHIN_S = 120.0
+END_WITHIN_S = 60.0
 ASK_WITHIN_S = 10.0
 OGX_PAGE = 50
 
@@ -45,6 +46,13 @@ class Process:
             self._running.kill()
             self._running.wait()
             self._running = None
+
+    def end(self) -> None:
+        """As a deploy does it: SIGTERM, and wait."""
+        assert self._running is not None
+        self._running.terminate()
+        assert self._running.wait(END_WITHIN_S) == 0, f"{self.name} did not end well (see {self._log})"
+        self._running = None
 
     def signal(self, number: int) -> None:
         assert self._running is not None
