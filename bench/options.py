@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ async def in_turns(states: States, jobs: int, rounds: int) -> dict[str, Any]:
         print(name, runs[name], file=sys.stderr, flush=True)
     medians = {name: {of: statistics.median(values) for of, values in run.items()} for name, run in runs.items()}
     names = list(states)
-    pairs = dict.fromkeys([*zip(names, names[1:], strict=False), (names[0], names[-1])])
+    pairs = dict.fromkeys([*pairwise(names), (names[0], names[-1])])
     changes = {
         f"{after} against {before}": {
             of: f"{100 * (medians[after][of] / medians[before][of] - 1):+.1f} %" for of in medians[after]
