@@ -4,8 +4,9 @@
     python -m bench --from .backstop/bench/RUN.jsonl      # judges and renders a run again
 
 Each scene runs in a process of its own, on a broker of its own. Every figure of every repeat is a line of JSON in
-`.backstop/bench/`. With `--page` the table goes between the markers of that page, and the plots beside it. Exit 1: a goal
-was missed, each of which is named. Run it on an idle machine: other load changes latencies most, processor time least.
+`.backstop/bench/`. With `--page` the table goes between the markers of that page, and the plots beside it. Exit 1: a
+goal was missed, each of which is named. Run it on an idle machine: other load changes latencies most, processor time
+least.
 """
 
 import argparse

@@ -58,7 +58,6 @@ class Contestant:
     supervisor: Supervisor
     app: tuple[str, ...] = ("app",)
     """The names of the processes that are measured, and killed where `killed` is empty."""
-    killed: tuple[str, ...] = ()
     servers: tuple[int, ...] = ()
     """Pids of the servers that the application needs: the broker, the database."""
     submission: Callable[[str], tuple[str, Any]] = lambda job_id: (job_id, None)
@@ -69,6 +68,7 @@ class Contestant:
     """When each job's result could be read by others."""
     count: Callable[[], Awaitable[int]] | None = None
     """How many results there are, where `seen` is not filled."""
+    killed: tuple[str, ...] = ()
 
 
 class Start(Protocol):
