@@ -4,8 +4,9 @@
     python -m bench --from .backstop/bench/RUN.jsonl      # judges and renders a run again
 
 Each scene runs in a process of its own, on a broker of its own. Every figure of every repeat is a line of JSON in
-`.backstop/bench/`. With `--page` the table goes between the markers of that page, and the plots beside it. Exit 1: a goal
-was missed, each of which is named. Run it on an idle machine: other load changes latencies most, processor time least.
+`.backstop/bench/`. With `--page` the table goes between the markers of that page, and the plots beside it. Exit 1: a
+goal was missed, each of which is named. Run it on an idle machine: other load changes latencies most, processor time
+least.
 """
 
 import argparse
@@ -89,14 +90,15 @@ def main() -> int:
         lines = _run(names, given.repeats)
     values = collected(lines)
     rows = judged(values, GOALS)
-    text = table(rows, machine(lines), UNMEASURED)
+    failed = sorted({f"scene `{line['scene']}`, which failed" for line in lines if line.get("failed")})
+    text = table(rows, machine(lines), [*failed, *UNMEASURED])
     print(text)
     if given.page:
         given.page.write_text(put(given.page.read_text(), text))
         if found := curves(values, OPEN_JOBS):
             svg = growth_svg(found, "open jobs on one worker", "bytes a job, µs an event, s to start")
             given.page.with_name("growth.svg").write_text(svg)
-    return 1 if any(row.short for row in rows) else 0
+    return 1 if failed or any(row.short for row in rows) else 0
 
 
 def _run(names: Sequence[str], repeats: int) -> list[dict[str, Any]]:
@@ -114,9 +116,19 @@ def _run(names: Sequence[str], repeats: int) -> list[dict[str, Any]]:
             if repeat and SCENES[name].curve:
                 continue
             load, began_s = round(os.getloadavg()[0], 2), time.monotonic()
-            figures = measured(name)
+            try:
+                figures, failed = measured(name), None
+            except (subprocess.SubprocessError, ValueError) as error:  # The other scenes are measured nevertheless.
+                figures, failed = {}, repr(error)
             took_s = round(time.monotonic() - began_s, 1)
-            line = {"scene": name, "repeat": repeat, "load": load, "took_s": took_s, "figures": figures}
+            line = {
+                "scene": name,
+                "repeat": repeat,
+                "load": load,
+                "took_s": took_s,
+                "failed": failed,
+                "figures": figures,
+            }
             lines.append(line)
             with kept.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -58,7 +58,7 @@ def pure(jobs: int = JOBS) -> dict[str, Any]:
         rows: dict[str, Any] = {}
         began_s = time.process_time()
         for fact in facts[topic]:
-            rows[fact.key] = step(rows.get(fact.key, absent), fact).state  # type: ignore[operator]  # by its topic
+            rows[fact.key] = step(rows.get(fact.key, absent), fact).state  # type: ignore[arg-type]  # by its topic
         step_s += time.process_time() - began_s
         states.update(type(state).__name__ for state in rows.values())
     count = sum(map(len, facts.values()))
@@ -122,6 +122,7 @@ async def _backlog(settings: RuntimeSettings, jobs: int) -> None:
 
 async def _folded(settings: RuntimeSettings, folder: Path, jobs: int, *, acknowledged: bool) -> dict[str, Any]:
     clock, taken, stop = make_clock(), 0, asyncio.Event()
+    began_s = cpu_s = 0.0
     app = make_app(
         f"{settings.topic_prefix}worker", settings.kafka_bootstrap_servers, folder, now_s=lambda: clock() / 1_000
     )
@@ -136,7 +137,6 @@ async def _folded(settings: RuntimeSettings, folder: Path, jobs: int, *, acknowl
             began_s, cpu_s = time.monotonic(), time.process_time()
         taken += folded.taken
 
-    began_s = cpu_s = 0.0
     shell = FoldShell(
         JOB_FOLD, rows=table, publisher=publisher or _NoPublisher(), results=_NoJobResults(),
         index=DueIndex(clock), now_ms=clock, taken=took,

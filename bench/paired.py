@@ -2,7 +2,8 @@
 
     python -m bench.paired --other ../before [--rounds 4] [--within 3]
 
-A is the other checkout, with its own `.venv`; B is this one. Each round runs the scenes `steady` and `burst` in both. Prints the medians of each figure and the change in percent. Exit 1: a figure that must not grow grew by more than
+A is the other checkout, with its own `.venv`; B is this one. Each round runs the scenes `steady` and `burst` in both.
+Prints the medians of each figure and the change in percent. Exit 1: a figure that must not grow grew by more than
 `--within`. Run it on an idle machine.
 """
 

@@ -24,7 +24,8 @@ from backstop.dev.system import System
 from backstop.runtime.kafka.topic_reader import open_reader
 from bench.polling import lognormal
 from bench.polling_outage import World, simulate
-from bench.system import Downstream, cpu_s, ledger, submit_value, system_of
+from bench.processes import cpu_s
+from bench.system import Downstream, ledger, submit_value, system_of
 from schemas.codec import decode
 from schemas.responses import RESPONSE_FACT, ResponseTimerFired
 
@@ -47,13 +48,15 @@ async def whole(jobs: int, rate: float) -> dict[str, Any]:
         reading = asyncio.create_task(downstream.run())
         producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all")
         await producer.start()
-        before = cpu_s(system)
+        worker = system.supervisor.pid("worker")
+        assert worker is not None
+        before_s = cpu_s([worker])
         for number in range(jobs):
             job_id = f"bench-{number}"
             await producer.send(f"{system.runtime.topic_prefix}requests", submit_value(job_id), key=job_id.encode())
             await asyncio.sleep(1 / rate)
         await downstream.until(jobs)
-        worker_s = cpu_s(system)["worker"] - before["worker"]
+        worker_s = cpu_s([worker]) - before_s
         truth, calls = await ledger(system.simulator_url, "truth"), await ledger(system.simulator_url, "calls")
         due = await due_ms(system)
         reading.cancel()

@@ -1,7 +1,7 @@
 """The table and the plots of a run, and where they stand in a page that is written by hand. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench import plot
 from bench.judging import Judged
@@ -43,7 +43,7 @@ def put(page: str, text: str) -> str:
     return f"{before}{BEGIN}\n{text}{END}{after}"
 
 
-def growth_svg(curves: dict[str, Curve], across: str, up: str) -> str:
+def growth_svg(curves: Mapping[str, Curve], across: str, up: str) -> str:
     """Curves over logarithmic axes, each with its name at its end."""
     points = [point for curve in curves.values() for point in curve if min(point) > 0]
     low_x, high_x = _decades([x for x, _ in points])

@@ -7,7 +7,7 @@ from typing import Any
 
 from backstop.runtime.process.garbage import settle_garbage_collector
 from bench.bare import bare
-from bench.folding import folding
+from bench.folding import folding, pure
 from bench.idle import idle
 from bench.judging import Goal
 from bench.open_jobs import open_jobs
@@ -36,21 +36,33 @@ async def _burst() -> Mapping[str, Any]:
     return (await several("backstop", ("burst",)))["burst"]
 
 
+async def _kill_one() -> Mapping[str, Any]:
+    """SIGKILL of one of two workers at 50 jobs/s."""
+    return (await several("backstop", ("kill",), workers=2))["kill"]
+
+
+def _log(jobs: int) -> Callable[[], Awaitable[Mapping[str, Any]]]:
+    return lambda: asyncio.to_thread(pure, jobs)
+
+
 def _open(jobs: int) -> Callable[[], Awaitable[Mapping[str, Any]]]:
     return lambda: open_jobs(jobs)
 
 
+LOG_JOBS = (200, 2_000, 20_000)
 OPEN_JOBS = (1_000, 10_000, 100_000, 1_000_000)
 SCENES: Mapping[str, Scene] = {
     "bare": Scene(bare, 40),
     "start": Scene(start, 10),
     "steady": Scene(_steady, 120),
+    "kill_one": Scene(_kill_one, 80),
     "burst": Scene(_burst, 60),
     "idle": Scene(idle, 95),
     "folding": Scene(folding, 45),
     "flood": Scene(flood, 75),
     "slow": Scene(slow, 90),
     "big_burst": Scene(big_burst, 110),
+    **{f"log_{jobs}": Scene(_log(jobs), 5 + jobs // 400, curve=True) for jobs in LOG_JOBS},
     **{f"open_{jobs}": Scene(_open(jobs), 15 + jobs // 8_000, curve=True) for jobs in OPEN_JOBS},
 }
 
@@ -72,6 +84,8 @@ GOALS = (
     Goal("burst.memory_mib", "… memory with the broker (PSS), MiB", 450),
     Goal("steady.kill.duplicate_creates", "SIGKILL of all at 50 jobs/s: creates beyond the first of a job", 0),
     Goal("steady.kill.kill_to_last_result_s", "… kill to last result, s (the load goes on for 10)", 12),
+    Goal("kill_one.kill_to_last_result_s", "… of one of two workers: kill to last result, s", 11.5),
+    Goal("kill_one.duplicate_creates", "… creates beyond the first of a job", 0),
     Goal("start.ready_s", "`backstop dev` typed → ready, s", 5),
     Goal("idle.python_percent", "an idle system in Python, % of a core", 1),
     *(Goal(f"idle.percent.{name}", f"… of it {name}", None) for name in ("worker", "serve", "projection")),
@@ -86,6 +100,11 @@ GOALS = (
         at_least=True, beside=READ,
     ),
     Goal("folding.verify_events_per_s", "`audit verify`, events/s of a core", 100_000, at_least=True),
+    *(
+        Goal(f"log_{jobs}.verify_events_per_s", f"… of a log of {6 * jobs:,} facts", None,
+             beside="folding.verify_events_per_s")
+        for jobs in LOG_JOBS
+    ),
     Goal("flood.p99_ratio", "p99 of a quiet partition beside 500 jobs/s in another, × its p99 alone", 3),
     Goal("big_burst.jobs_per_s", "20,000 jobs at once, jobs/s", None, beside="burst.jobs_per_s", of_beside=0.9,
          at_least=True),
@@ -110,8 +129,7 @@ GOALS = (
 )  # fmt: skip
 UNMEASURED = (
     "rebuild from an empty disk (no scene yet)",
-    "growth by partitions, by workers and by the length of the log; two workers on two cores (no scene yet)",
-    "a kill with a second worker alive (no scene yet)",
+    "growth by partitions and by workers, logs of more than 120,000 records, two workers on two cores (no scene yet)",
     "100,000 jobs at once: 20,000 stand for them",
 )
 

@@ -53,7 +53,7 @@ MEANING = """
 """
 
 
-async def several(contestant: str, scenarios: Sequence[str]) -> dict[str, dict[str, Any]]:
+async def several(contestant: str, scenarios: Sequence[str], workers: int = 1) -> dict[str, dict[str, Any]]:
     """The figures of scenarios with runs of the same length, one after the other on one system."""
     asked = [SCENARIOS[scenario] for scenario in scenarios]
     (run_s,) = {each.run_s for each in asked}
@@ -61,7 +61,7 @@ async def several(contestant: str, scenarios: Sequence[str]) -> dict[str, dict[s
     found: dict[str, dict[str, Any]] = {}
     ended = 0
     with tempfile.TemporaryDirectory(prefix="backstop-peers-") as folder:
-        work = Work(Path(folder), profile, each=asked[0].rate_per_s is not None)
+        work = Work(Path(folder), profile, each=asked[0].rate_per_s is not None, workers=workers)
         async with CONTESTANTS[contestant](work, now_ms) as running:
             for number, scenario in enumerate(scenarios):
                 run = Run(running, SCENARIOS[scenario], f"job{number}", ended)

@@ -46,6 +46,8 @@ class Work:
     profile: Mapping[str, Any]
     each: bool
     """Whether the time of each result is measured; else only the time of the last."""
+    workers: int = 1
+    """Of Backstop. Where there are two, a kill hits the first alone."""
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class Contestant:
     simulator_url: str
     supervisor: Supervisor
     app: tuple[str, ...] = ("app",)
-    """The names of the processes that a run may kill."""
+    """The names of the processes that are measured, and killed where `killed` is empty."""
     servers: tuple[int, ...] = ()
     """Pids of the servers that the application needs: the broker, the database."""
     submission: Callable[[str], tuple[str, Any]] = lambda job_id: (job_id, None)
@@ -66,6 +68,7 @@ class Contestant:
     """When each job's result could be read by others."""
     count: Callable[[], Awaitable[int]] | None = None
     """How many results there are, where `seen` is not filled."""
+    killed: tuple[str, ...] = ()
 
 
 class Start(Protocol):
@@ -104,8 +107,9 @@ async def backstop(work: Work, clock: Clock) -> AsyncIterator[Contestant]:
     """`backstop serve`, `worker` and `projection`, and Kafka. Results are read by a `read_committed` consumer."""
     settings = {"BACKSTOP_POLL_RATE_MAX_PER_S": "2000", "BACKSTOP_FIRST_POLL_MS": str(round(POLL_S * 1000))}
     shape = Shape(
-        folder=work.folder, environment=dict(os.environ), settings=settings, faults=json.dumps(work.profile), port=0
-    )
+        folder=work.folder, environment=dict(os.environ), settings=settings, faults=json.dumps(work.profile), port=0,
+        workers=work.workers,
+    )  # fmt: skip
     async with running_system(shape, say, lambda _kill: None) as system:
         assert system.simulator_url is not None
         assert system.broker_pid is not None, "the broker must be one that this run started"
@@ -114,8 +118,10 @@ async def backstop(work: Work, clock: Clock) -> AsyncIterator[Contestant]:
             body = {"job_id": job_id, "request": {"model": "gpt-bench", "input": job_id}}
             return f"{system.url}/v1/jobs", body
 
-        app = ("serve", "worker", "projection")
+        workers = tuple(f"worker-{number + 1}" for number in range(work.workers)) if work.workers > 1 else ("worker",)
+        app = ("serve", *workers, "projection")
         running = Contestant(system.simulator_url, system.supervisor, app, (system.broker_pid,), submission)
+        running.killed = workers[:1] if work.workers > 1 else ()
         reader = ResultReader(system.runtime)
         await reader.start(from_beginning=True)
 

@@ -158,7 +158,7 @@ class Run:
             return None
         await asyncio.sleep(self._scenario.kill_after_s)
         killed_ms = now_ms()
-        for name in self._contestant.app:
+        for name in self._contestant.killed or self._contestant.app:
             if (pid := self._contestant.supervisor.pid(name)) is not None:
                 for process in (pid, *below(pid)):
                     with suppress(ProcessLookupError):

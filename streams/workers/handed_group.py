@@ -41,7 +41,7 @@ class HandedGroup(ConsumerGroup):
 
     def wake(self) -> None:
         """Let a waiting `take` return with what there is."""
-        fetcher = None if self._consumer is None else self._consumer._fetcher
+        fetcher: Any = None if self._consumer is None else self._consumer._fetcher
         for waiter in list(fetcher._fetch_waiters if fetcher is not None else ()):
             fetcher._notify(waiter)
 
