@@ -92,7 +92,8 @@ async def measured(jobs: int, rate: float) -> dict[str, Any]:
             watching.cancel()
             delays_ms = sorted((rows_s[key] - at_s) * 1_000 for key, at_s in running.acked_s.items() if key in rows_s)
             return {
-                "jobs": jobs, "filled_in_s": round(fill_s, 1), "erased_in_s": round(took_s, 1), "told": told.get("done"),
+                "jobs": jobs, "filled_in_s": round(fill_s, 1), "erased_in_s": round(took_s, 1),
+                "told": told.get("done"),
                 "cpu_s": {name: round(after_s[name] - cpu_s[name], 1) for name in cpu_s},
                 "result_to_row_ms": {
                     "n": len(delays_ms), "p50": round(delays_ms[len(delays_ms) // 2], 1),

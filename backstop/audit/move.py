@@ -36,6 +36,8 @@ from schemas.unreadable import Unreadable
 CLIENT_ID: Final = "backstop-move"
 LINGER_MS: Final = 5
 SEND_TIMEOUT_MS: Final = 60_000
+FILLER: Final = b"move"
+"""A key, as a compacted topic takes no record without one."""
 
 Offsets = dict[Partition, int]
 
@@ -74,7 +76,7 @@ class Target:
         """One record in each partition, to be removed at the end: the copy of a truncated log begins above 0, too."""
         for number in range(self._counts[topic]):
             self.next[topic, number] += 1
-            await (await self._append(topic, number, Record(topic, number, 0, 0, None, b"")))
+            await (await self._append(topic, number, Record(topic, number, 0, 0, FILLER, b"")))
 
     def ends(self, topic: str) -> Offsets:
         return {(topic, number): self.next[topic, number] for number in range(self._counts[topic])}

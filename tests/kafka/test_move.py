@@ -72,10 +72,11 @@ class Moving:
         folder = self.folder / side
         folder.mkdir(exist_ok=True)
         shape = Shape(
-            folder=folder, keep=True, environment={**BRISK, **self.kept, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap},
+            folder=folder, keep=True,
+            environment={**self.kept, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap},
             settings={**BRISK, **{name: value for name, value in self.environment(side, partitions).items() if name in (
                 "BACKSTOP_TOPIC_PREFIX", "BACKSTOP_BLOB_DIR")}},
-            port=self.port, partitions=partitions, workers=2,
+            port=self.port, partitions=partitions,
             openai=RealOpenAI(KEY, f"http://{HOST}:{self.simulator}/v1", SECRET),
         )  # fmt: skip
         with held(shape) as system:
