@@ -53,6 +53,15 @@ LONGEST_FIRST = (
 """Files that take half a minute or more. One process runs a whole file, so the longest files must begin first."""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The tests live as long as the session: no collection of garbage walks through them, then or later."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
@@ -66,15 +75,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def garbage_is_collected(request: pytest.FixtureRequest) -> Iterator[None]:
     """Collects the garbage of a test that uses asyncio, so that a leaked socket fails this test and no later one.
 
-    Only objects that the test made are looked at: older ones are frozen meanwhile, as a full collection takes 100 ms.
-    This fixture is the first to be set up, and so the last to be torn down.
+    Only objects that the test made are looked at: older ones are frozen, as a full collection takes 100 ms. They stay
+    so until the session ends. This fixture is the first to be set up, and so the last to be torn down.
     """
     if "asyncio" not in vars(request.module):
         yield
         return
+    gc.collect()
     gc.freeze()
     yield
     gc.collect()
+
+
+def pytest_sessionfinish() -> None:
+    """What earlier tests leaked in a fixture that many share is found by pytest's own last collection."""
     gc.unfreeze()
 
 
