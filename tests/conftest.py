@@ -22,6 +22,7 @@ from backstop.dev.ports import Ports
 from backstop.dev.system import asked_directly
 from tests.support.installed import Installed, installed_once
 from tests.support.search import SEARCHING
+from tests.support.turns import turns
 
 os.environ |= asked_directly(os.environ)
 
@@ -43,14 +44,7 @@ settings.load_profile("suite")
 # modules of this project: a new constant anywhere, or another file in the same session, would change what a seed meets.
 providers._get_local_constants = lambda: providers._local_constants
 
-LONGEST_FIRST = (
-    "test_torture_short.py", "test_dev.py", "test_storms.py", "test_workers.py", "test_openapi_fuzz.py",
-    "test_broker.py", "test_two_workers.py", "test_hostile_records.py", "test_projection.py",
-    "test_responses_api.py", "test_audit.py", "test_page.py", "test_image.py", "test_live.py", "test_aimed.py",
-    "test_outages.py", "test_simulation.py", "test_planted.py", "test_folds.py", "test_erasing.py",
-    "test_receiver.py", "test_hedges.py", "test_streams.py", "test_strange_provider.py", "test_limits.py",
-)  # fmt: skip
-"""Files that take half a minute or more. One process runs a whole file, so the longest files must begin first."""
+TESTS = Path(__file__).parent
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,8 +57,9 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    of = {item: item.path.relative_to(TESTS).as_posix() for item in items}
+    places = {file: place for place, file in enumerate(turns(dict.fromkeys(of.values())))}
+    items.sort(key=lambda item: places[of[item]])
     if SEARCHING:
         for item in items:
             if isinstance(item, pytest.Function) and is_hypothesis_test(item.obj):
