@@ -22,6 +22,7 @@ from backstop.dev.ports import Ports
 from backstop.dev.system import asked_directly
 from tests.support.installed import Installed, installed_once
 from tests.support.search import SEARCHING
+from tests.support.turns import turns
 
 os.environ |= asked_directly(os.environ)
 
@@ -43,19 +44,22 @@ settings.load_profile("suite")
 # modules of this project: a new constant anywhere, or another file in the same session, would change what a seed meets.
 providers._get_local_constants = lambda: providers._local_constants
 
-LONGEST_FIRST = (
-    "test_torture_short.py", "test_dev.py", "test_storms.py", "test_workers.py", "test_openapi_fuzz.py",
-    "test_broker.py", "test_two_workers.py", "test_hostile_records.py", "test_projection.py",
-    "test_responses_api.py", "test_audit.py", "test_page.py", "test_image.py", "test_live.py", "test_aimed.py",
-    "test_outages.py", "test_simulation.py", "test_planted.py", "test_folds.py", "test_erasing.py",
-    "test_receiver.py", "test_hedges.py", "test_streams.py", "test_strange_provider.py", "test_limits.py",
-)  # fmt: skip
-"""Files that take half a minute or more. One process runs a whole file, so the longest files must begin first."""
+TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The tests live as long as the session: no collection of garbage walks through them, then or later."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    of = {item: item.path.relative_to(TESTS).as_posix() for item in items}
+    places = {file: place for place, file in enumerate(turns(dict.fromkeys(of.values())))}
+    items.sort(key=lambda item: places[of[item]])
     if SEARCHING:
         for item in items:
             if isinstance(item, pytest.Function) and is_hypothesis_test(item.obj):
@@ -66,15 +70,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def garbage_is_collected(request: pytest.FixtureRequest) -> Iterator[None]:
     """Collects the garbage of a test that uses asyncio, so that a leaked socket fails this test and no later one.
 
-    Only objects that the test made are looked at: older ones are frozen meanwhile, as a full collection takes 100 ms.
-    This fixture is the first to be set up, and so the last to be torn down.
+    Only objects that the test made are looked at: older ones are frozen, as a full collection takes 100 ms. They stay
+    so until the session ends. This fixture is the first to be set up, and so the last to be torn down.
     """
     if "asyncio" not in vars(request.module):
         yield
         return
+    gc.collect()
     gc.freeze()
     yield
     gc.collect()
+
+
+def pytest_sessionfinish() -> None:
+    """What earlier tests leaked in a fixture that many share is found by pytest's own last collection."""
     gc.unfreeze()
 
 

@@ -95,8 +95,12 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for child in self._children.values():
                     group.create_task(self._bring_up(child))
-        except* StartError as errors:
-            raise StartError("\n".join(str(error) for error in errors.exceptions)) from None
+        except ExceptionGroup as errors:
+            # Not `except*`: what is raised there comes as a group of one on CPython before 3.11.4.
+            failed, others = errors.split(StartError)
+            if failed is None or others is not None:
+                raise
+            raise StartError("\n".join(str(error) for error in failed.exceptions)) from None
         self._watchers = [
             asyncio.create_task(self._keep_up(child), name=f"watch-{name}") for name, child in self._children.items()
         ]

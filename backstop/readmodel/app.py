@@ -100,7 +100,8 @@ class Projection:
                 tasks.create_task(self._sweeper.run(stop), name="readmodel-sweep")
                 tasks.create_task(self._stops.run(stop), name="budget-stops")
                 tasks.create_task(self._eraser.run(stop), name="eraser")
-        except* Exception as group:
+        except ExceptionGroup as group:
+            # Not `except*`: what is raised there comes as a group of one on CPython before 3.11.4.
             raise group.exceptions[0] from None
         finally:
             await self._storage.close()

@@ -15,4 +15,3 @@ def settled() -> Iterator[None]:
     settle_garbage_collector()
     yield
     gc.set_threshold(*before)
-    gc.unfreeze()

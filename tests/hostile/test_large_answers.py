@@ -30,15 +30,17 @@ def text(unit: bytes) -> bytes:
     return b'[{"text":"' + unit * (ROOM_BYTES // len(unit)) + b'"}]'
 
 
-OUTPUTS: Final[dict[str, bytes]] = {
-    "a text": text(b"A"),
-    "a text of escapes": text(b'\\n\\"'),
-    "a text of four-byte characters": text("😀".encode()),
-    "empty lists": b"[" + b"[]," * 950_000 + b"[]]",
-    "log probabilities": b"[" + TOKEN * 180_000 + TOKEN[:-1] + b"]",
-    "names": b"[{" + b",".join(b'"%x":0' % n for n in range(900_000)) + b"}]",
+OUTPUTS: Final[dict[str, Callable[[], bytes]]] = {
+    "a text": lambda: text(b"A"),
+    "a text of escapes": lambda: text(b'\\n\\"'),
+    "a text of four-byte characters": lambda: text("😀".encode()),
+    "empty lists": lambda: b"[" + b"[]," * 950_000 + b"[]]",
+    "log probabilities": lambda: b"[" + TOKEN * 180_000 + TOKEN[:-1] + b"]",
+    "names": lambda: b"[{" + b",".join(b'"%x":0' % n for n in range(900_000)) + b"}]",
 }
-"""Each is nearly as large as an answer may be, or has nearly as many values."""
+"""Each is nearly as large as an answer may be, or has nearly as many values. Made by the test, not by each process that
+collects it.
+"""
 
 
 def whole(output: bytes, **changes: Any) -> bytes:
@@ -67,7 +69,7 @@ def polling(bench: Bench) -> Callable[[], Awaitable[None]]:
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_no_answer_holds_up_the_worker(name: str, tmp_path: Path) -> None:
-    body = whole(OUTPUTS[name])
+    body = whole(OUTPUTS[name]())
 
     async def scenario() -> tuple[float, Any]:
         async with calling(tmp_path, sent(body), poll_timeout_ms=60_000) as bench:
@@ -113,21 +115,22 @@ def events(*data: bytes) -> server.Mischief:
     return sent(stream, content_type="text/event-stream")
 
 
-LARGE_TEXT: Final = b'[{"text":"' + "😀".encode() * (EVENT_BYTES // 4) + b'"}]'
+def large_text() -> bytes:
+    return b'[{"text":"' + "😀".encode() * (EVENT_BYTES // 4) + b'"}]'
 
 
-@pytest.mark.parametrize("output", [LARGE_TEXT, OUTPUTS["empty lists"]])
-def test_a_large_event_at_the_end_of_a_stream_ends_it(output: bytes) -> None:
-    assert followed(events(event("response.completed", output))) == StreamEnded(0)
+@pytest.mark.parametrize("output", [large_text, OUTPUTS["empty lists"]], ids=["a text", "empty lists"])
+def test_a_large_event_at_the_end_of_a_stream_ends_it(output: Callable[[], bytes]) -> None:
+    assert followed(events(event("response.completed", output()))) == StreamEnded(0)
 
 
 def test_a_large_event_that_is_not_at_the_end_is_not_published_in_part() -> None:
-    data = event("response.output_item.done", OUTPUTS["empty lists"])
+    data = event("response.output_item.done", OUTPUTS["empty lists"]())
     assert followed(events(data)) == TooMuch("event_too_large")
 
 
 def test_a_create_that_streams_a_large_end_has_all_of_it_and_holds_up_nothing() -> None:
-    data = event("response.completed", LARGE_TEXT)
+    data = event("response.completed", large_text())
 
     async def scenario() -> tuple[float, Any]:
         async with serving(events(data)) as state:

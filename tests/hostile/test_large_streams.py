@@ -19,9 +19,9 @@ PAUSE_S_MAX = 0.05
 JSON = {"Content-Type": "application/json"}
 
 INSTRUCTIONS = {
-    "a plain text": "x" * SHOWN_BYTES,
-    "a text with escapes": 'Said, "no".\n' * (SHOWN_BYTES // 15),
-    "a text of four-byte characters": "Grüße 😀, " * (SHOWN_BYTES // 15),
+    "a plain text": ("x", SHOWN_BYTES),
+    "a text with escapes": ('Said, "no".\n', SHOWN_BYTES // 15),
+    "a text of four-byte characters": ("Grüße 😀, ", SHOWN_BYTES // 15),
 }
 
 
@@ -36,7 +36,8 @@ async def created(answer: aiohttp.ClientResponse) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", INSTRUCTIONS)
 def test_a_stream_shows_of_a_large_request_what_later_reads_show(tmp_path: Path, kind: str) -> None:
     reads, changes = MemoryReads(), MemoryChanges()
-    asked = {"model": "m", "stream": True, "input": "x", "temperature": 0.5, "instructions": INSTRUCTIONS[kind]}
+    unit, count = INSTRUCTIONS[kind]
+    asked = {"model": "m", "stream": True, "input": "x", "temperature": 0.5, "instructions": unit * count}
 
     async def story(ingress: Ingress) -> None:
         sent = io.BytesIO(orjson.dumps(asked))

@@ -5,6 +5,8 @@ On a machine that can have no broker these tests fail, and say what to install; 
 """
 
 import asyncio
+import fcntl
+import hashlib
 import itertools
 import os
 import shutil
@@ -20,6 +22,7 @@ from backstop.runtime.settings import RuntimeSettings
 
 HERE = Path(__file__).parent
 NODE = HERE.parent / "node"
+ROOT = HERE.parents[1]
 _numbers = itertools.count(1)
 
 
@@ -62,9 +65,29 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in NODE.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
-    done = subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True,
-        timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    (folder / "node_modules").symlink_to(node_modules())
     return folder
+
+
+def node_modules() -> Path:
+    """Installed by the first process of the first session that needs this lock, and kept."""
+    locked = NODE / "package-lock.json"
+    folder = (
+        ROOT
+        / ".backstop"
+        / "node"
+        / hashlib.sha256((NODE / "package.json").read_bytes() + locked.read_bytes()).hexdigest()[:12]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "whole").exists():
+            for name in ("package.json", locked.name):
+                shutil.copy(NODE / name, folder)
+            done = subprocess.run(
+                ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True,
+                text=True, timeout=180, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            (folder / "whole").touch()
+    return folder / "node_modules"

@@ -14,6 +14,8 @@ from typing import Any
 from tests.support.waiting import wait_until
 
 HOMES = Path("/usr/lib/postgresql")
+LESS_WORK = {"autovacuum": "off", "checkpoint_timeout": "1h", "full_page_writes": "off", "synchronous_commit": "off"}
+"""What pays only for tables that live longer than a test."""
 
 
 def binaries() -> Path | None:
@@ -56,6 +58,7 @@ class Server:
             "unix_socket_directories": self._folder,
             "fsync": "on" if self._durable else "off",
             "max_connections": 50,
+            **({} if self._durable else LESS_WORK),
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self._process = subprocess.Popen[bytes](

@@ -8,11 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.s3.models import s3_backends
 from pydantic import SecretStr
-from werkzeug.serving import make_server
 
 from backstop.runtime.bucket import BucketClient
 from backstop.runtime.bucket_obstore import s3_requests
@@ -28,6 +24,11 @@ def s3_server(writes_of_a_name_max: int | None = None) -> Iterator[str]:
     """The address of a server with the empty bucket `NAME`. It takes so many writes of one name, and answers 429 to
     more, as R2 does to a second one within a second.
     """
+    # Slow to import, and only the process that runs these tests needs them; each process of a session collects them.
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415
+    from moto.s3.models import s3_backends  # noqa: PLC0415
+    from werkzeug.serving import make_server  # noqa: PLC0415
+
     moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
     writes: Counter[str] = Counter()
 
@@ -56,7 +57,9 @@ def s3_server(writes_of_a_name_max: int | None = None) -> Iterator[str]:
         s3_backends.reset()
 
 
-def client(endpoint: str) -> "boto3.client":
+def client(endpoint: str) -> Any:
+    import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+
     return boto3.client(
         "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET
     )
