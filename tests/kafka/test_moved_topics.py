@@ -63,7 +63,8 @@ class PrefixTopics:
                 for fact in whole_job(f"job-{number}", f"resp_{number}"):
                     key = fact.key.encode()
                     await producer.send(
-                        f"{self.prefix}{fact.topic}", encode(fact), key=key, partition=partition_of(key, numbers, numbers),
+                        f"{self.prefix}{fact.topic}", encode(fact), key=key,
+                        partition=partition_of(key, numbers, numbers),
                         timestamp_ms=now_ms - HOUR_MS * (JOBS - number), headers=[("n", str(number).encode())],
                     )  # fmt: skip
             await producer.flush()
