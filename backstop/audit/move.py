@@ -50,7 +50,7 @@ class TopicMoved:
     partitions: int
 
 
-class Target:
+class NewTopics:
     """The new topics. Only this process writes to them, so the number of records is the next offset."""
 
     def __init__(self, producer: AIOKafkaProducer, prefix: str, counts: Mapping[str, int]) -> None:
@@ -91,7 +91,7 @@ class Target:
 
 class Copying:
     def __init__(
-        self, source: TopicReader, target: Target, groups: Mapping[str, GroupSeen], progress: Progress
+        self, source: TopicReader, target: NewTopics, groups: Mapping[str, GroupSeen], progress: Progress
     ) -> None:
         self._source = source
         self._target = target
@@ -207,7 +207,7 @@ async def move(
         )  # fmt: skip
         with broker_errors("broken off; the new topics are of no use"):
             async with running(producer):
-                into = Target(producer, new.topic_prefix, counts)
+                into = NewTopics(producer, new.topic_prefix, counts)
                 copying = Copying(source, into, groups, progress)
                 await copying.run(topics)
         if await source.ends(list(copying.ends)) != copying.ends:
@@ -300,7 +300,7 @@ async def _commit(settings: RuntimeSettings, group: str, offsets: Offsets) -> No
             await consumer.commit(places)
 
 
-async def _drop_fillers(settings: RuntimeSettings, into: Target, topics: Collection[str]) -> None:
+async def _drop_fillers(settings: RuntimeSettings, into: NewTopics, topics: Collection[str]) -> None:
     if not topics:
         return
     with broker_errors("the first records of truncated topics"):

@@ -37,7 +37,7 @@ def folded(records: list[Record], log: str) -> dict[bytes, bytes]:
     return rows
 
 
-class Topics:
+class PrefixTopics:
     """The topics of one prefix."""
 
     def __init__(self, bootstrap: str, prefix: str, partitions: int) -> None:
@@ -63,7 +63,8 @@ class Topics:
                 for fact in whole_job(f"job-{number}", f"resp_{number}"):
                     key = fact.key.encode()
                     await producer.send(
-                        f"{self.prefix}{fact.topic}", encode(fact), key=key, partition=partition_of(key, numbers, numbers),
+                        f"{self.prefix}{fact.topic}", encode(fact), key=key,
+                        partition=partition_of(key, numbers, numbers),
                         timestamp_ms=now_ms - HOUR_MS * (JOBS - number), headers=[("n", str(number).encode())],
                     )  # fmt: skip
             await producer.flush()
@@ -101,7 +102,7 @@ class Topics:
             await admin.close()
 
 
-def move(old: Topics, new: Topics, folder: Path, *arguments: str) -> Ran:
+def move(old: PrefixTopics, new: PrefixTopics, folder: Path, *arguments: str) -> Ran:
     environment = {
         "KAFKA_BOOTSTRAP_SERVERS": new.bootstrap, "BACKSTOP_TOPIC_PREFIX": new.prefix,
         "BACKSTOP_PARTITIONS": str(new.partitions), "BACKSTOP_STATE_DIR": str(folder), "BACKSTOP_DATA_DIR": str(folder),
@@ -117,7 +118,10 @@ def by_key(records: list[Record]) -> dict[bytes | None, list[tuple[Any, ...]]]:
 
 
 def test_records_rows_and_places_are_carried_over(broker: Owned, prefix: str, tmp_path: Path) -> None:
-    old, new = Topics(broker.bootstrap, f"{prefix}old.", BEFORE), Topics(broker.bootstrap, f"{prefix}new.", AFTER)
+    old, new = (
+        PrefixTopics(broker.bootstrap, f"{prefix}old.", BEFORE),
+        PrefixTopics(broker.bootstrap, f"{prefix}new.", AFTER),
+    )
     ends = asyncio.run(filled(old, new))
     moved = move(old, new, tmp_path, "--execute", "-o", "json")
     assert moved.code == 0, moved.err
@@ -126,7 +130,7 @@ def test_records_rows_and_places_are_carried_over(broker: Owned, prefix: str, tm
     asyncio.run(same(old, new, ends))
 
 
-async def filled(old: Topics, new: Topics) -> dict[int, int]:
+async def filled(old: PrefixTopics, new: PrefixTopics) -> dict[int, int]:
     """The places of the worker in `jobs`."""
     await old.make()
     await new.make()
@@ -136,7 +140,7 @@ async def filled(old: Topics, new: Topics) -> dict[int, int]:
     return await old.places("worker", "jobs", {number: count - TAIL for number, count in counts.items()})
 
 
-async def same(old: Topics, new: Topics, places: Mapping[int, int]) -> None:
+async def same(old: PrefixTopics, new: PrefixTopics, places: Mapping[int, int]) -> None:
     for topic in ("jobs", "responses", "results"):
         before, after = await old.records(topic), await new.records(topic)
         assert by_key(after) == by_key(before), topic
@@ -156,7 +160,10 @@ async def same(old: Topics, new: Topics, places: Mapping[int, int]) -> None:
 def test_the_copy_of_a_log_that_retention_has_cut_begins_where_all_of_it_is_kept(
     broker: Owned, prefix: str, tmp_path: Path
 ) -> None:
-    old, new = Topics(broker.bootstrap, f"{prefix}old.", BEFORE), Topics(broker.bootstrap, f"{prefix}new.", AFTER)
+    old, new = (
+        PrefixTopics(broker.bootstrap, f"{prefix}old.", BEFORE),
+        PrefixTopics(broker.bootstrap, f"{prefix}new.", AFTER),
+    )
     asyncio.run(filled(old, new))
     before = asyncio.run(old.records("results"))
     cut = [record for record in before if record.partition == 1]
