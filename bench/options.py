@@ -87,7 +87,7 @@ async def collector() -> AsyncIterator[tuple[str, list[int]]]:
 
 async def in_turns(states: States, jobs: int, rounds: int) -> dict[str, Any]:
     runs: dict[str, dict[str, list[float]]] = {name: {"jobs_per_s": [], "cpu_ms_a_job": []} for name in states}
-    for name in [*states, *reversed(states)] * rounds:
+    for name in [*states, *reversed(list(states))] * rounds:
         for figure, value in (await burst(jobs, states[name])).items():
             runs[name][figure].append(value)
         print(name, runs[name], file=sys.stderr, flush=True)

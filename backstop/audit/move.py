@@ -126,7 +126,8 @@ class Copying:
         self.ends |= ends
         starts, first_ms = await self._starts(topic, begins, ends)
         group = moving.reader_of(topic)
-        known = self._groups[group].committed if group in self._groups else ends
+        seen = self._groups.get(group) if group is not None else None
+        known = ends if seen is None else seen.committed
         reached = moving.between(known, starts, ends)
         self._source.seek(starts)
         self._total += sum(ends[partition] - starts[partition] for partition in partitions)
@@ -166,7 +167,7 @@ class Copying:
         async for batch in self._source.read(ends):
             for record in batch:
                 if isinstance(record.value, Unreadable):
-                    raise ConfigurationError(f"{record.place} can't be read, so it can't be copied: {record.value}")
+                    raise ConfigurationError(f"{record.place} can't be read, so it can't be copied: {record.value.detail}")
             offsets = await self._target.send(topic, batch)
             for record, offset in zip(batch, offsets, strict=True):
                 if rows is not None:
