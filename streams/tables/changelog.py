@@ -92,6 +92,9 @@ class Changelog:
         """Per owned partition, the offset after our last acknowledged record. `_expected` may be higher: `notice` may
         see a row of ours before its acknowledgement arrives."""
         self._foreign: dict[int, list[tuple[int, int]]] = {}
+        self.term = 0
+        """Grows with each assignment. What was sent in an earlier term is foreign: the partition may have had another
+        owner in between, whose rows are newer."""
         self.reasserted = 0
         """Rows written again after a former owner had overwritten them: for metrics."""
 
@@ -107,6 +110,7 @@ class Changelog:
 
     def own(self, next_offsets: Mapping[int, int]) -> None:
         """Set the owned partitions after a recovery, each with the offset after its last recovered record."""
+        self.term += 1
         self._expected = dict(next_offsets)
         self._acknowledged = dict(next_offsets)
         self._foreign = {}
@@ -116,7 +120,7 @@ class Changelog:
         producer = self._producer
         if producer is None:
             raise InvariantError(f"{self._topic()}: write before the table was started")
-        waits = []
+        term, waits = self.term, []
         batch, size = producer.create_batch(), 0
         for key, value in rows.items():
             if batch.append(key=key, value=value, timestamp=None) is None:
@@ -127,7 +131,7 @@ class Changelog:
         waits.append((await self._send_batch(producer, batch, partition), size))
         last: int | None = None
         for wait, count in waits:
-            last = self._landed(partition, (await wait).offset, count)
+            last = self._landed(partition, (await wait).offset, count, term)
         return last
 
     def foreign(self, partition: int) -> bool:
@@ -188,13 +192,19 @@ class Changelog:
             await self.send(partition, rows)
         return ours
 
-    def _landed(self, partition: int, offset: int, count: int) -> int | None:
+    def _landed(self, partition: int, offset: int, count: int, term: int) -> int | None:
         if offset < 0:
             # The batch is written, but the broker did not tell its offset (it recognised a repeat). Keep the expected
             # offset: these rows will seem foreign and cost one read. Expecting no offset would hide rows of a former or
             # next owner.
             return None
         expected, acknowledged = self._expected.get(partition), self._acknowledged.get(partition, 0)
+        if term != self.term:
+            # Where the recovery has read the batch, or a later write has seen it as a gap, it is known already.
+            if expected is not None and offset + count > expected:
+                self._foreign.setdefault(partition, []).append((expected, offset + count))
+                self._expected[partition] = self._acknowledged[partition] = offset + count
+            return None
         if offset < acknowledged:
             raise ChangelogTruncatedError(
                 f"partition {partition} of {self._topic()} was truncated: a new record got offset {offset}, but "

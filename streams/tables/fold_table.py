@@ -97,6 +97,8 @@ class FoldTable:
         self._gathered: dict[int, dict[bytes, bytes | None]] = {}
         """Rows that are not written yet, or are being written."""
         self._some_gathered = asyncio.Event()
+        self._term = 0
+        """Grows with each rebalance."""
 
     @property
     def rows_reasserted(self) -> int:
@@ -194,6 +196,7 @@ class FoldTable:
 
     async def _write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         self._owned(partition)
+        term = self._term
         try:
             offset = await self._changelog.send(partition, rows)
         except Exception as error:
@@ -205,7 +208,7 @@ class FoldTable:
         # keys go to the store with the offset: some are gathered only, and this worker may end before they are written.
         repaired = await self._make_good(partition, rows)
         # Check ownership again: the partition may have been revoked meanwhile.
-        self._owned(partition).write({**rows, **repaired}.items(), offset)
+        self._owned_since(term, partition).write({**rows, **repaired}.items(), offset)
         if self._after_rows is not None:
             self._after_rows()
 
@@ -215,9 +218,10 @@ class FoldTable:
         for partition in self.partitions():
             if self._changelog.foreign(partition):
                 async with self._lock(partition):
+                    term = self._term
                     repaired = await self._make_good(partition, {})
                     # The next write finds no gap, and moves the stored offset past these rows.
-                    if repaired and partition in self._active:
+                    if repaired and partition in self._active and term == self._term:
                         self._owned(partition).write(repaired.items(), None)
 
     async def _make_good(self, partition: int, pending: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
@@ -265,6 +269,14 @@ class FoldTable:
             raise PartitionNotOwnedError(f"{self.name}: this worker does not own partition {partition}")
         return db
 
+    def _owned_since(self, term: int, partition: int) -> PartitionDb:
+        """What this worker writes may be older than what it has recovered since: another one had the partition."""
+        if term != self._term:
+            raise PartitionNotOwnedError(
+                f"{self.name}: partition {partition} was assigned anew while rows were written"
+            )
+        return self._owned(partition)
+
     # Called by `_Table` and `FoldStore`.
 
     async def start(self) -> None:
@@ -280,8 +292,12 @@ class FoldTable:
         await self._changelog.stop()
 
     def reassigned(self, kept: set[int]) -> None:
+        """Gathered rows are dropped, of partitions that stay as well: a worker that was stopped (SIGSTOP) may have lost
+        them to another one and have them back. Their records are not committed, so they are taken again.
+        """
         self._active &= kept
-        self._gathered = {partition: rows for partition, rows in self._gathered.items() if partition in kept}
+        self._term += 1
+        self._gathered = {}
 
     def recovered(self, active: set[int]) -> None:
         self._active = set(active)

@@ -116,7 +116,7 @@ class ModelChangelog(Changelog):
 
     async def send(self, partition: int, rows: Mapping[bytes, bytes | None]) -> int | None:
         """Sometimes in two batches; another owner's batch may come between them."""
-        life, chaos, log = self._life, self._life.chaos, self._logs[partition]
+        life, chaos, log, term = self._life, self._life.chaos, self._logs[partition], self.term
         items = list(rows.items())
         first = chaos.random.randrange(len(items) + 1) if chaos.on else 0
         landed: list[tuple[int, int]] = []
@@ -135,7 +135,7 @@ class ModelChangelog(Changelog):
             landed = [(-1, count) for _, count in landed]
         last: int | None = None
         for start, count in landed:
-            last = self._landed(partition, start, count)
+            last = self._landed(partition, start, count, term)
         if self._foreign.get(partition):
             chaos.met.add("another owner's rows noticed")
         return last

@@ -137,6 +137,32 @@ def test_rows_of_a_partition_that_was_lost_are_forgotten(tmp_path: Path) -> None
     run(tmp_path, scene)
 
 
+def test_what_was_put_before_a_partition_was_assigned_anew_is_not_written_over_what_was_recovered(
+    tmp_path: Path,
+) -> None:
+    """A worker that was frozen may have lost the partition and have it back: another one wrote newer rows."""
+
+    async def scene(table: FoldTable, changelog: Acknowledged) -> None:
+        await table.put(0, {b"a": b"1", b"b": b"1"})
+        changelog.acknowledged.clear()
+        writing = asyncio.create_task(table.flush())
+        while not changelog.sent:
+            await asyncio.sleep(0)
+        await table.put(0, {b"c": b"1"})
+        table.reassigned({0})
+        table._owned(0).write({b"a": b"7"}.items(), 5)
+        table._active = {0}
+        assert (table.get(0, b"a"), table.get(0, b"c")) == (b"7", None)
+        changelog.acknowledged.set()
+        with pytest.raises(PartitionNotOwnedError, match="partition 0 was assigned anew while rows were written"):
+            await writing
+        await table.flush()
+        assert written(table) == {b"a": b"7"}
+        assert len(changelog.sent) == 1
+
+    run(tmp_path, scene)
+
+
 def test_what_is_put_is_written_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold_table, "GATHER_S", 0.0)
 
