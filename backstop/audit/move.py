@@ -167,7 +167,9 @@ class Copying:
         async for batch in self._source.read(ends):
             for record in batch:
                 if isinstance(record.value, Unreadable):
-                    raise ConfigurationError(f"{record.place} can't be read, so it can't be copied: {record.value.detail}")
+                    raise ConfigurationError(
+                        f"{record.place} can't be read, so it can't be copied: {record.value.detail}"
+                    )
             offsets = await self._target.send(topic, batch)
             for record, offset in zip(batch, offsets, strict=True):
                 if rows is not None:
@@ -246,7 +248,7 @@ async def _checked(
     filled = {topic for (topic, _), end in (await target.ends(new_partitions)).items() if end}
     before, after = await _groups(old, moving.GROUPS), await _groups(new, moving.GROUPS)
     moving.refuse(
-        moving.Found(
+        moving.BeforeMove(
             {
                 f"{settings.topic_prefix}{group.name}": {member.client_id for member in group.members}
                 for settings, groups in ((old, before), (new, after))

@@ -95,7 +95,7 @@ class MovedRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BeforeMove:
     """What stands on the old and the new topics before a move."""
 
     members: Mapping[str, Collection[str]]
@@ -106,7 +106,7 @@ class Found:
     """Old topics with a transaction that has not ended."""
 
 
-def refuse(found: Found) -> None:
+def refuse(found: BeforeMove) -> None:
     """:raises ConfigurationError: a move can't begin; says all reasons, and what to do."""
     said = [
         f"group {group} has members ({', '.join(sorted(clients))}): stop these processes, of the old and of the new "

@@ -6,7 +6,7 @@ from backstop.audit.moving import (
     LEFT,
     READ_BY,
     SLICES,
-    Found,
+    BeforeMove,
     MovedRows,
     between,
     moved_topics,
@@ -75,9 +75,9 @@ def test_each_topic_is_moved_or_left_on_purpose_and_each_group_keeps_its_place()
 
 
 def test_all_reasons_against_a_move_are_said_at_once() -> None:
-    refuse(Found({"old.worker": []}, [], []))
+    refuse(BeforeMove({"old.worker": []}, [], []))
     with pytest.raises(ConfigurationError) as refused:
-        refuse(Found({"old.worker": ["worker/1/a"], "old.poller": []}, ["new.jobs"], ["old.requests"]))
+        refuse(BeforeMove({"old.worker": ["worker/1/a"], "old.poller": []}, ["new.jobs"], ["old.requests"]))
     told = str(refused.value).splitlines()
     assert [line.split(" ", 2)[:2] for line in told] == [
         ["group", "old.worker"], ["the", "new"], ["old.requests", "has"],
