@@ -25,9 +25,8 @@ log = structlog.get_logger()
 
 TICK_MS = 20
 """The shortest time between two reads of the index, and so the lateness that the scheduler adds to a timer."""
-IDLE_MS = 1_000
-"""The longest time between two reads, where nothing is due: the clock may be corrected meanwhile. Timers may be a
-second late after that."""
+IDLE_MS = 500
+"""The longest time between two reads, where nothing is due: the clock may be corrected meanwhile."""
 TIMERS_A_TICK_MAX = 500
 """After an outage all keys are due at once. The bound lets the folds keep up; the rest waits for the next tick."""
 RETRY_WAIT_S = 0.5
@@ -62,34 +61,20 @@ class Scheduler:
         self._now_ms = now_ms
 
     async def run(self, stop: asyncio.Event) -> None:
-        ending = asyncio.create_task(self._wake_at(stop))
-        try:
-            while not stop.is_set():
-                fired = await self.tick()
-                if fired < TIMERS_A_TICK_MAX:
-                    await self._rest(stop)
-        finally:
-            ending.cancel()
+        while not stop.is_set():
+            fired = await self.tick()
+            if fired < TIMERS_A_TICK_MAX:
+                await pause(stop, TICK_MS / 1000)
+                await self._rest()
 
-    async def _wake_at(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self._index.sooner.set()
-
-    async def _rest(self, stop: asyncio.Event) -> None:
-        """Return when there is work, after `TICK_MS` at the earliest and `IDLE_MS` at the latest, or when `stop` is
-        set. One wait where nothing comes: an idle process pays for each time it is woken.
-        """
-        index, loop, now_ms = self._index, asyncio.get_running_loop(), self._now_ms()
+    async def _rest(self) -> None:
+        """Return when there is work, after `IDLE_MS` at the latest."""
+        index, now_ms = self._index, self._now_ms()
         index.wake_ms = self.wake_ms(now_ms)
         index.sooner.clear()
-        if stop.is_set():
-            return
-        tick_ends_s = loop.time() + TICK_MS / 1000
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(TICK_MS, index.wake_ms - now_ms) / 1000):
+            async with asyncio.timeout(max(0, index.wake_ms - now_ms) / 1000):
                 await index.sooner.wait()
-        if (left_s := tick_ends_s - loop.time()) > 0:
-            await pause(stop, left_s)
 
     def wake_ms(self, now_ms: int, idle_ms: int = IDLE_MS) -> int:
         """When to read the index again, unless a row becomes due before: after `idle_ms` at the latest."""

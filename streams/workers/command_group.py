@@ -47,7 +47,6 @@ class CommandGroup:
         self._settings = settings
         self._new_consumer = consumer
         self._reader: Any = None
-        self._waking: asyncio.Task[None] | None = None
 
     @property
     def epoch(self) -> int:
@@ -69,16 +68,9 @@ class CommandGroup:
                 log.warning("broker_unreachable", group=self._group.name, error=repr(error))
                 await pause(stop, RETRY_S)
             else:
-                self._waking = asyncio.create_task(self._wake_at(stop), name=f"wake-{self._group.name}")
                 return
 
-    async def _wake_at(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self._group.wake()
-
     async def stop(self) -> None:
-        if self._waking is not None:
-            self._waking.cancel()
         await self._group.stop()
         reader, self._reader = self._reader, None
         if reader is not None:

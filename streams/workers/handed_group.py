@@ -32,18 +32,13 @@ class HandedGroup(ConsumerGroup):
         await super().on_partitions_assigned(assigned)
         self._hand_over.begin(number for _, number in self._partitions)
         self._paused = set()
-        self.wake()
 
     def landed(self, record: Record) -> None:
         """A record of this process is acknowledged. Those of each partition come in order."""
         if self._open and self._hand_over.landed(record):
-            self.wake()
-
-    def wake(self) -> None:
-        """Let a waiting `take` return with what there is."""
-        fetcher: Any = None if self._consumer is None else self._consumer._fetcher
-        for waiter in list(fetcher._fetch_waiters if fetcher is not None else ()):
-            fetcher._notify(waiter)
+            fetcher = self._live()._fetcher
+            for waiter in list(fetcher._fetch_waiters if fetcher is not None else ()):
+                fetcher._notify(waiter)
 
     async def take(self, records_max: int, wait_ms: int) -> GroupRecords:
         epoch, found = await self._next(records_max)

@@ -42,8 +42,7 @@ from streams.workers.webhook_hints import Hints
 log = structlog.get_logger()
 
 WORKER = "poller"
-TAKE_WAIT_MS = 1_000
-"""Records, an assignment and the end of the process end the wait."""
+TAKE_WAIT_MS = 250
 COMMIT_INTERVAL_S = 0.5
 COMMIT_LAST_S = 5.0
 ROOM_POLL_S = 0.05

@@ -29,8 +29,6 @@ class Slots:
 
     async def some_free(self, wait_ms: int) -> bool:
         """Whether a slot is free now or becomes free within `wait_ms`."""
-        if self._taken < self._max:
-            return True
         try:
             async with asyncio.timeout(wait_ms / 1_000):
                 while self._taken >= self._max:

@@ -50,8 +50,8 @@ from streams.workers.slots import Slots
 log = structlog.get_logger()
 
 WORKER = "submitter"
-TAKE_WAIT_MS = 1_000
-"""Records, an assignment and the end of the process end the wait."""
+TAKE_WAIT_MS = 250
+"""Longest delay of a stop while no records come."""
 
 REASON_CHARS_MAX = 200
 

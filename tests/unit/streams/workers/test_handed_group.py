@@ -125,21 +125,6 @@ def test_a_call_that_waits_is_woken() -> None:
     joined(case)
 
 
-def test_a_call_that_waits_ends_with_a_new_assignment_and_when_it_is_told_to() -> None:
-    async def case(group: HandedGroup, member: Member) -> None:
-        waiting = asyncio.create_task(group.take(10, 60_000))
-        await asyncio.sleep(1)
-        await group.on_partitions_assigned([TP])
-        assert (await waiting).epoch == 2
-        waiting = asyncio.create_task(group.take(10, 60_000))
-        await asyncio.sleep(1)
-        group.wake()
-        assert (await waiting).by_partition == {}
-        assert asyncio.get_running_loop().time() == 2
-
-    joined(case)
-
-
 def test_a_partition_that_lives_on_own_records_is_not_fetched_until_it_has_none_for_a_while() -> None:
     async def case(group: HandedGroup, member: Member) -> None:
         group.landed(member.write())
