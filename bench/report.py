@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 from bench import plot
 from bench.judging import Judged
 
 BEGIN, END = "<!-- begin: make bench -->", "<!-- end: make bench -->"
+COLUMNS_MAX = 120
 LEFT = 70
 COLOURS = ("#1d4ed8", "#059669", "#b45309", "#7c3aed")
 Curve = Sequence[tuple[float, float]]
@@ -27,7 +29,7 @@ def table(rows: Sequence[Judged], machine: str, unmeasured: Sequence[str] = ()) 
         cells = f"{_short(row.median)} ({_short(row.least)} to {_short(row.most)})"
         lines.append(f"| {goal.what} | {bound} | {cells} | {limit} | {ratio} | {verdict} |")
     lines += ["", *(f"- Missed: {sentence}." for row in rows for sentence in row.short)]
-    lines += [f"- Not measured in this run: {what}." for what in unmeasured]
+    lines += [fill(f"- Not measured in this run: {what}.", COLUMNS_MAX, subsequent_indent="  ") for what in unmeasured]
     return "\n".join(lines).rstrip() + "\n"
 
 
