@@ -71,7 +71,9 @@ def curves(values: Mapping[str, Sequence[float]], sizes: Sequence[int]) -> dict[
 def main() -> int:
     from bench.scenes import GOALS, OPEN_JOBS, SCENES, UNMEASURED, run  # noqa: PLC0415 - `--help` needs no broker
 
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=_AsWritten)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default=",".join(SCENES), help="scenes, with commas between them")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--page", type=Path, help="the page with the markers")
@@ -134,10 +136,6 @@ def _run(names: Sequence[str], repeats: int) -> list[dict[str, Any]]:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), file=sys.stderr, flush=True)
     return lines
-
-
-class _AsWritten(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description."""
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def pure(jobs: int = JOBS) -> dict[str, Any]:
     return {**found, "verify_events_per_s": round(count / verify_s)}
 
 
-class _NoPublisher:
-    """Takes outputs at once: the table and its changelog alone are measured."""
+class NoPublisher:
+    """Takes what is published at once: only what comes before and after is measured."""
 
     async def publish(self, _messages: Sequence[Message], _timeout_s: float | None = None) -> None:
         """Nothing is sent."""
@@ -138,7 +138,7 @@ async def _folded(settings: RuntimeSettings, folder: Path, jobs: int, *, acknowl
         taken += folded.taken
 
     shell = FoldShell(
-        JOB_FOLD, rows=table, publisher=publisher or _NoPublisher(), results=_NoJobResults(),
+        JOB_FOLD, rows=table, publisher=publisher or NoPublisher(), results=_NoJobResults(),
         index=DueIndex(clock), now_ms=clock, taken=took,
     )  # fmt: skip
     add_fold_agent(app, f"{settings.topic_prefix}jobs", "job_fold", shell)

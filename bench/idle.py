@@ -9,17 +9,16 @@ import time
 from typing import Any
 
 from bench.processes import cpu_s
-from bench.system import system_of
+from bench.system import OURS, our_pids, system_of
 
 SETTLE_S, MEASURED_S = 20.0, 60.0
-OURS = ("worker", "serve", "projection")
 
 
 async def idle(seconds: float = MEASURED_S) -> dict[str, Any]:
     """Percent of a core by process, and their sum but for the broker."""
     async with system_of({"models": {"*": {}}}, {}, 1) as system:
         await asyncio.sleep(SETTLE_S)
-        pids = {name: pid for name in OURS if (pid := system.supervisor.pid(name)) is not None}
+        pids = our_pids(system)
         if system.broker_pid is not None:
             pids["broker"] = system.broker_pid
         before, began_s = {name: cpu_s([pid]) for name, pid in pids.items()}, time.monotonic()

@@ -8,16 +8,15 @@ import asyncio
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.records import Record
+from bench.folding import NoPublisher
 from bench.processes import resident_bytes
 from bench.system import spread
 from bench.takeover import OPEN_MS, PARTITIONS, fill, take_over
-from schemas.base import Message
 from schemas.codec import encode
 from schemas.jobs import CancelRequested
 from streams.faust.app import make_app
@@ -28,13 +27,6 @@ from streams.scheduler.service import Scheduler
 from streams.tables.fold_table import FoldTable
 
 EVENTS, BATCH, TIMED_S = 6_000, 50, 10.0
-
-
-class _Taken:
-    """Takes timers at once."""
-
-    async def publish(self, _messages: Sequence[Message], _timeout_s: float | None = None) -> None:
-        """Nothing is sent."""
 
 
 async def open_jobs(jobs: int) -> dict[str, Any]:
@@ -92,7 +84,7 @@ async def _late_ms(table: FoldTable, jobs: int) -> dict[str, float]:
         late.append(at_ms - due.due_ms)
 
     scheduler = Scheduler(
-        JOB_FOLD, index=index, rows=table, make_timer=timer, publisher=_Taken(), now_ms=clock
+        JOB_FOLD, index=index, rows=table, make_timer=timer, publisher=NoPublisher(), now_ms=clock
     )  # fmt: skip
     stop = asyncio.Event()
     running = asyncio.create_task(scheduler.run(stop))

@@ -25,9 +25,8 @@ from typing import Any
 from aiohttp import web
 from aiokafka import AIOKafkaProducer
 
-from bench.idle import OURS
 from bench.processes import cpu_s
-from bench.system import Downstream, now_ms, submit_value, system_of
+from bench.system import Downstream, now_ms, our_pids, submit_value, system_of
 
 KEY_BYTES = 32
 RUN = {"kind": "uniform", "low_s": 0.5, "high_s": 1.5}
@@ -43,7 +42,7 @@ async def burst(jobs: int, settings: Mapping[str, str]) -> dict[str, float]:
         reading = asyncio.create_task(downstream.run())
         producer = AIOKafkaProducer(bootstrap_servers=system.bootstrap, acks="all", linger_ms=5)
         await producer.start()
-        pids = [pid for name in OURS if (pid := system.supervisor.pid(name)) is not None]
+        pids = our_pids(system).values()
         topic, before_s, began_ms = f"{system.runtime.topic_prefix}requests", cpu_s(pids), now_ms()
         for number in range(jobs):
             await producer.send(topic, submit_value(f"burst-{number}"), key=f"burst-{number}".encode())

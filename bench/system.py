@@ -20,6 +20,9 @@ from backstop.dev.upstream import ResultReader
 GIVE_UP_S = 240.0
 
 
+OURS = ("worker", "serve", "projection")
+
+
 def now_ms() -> float:
     return time.time_ns() / 1e6
 
@@ -59,6 +62,11 @@ async def system_of(profile: Mapping[str, Any], settings: Mapping[str, str], wor
         )
         async with running_system(shape, lambda text: print(text, file=sys.stderr), lambda _kill: None) as system:
             yield system
+
+
+def our_pids(system: System) -> dict[str, int]:
+    """By name: the processes that are Backstop's own."""
+    return {name: pid for name in OURS if (pid := system.supervisor.pid(name)) is not None}
 
 
 def submit_value(job_id: str) -> bytes:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.partitioner import murmur2
 
 from backstop.dev.broker import owned
 from backstop.readmodel import store
@@ -32,6 +31,7 @@ from backstop.readmodel.batch import ParsedRecord
 from backstop.readmodel.database import Connection
 from backstop.readmodel.opening import database_at
 from backstop.readmodel.rows import Position
+from backstop.runtime.kafka.publisher import partition_of
 from backstop.runtime.kafka.topics import create_topics
 from backstop.runtime.process.clock import make_clock
 from backstop.runtime.settings import RuntimeSettings
@@ -80,7 +80,7 @@ async def fill(settings: RuntimeSettings, records: list[Message], events: int, h
     await producer.start()
     of_job: dict[tuple[str, int], list[tuple[float, Message]]] = defaultdict(list)
     for number, message in enumerate(records):
-        partition = (murmur2(message.key.encode()) & 0x7FFFFFFF) % PARTITIONS
+        partition = partition_of(message.key.encode(), range(PARTITIONS), range(PARTITIONS))
         of_job[message.topic, partition].append((0.25 + 0.5 * number / len(records), message))
     placed: list[tuple[Position, Message]] = []
     ends: dict[tuple[str, int], int] = {}

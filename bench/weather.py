@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.partitioner import murmur2
 
+from backstop.runtime.kafka.publisher import partition_of
 from bench.processes import cpu_s, pss_mib
-from bench.system import Downstream, ledger, now_ms, spread, submit_value, system_of
+from bench.system import Downstream, ledger, now_ms, our_pids, spread, submit_value, system_of
 
 RUN = {"kind": "fixed", "s": 1.0}
 CALM = {"models": {"*": {"queue": {"kind": "fixed", "s": 0.0}, "run": RUN}}}
@@ -60,8 +60,7 @@ class Load:
         return spread(self.downstream.seen_ms[each] - sent[each] for each in ids if each in sent)
 
     def cpu_s(self) -> float:
-        pids = (self.system.supervisor.pid(name) for name in ("worker", "serve", "projection"))
-        return cpu_s([pid for pid in pids if pid is not None])
+        return cpu_s(our_pids(self.system).values())
 
 
 @asynccontextmanager
@@ -85,10 +84,10 @@ async def load(profile: dict[str, Any]) -> AsyncIterator[Load]:
 def named(name: str, count: int, belongs: Callable[[int], bool]) -> list[str]:
     """Ids of `count` jobs whose partition `belongs`."""
     found: list[str] = []
-    number = 0
+    number, numbers = 0, range(PARTITIONS)
     while len(found) < count:
         job_id = f"{name}-{number}"
-        if belongs((murmur2(job_id.encode()) & 0x7FFFFFFF) % PARTITIONS):
+        if belongs(partition_of(job_id.encode(), numbers, numbers)):
             found.append(job_id)
         number += 1
     return found

@@ -3,20 +3,24 @@
 import asyncio
 from dataclasses import asdict, replace
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
+from backstop.cli.lazy_commands import LazyCommands
 from backstop.cli.output import DIFFERS, DONE, Form, Output, Quiet, emit, say, tell
 from backstop.cli.settings import bootstrap_settings
 from backstop.cli.topic_exports import strimzi, terraform
-from backstop.cli.topics_move import move
 from backstop.runtime.kafka.topics import TopicDifference, check_topics, create_topics, rows, wanted_topics
 from backstop.runtime.settings import RuntimeSettings
 from schemas.topics import BY_NAME, CHANGELOGS, FOR_EVER_MS, HOUR_MS, TOPICS
 
-app = typer.Typer(help="Backstop's Kafka topics.", no_args_is_help=True, add_completion=False)
-app.command()(move)
+
+class _TopicCommands(LazyCommands):
+    modules: ClassVar = {"move": "backstop.cli.topics_move"}
+
+
+app = typer.Typer(cls=_TopicCommands, help="Backstop's Kafka topics.", no_args_is_help=True, add_completion=False)
 
 Patience = Annotated[float, typer.Option(help="How many seconds to wait for a broker.")]
 DIFFERENCE_COLUMNS = ("topic", "setting", "found", "wanted", "fatal", "advice")
